@@ -1,0 +1,1 @@
+//! The MQTT half of Millstream.
