@@ -40,10 +40,7 @@ impl AckKind {
                     | ReasonCode::PayloadFormatInvalid
             ),
             AckKind::PubRel | AckKind::PubComp => {
-                matches!(
-                    reason,
-                    ReasonCode::Success | ReasonCode::PacketIdentifierNotFound
-                )
+                matches!(reason, ReasonCode::Success | ReasonCode::PacketIdentifierNotFound)
             }
         }
     }
@@ -61,11 +58,7 @@ pub struct Ack {
 }
 
 impl Ack {
-    pub(super) fn decode(
-        kind: AckKind,
-        frame: &Frame<'_>,
-        version: Version,
-    ) -> Result<Ack, DecodeError> {
+    pub(super) fn decode(kind: AckKind, frame: &Frame<'_>, version: Version) -> Result<Ack, DecodeError> {
         frame.check_dup(version)?;
         let mut reader = Reader::new(frame.body);
         let packet_id = reader.packet_id()?;
@@ -80,11 +73,7 @@ impl Ack {
             }
         }
         reader.finish()?;
-        Ok(Ack {
-            kind,
-            packet_id,
-            reason,
-        })
+        Ok(Ack { kind, packet_id, reason })
     }
 }
 
@@ -126,19 +115,11 @@ mod tests {
 
     #[test]
     fn known_packets_both_ways() {
-        let kinds = [
-            (AckKind::PubAck, 0x40),
-            (AckKind::PubRec, 0x50),
-            (AckKind::PubRel, 0x62),
-            (AckKind::PubComp, 0x70),
-        ];
+        let kinds =
+            [(AckKind::PubAck, 0x40), (AckKind::PubRec, 0x50), (AckKind::PubRel, 0x62), (AckKind::PubComp, 0x70)];
         for (kind, first_byte) in kinds {
             for version in [Version::V3_1, Version::V3_1_1, Version::V5] {
-                let ack = Ack {
-                    kind,
-                    packet_id: 0x0102,
-                    reason: ReasonCode::Success,
-                };
+                let ack = Ack { kind, packet_id: 0x0102, reason: ReasonCode::Success };
                 let bytes = [first_byte, 2, 1, 2];
                 let mut out = Vec::new();
                 encode_ack(&mut out, version, ack, None);
@@ -150,11 +131,7 @@ mod tests {
 
     #[test]
     fn reasons_of_version_5() {
-        let refused = Ack {
-            kind: AckKind::PubRec,
-            packet_id: 1,
-            reason: ReasonCode::QuotaExceeded,
-        };
+        let refused = Ack { kind: AckKind::PubRec, packet_id: 1, reason: ReasonCode::QuotaExceeded };
         let mut out = Vec::new();
         encode_ack(&mut out, Version::V5, refused, None);
         assert_eq!(out, b"\x50\x03\x00\x01\x97");
@@ -173,23 +150,11 @@ mod tests {
         let v5 = |bytes| decode(bytes, Version::V5);
         assert_eq!(v5(b"\x40\x02\x00\x00"), Err(DecodeError::PacketIdZero));
         assert_eq!(v5(b"\x40\x01\x00"), Err(DecodeError::Truncated));
-        assert_eq!(
-            v5(b"\x40\x03\x00\x01\x92"),
-            Err(DecodeError::ReasonCode(0x92))
-        );
-        assert_eq!(
-            v5(b"\x62\x03\x00\x01\x97"),
-            Err(DecodeError::ReasonCode(0x97))
-        );
+        assert_eq!(v5(b"\x40\x03\x00\x01\x92"), Err(DecodeError::ReasonCode(0x92)));
+        assert_eq!(v5(b"\x62\x03\x00\x01\x97"), Err(DecodeError::ReasonCode(0x97)));
         assert_eq!(v5(b"\x62\x03\x00\x01\x03"), Err(DecodeError::ReasonCode(3)));
-        assert_eq!(
-            v5(b"\x40\x05\x00\x01\x00\x00\x00"),
-            Err(DecodeError::LeftOver)
-        );
-        assert_eq!(
-            v5(b"\x40\x06\x00\x01\x00\x02\x01\x00"),
-            Err(DecodeError::PropertyNotAllowed(1))
-        );
+        assert_eq!(v5(b"\x40\x05\x00\x01\x00\x00\x00"), Err(DecodeError::LeftOver));
+        assert_eq!(v5(b"\x40\x06\x00\x01\x00\x02\x01\x00"), Err(DecodeError::PropertyNotAllowed(1)));
         let v3 = decode(b"\x40\x03\x00\x01\x00", Version::V3_1_1);
         assert_eq!(v3, Err(DecodeError::LeftOver));
     }
@@ -199,10 +164,7 @@ mod tests {
         let bytes = b"\x6A\x02\x00\x01";
         assert!(decode(bytes, Version::V3_1).is_ok());
         for version in [Version::V3_1_1, Version::V5] {
-            assert_eq!(
-                decode(bytes, version),
-                Err(DecodeError::FixedHeaderFlags(0x6A))
-            );
+            assert_eq!(decode(bytes, version), Err(DecodeError::FixedHeaderFlags(0x6A)));
         }
     }
 }

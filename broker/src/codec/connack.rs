@@ -1,9 +1,7 @@
 //! CONNACK (3.2).
 
 use super::primitives::insert_length;
-use super::properties::{
-    id, put_byte_property, put_string_property, put_u16_property, put_u32_property,
-};
+use super::properties::{id, put_byte_property, put_string_property, put_u16_property, put_u32_property};
 use super::{QoS, ReasonCode, Version};
 
 /// The answer to CONNECT. Start from [`ConnAck::new`]: every field then has the value that 5.0 gives to an
@@ -73,8 +71,7 @@ impl<'a> ConnAck<'a> {
     /// Appends it. Appends nothing if `version` is before 5.0 and has no return code for the reason: then
     /// the standard wants the connection closed without a CONNACK (3.1.1, 3.2.2.3).
     pub fn encode(&self, out: &mut Vec<u8>, version: Version) {
-        let present =
-            self.session_present && self.reason == ReasonCode::Success && version != Version::V3_1;
+        let present = self.session_present && self.reason == ReasonCode::Success && version != Version::V3_1;
         if version != Version::V5 {
             if let Some(code) = self.reason.as_v3_return_code() {
                 out.extend_from_slice(&[0x20, 2, present.into(), code]);
@@ -112,18 +109,9 @@ impl<'a> ConnAck<'a> {
         }
         let flags = [
             (id::RETAIN_AVAILABLE, self.retain_available),
-            (
-                id::WILDCARD_SUBSCRIPTION_AVAILABLE,
-                self.wildcard_subscription_available,
-            ),
-            (
-                id::SUBSCRIPTION_IDENTIFIERS_AVAILABLE,
-                self.subscription_ids_available,
-            ),
-            (
-                id::SHARED_SUBSCRIPTION_AVAILABLE,
-                self.shared_subscription_available,
-            ),
+            (id::WILDCARD_SUBSCRIPTION_AVAILABLE, self.wildcard_subscription_available),
+            (id::SUBSCRIPTION_IDENTIFIERS_AVAILABLE, self.subscription_ids_available),
+            (id::SHARED_SUBSCRIPTION_AVAILABLE, self.shared_subscription_available),
         ];
         for (id, available) in flags {
             if !available {
@@ -159,17 +147,11 @@ mod tests {
 
     #[test]
     fn accepted_and_refused_per_version() {
-        let present = ConnAck {
-            session_present: true,
-            ..ConnAck::new(ReasonCode::Success)
-        };
+        let present = ConnAck { session_present: true, ..ConnAck::new(ReasonCode::Success) };
         assert_eq!(encode(present, Version::V3_1), b"\x20\x02\x00\x00");
         assert_eq!(encode(present, Version::V3_1_1), b"\x20\x02\x01\x00");
         assert_eq!(encode(present, Version::V5), b"\x20\x03\x01\x00\x00");
-        let refused = ConnAck {
-            session_present: true,
-            ..ConnAck::new(ReasonCode::NotAuthorized)
-        };
+        let refused = ConnAck { session_present: true, ..ConnAck::new(ReasonCode::NotAuthorized) };
         assert_eq!(encode(refused, Version::V3_1_1), b"\x20\x02\x00\x05");
         assert_eq!(encode(refused, Version::V5), b"\x20\x03\x00\x87\x00");
         let unsayable = ConnAck::new(ReasonCode::MalformedPacket);

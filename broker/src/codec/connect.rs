@@ -85,11 +85,7 @@ fn read_version<'a>(frame: &Frame<'a>) -> Result<(Version, Reader<'a>), DecodeEr
         _ => {
             // Mosquitto's bridges set the level's high bit, and fall back when refused in their version.
             let speaks_5 = name == b"MQTT" && level & 0x7F >= 5;
-            let answer_in = if speaks_5 {
-                Version::V5
-            } else {
-                Version::V3_1_1
-            };
+            let answer_in = if speaks_5 { Version::V5 } else { Version::V3_1_1 };
             return Err(DecodeError::UnsupportedProtocol { level, answer_in });
         }
     };
@@ -103,11 +99,7 @@ fn check_flags(flags: u8, version: Version) -> Result<(), DecodeError> {
     let password_alone = flags & PASSWORD != 0 && flags & USERNAME == 0;
     let bad = version != Version::V3_1 && (flags & RESERVED != 0 || will_bits_alone)
         || version != Version::V5 && password_alone;
-    if bad {
-        Err(DecodeError::ConnectFlags(flags))
-    } else {
-        Ok(())
-    }
+    if bad { Err(DecodeError::ConnectFlags(flags)) } else { Ok(()) }
 }
 
 impl<'a> Connect<'a> {
@@ -152,11 +144,7 @@ impl<'a> Connect<'a> {
             will: None,
             username: None,
             password: None,
-            session_expiry_s: if version == Version::V5 || clean_start {
-                0
-            } else {
-                u32::MAX
-            },
+            session_expiry_s: if version == Version::V5 || clean_start { 0 } else { u32::MAX },
             receive_maximum: u16::MAX,
             maximum_packet_size: None,
             topic_alias_maximum: 0,
@@ -196,8 +184,7 @@ impl<'a> Connect<'a> {
 
 impl<'a> Will<'a> {
     fn read(reader: &mut Reader<'a>, flags: u8, version: Version) -> Result<Will<'a>, DecodeError> {
-        let qos =
-            QoS::from_bits((flags & WILL_QOS) >> 3).ok_or(DecodeError::ConnectFlags(flags))?;
+        let qos = QoS::from_bits((flags & WILL_QOS) >> 3).ok_or(DecodeError::ConnectFlags(flags))?;
         let mut properties = PublishProperties::default();
         let mut delay_s = 0;
         if version == Version::V5 {
@@ -206,14 +193,7 @@ impl<'a> Will<'a> {
         let topic = reader.string()?;
         validate_topic_name(topic)?;
         let payload = reader.binary()?;
-        Ok(Will {
-            topic,
-            payload,
-            qos,
-            retain: flags & WILL_RETAIN != 0,
-            delay_s,
-            properties,
-        })
+        Ok(Will { topic, payload, qos, retain: flags & WILL_RETAIN != 0, delay_s, properties })
     }
 }
 
@@ -235,25 +215,10 @@ mod tests {
     #[test]
     fn the_least_of_each_version() {
         let v3_1 = decode(&[MQISDP_3, b"\x02\x00\x3C\x00\x01c"]).unwrap();
-        assert_eq!(
-            v3_1,
-            Connect {
-                client_id: "c",
-                ..Connect::plain(Version::V3_1, true, 60)
-            }
-        );
+        assert_eq!(v3_1, Connect { client_id: "c", ..Connect::plain(Version::V3_1, true, 60) });
         let v3_1_1 = decode(&[MQTT_4, b"\x00\x00\x3C\x00\x01c"]).unwrap();
-        assert_eq!(
-            v3_1_1,
-            Connect {
-                client_id: "c",
-                ..Connect::plain(Version::V3_1_1, false, 60)
-            }
-        );
-        assert_eq!(
-            (v3_1.session_expiry_s, v3_1_1.session_expiry_s),
-            (0, u32::MAX)
-        );
+        assert_eq!(v3_1_1, Connect { client_id: "c", ..Connect::plain(Version::V3_1_1, false, 60) });
+        assert_eq!((v3_1.session_expiry_s, v3_1_1.session_expiry_s), (0, u32::MAX));
         let v5 = decode(&[MQTT_5, b"\x00\x00\x00\x00\x00\x00"]).unwrap();
         assert_eq!(v5, Connect::plain(Version::V5, false, 0));
         assert_eq!((v5.session_expiry_s, v5.receive_maximum), (0, 65_535));
@@ -266,14 +231,8 @@ mod tests {
         let connect = decode(&[MQTT_4, b"\xF6\x00\x0A", fields]).unwrap();
         let will = connect.will.unwrap();
         assert_eq!((will.topic, will.payload), ("w/t", &[0xFF, 0][..]));
-        assert_eq!(
-            (will.qos, will.retain, will.delay_s),
-            (QoS::ExactlyOnce, true, 0)
-        );
-        assert_eq!(
-            (connect.username, connect.password),
-            (Some("u"), Some(&[0xFE][..]))
-        );
+        assert_eq!((will.qos, will.retain, will.delay_s), (QoS::ExactlyOnce, true, 0));
+        assert_eq!((connect.username, connect.password), (Some("u"), Some(&[0xFE][..])));
     }
 
     #[test]
@@ -290,29 +249,16 @@ mod tests {
         ])
         .unwrap();
         assert_eq!((connect.session_expiry_s, connect.receive_maximum), (1, 2));
-        assert_eq!(
-            (connect.maximum_packet_size, connect.topic_alias_maximum),
-            (Some(3), 4)
-        );
+        assert_eq!((connect.maximum_packet_size, connect.topic_alias_maximum), (Some(3), 4));
         assert!(connect.request_response_information && !connect.request_problem_information);
         assert_eq!(connect.authentication_method, Some("m"));
         assert_eq!(connect.authentication_data, Some(&b"d"[..]));
-        assert_eq!(
-            (connect.username, connect.password),
-            (None, Some(&b"p"[..]))
-        );
+        assert_eq!((connect.username, connect.password), (None, Some(&b"p"[..])));
         let will = connect.will.unwrap();
-        assert_eq!(
-            (will.delay_s, will.properties.message_expiry_s),
-            (5, Some(6))
-        );
+        assert_eq!((will.delay_s, will.properties.message_expiry_s), (5, Some(6)));
         assert!(will.properties.user_properties().eq([("x", "y")]));
         let forwarded = will.properties.forwardable();
-        assert_eq!(
-            forwarded.as_ref(),
-            b"\x01\x01\x26\x00\x01x\x00\x01y",
-            "delay and expiry cut off"
-        );
+        assert_eq!(forwarded.as_ref(), b"\x01\x01\x26\x00\x01x\x00\x01y", "delay and expiry cut off");
     }
 
     #[test]
@@ -328,10 +274,7 @@ mod tests {
             let error = DecodeError::UnsupportedProtocol { level, answer_in };
             assert_eq!(decode(&[name, &[level]]), Err(error));
         }
-        assert_eq!(
-            Connect::decode(&framed(b"\xC0\x00")),
-            Err(DecodeError::NotConnect)
-        );
+        assert_eq!(Connect::decode(&framed(b"\xC0\x00")), Err(DecodeError::NotConnect));
     }
 
     #[test]
@@ -348,27 +291,18 @@ mod tests {
         for bad in [0x01, 0x08, 0x10, 0x20] {
             assert_eq!(flags(MQTT_4, bad), refused(bad));
             assert_eq!(flags(MQTT_5, bad), refused(bad));
-            assert_eq!(
-                flags(MQISDP_3, bad),
-                Err(DecodeError::Truncated),
-                "no matter in 3.1"
-            );
+            assert_eq!(flags(MQISDP_3, bad), Err(DecodeError::Truncated), "no matter in 3.1");
         }
         assert_eq!(flags(MQTT_4, 0x40), refused(0x40));
         assert_eq!(flags(MQISDP_3, 0x40), refused(0x40));
-        assert_eq!(
-            flags(MQTT_5, 0x40),
-            Err(DecodeError::Truncated),
-            "allowed in 5.0"
-        );
+        assert_eq!(flags(MQTT_5, 0x40), Err(DecodeError::Truncated), "allowed in 5.0");
         let will_qos_3 = decode(&[MQTT_4, b"\x1C\x00\x00\x00\x01c\x00\x01w\x00\x00"]);
         assert_eq!(will_qos_3, Err(DecodeError::ConnectFlags(0x1C)));
     }
 
     #[test]
     fn empty_client_identifiers() {
-        let empty =
-            |version: &[u8], flags: u8| decode(&[version, &[flags, 0, 0, 0, 0]]).map(|_| ());
+        let empty = |version: &[u8], flags: u8| decode(&[version, &[flags, 0, 0, 0, 0]]).map(|_| ());
         assert_eq!(empty(MQISDP_3, 2), Err(DecodeError::ClientIdentifier));
         assert_eq!(empty(MQTT_4, 0), Err(DecodeError::ClientIdentifier));
         assert_eq!(empty(MQTT_4, 2), Ok(()));
@@ -376,8 +310,7 @@ mod tests {
 
     #[test]
     fn ends_too_early_or_too_late() {
-        let user =
-            |version: &[u8]| decode(&[version, b"\xC2\x00\x00\x00\x01c"]).map(|c| c.username);
+        let user = |version: &[u8]| decode(&[version, b"\xC2\x00\x00\x00\x01c"]).map(|c| c.username);
         assert_eq!(user(MQTT_4), Err(DecodeError::Truncated));
         assert_eq!(user(MQISDP_3), Ok(None), "as 3.1 allows");
         let more = decode(&[MQTT_4, b"\x02\x00\x00\x00\x01c!"]);

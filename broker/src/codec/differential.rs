@@ -8,8 +8,8 @@ use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 use super::tests::{connect, data, filter, framed, name, payload, qos};
 use super::{
-    Ack, AckKind, ConnAck, Connect, OutgoingPublish, Packet, Publish, PublishProperties, QoS,
-    ReasonCode, Version, Will, encode_ack, encode_suback, encode_unsuback,
+    Ack, AckKind, ConnAck, Connect, OutgoingPublish, Packet, Publish, PublishProperties, QoS, ReasonCode, Version,
+    Will, encode_ack, encode_suback, encode_unsuback,
 };
 
 fn qos_of(qos: QoS) -> mqttbytes::QoS {

@@ -30,9 +30,7 @@ pub enum DecodeError {
     #[error("packet goes on after its last field [2.1.4]")]
     LeftOver,
     /// More than four bytes, or more than needed.
-    #[error(
-        "variable byte integer not in its shortest form, or longer than four bytes [MQTT-1.5.5-1]"
-    )]
+    #[error("variable byte integer not in its shortest form, or longer than four bytes [MQTT-1.5.5-1]")]
     VariableByteInteger,
     /// Ill-formed, surrogates included.
     #[error("string is not UTF-8 [MQTT-1.5.4-1]")]
@@ -82,9 +80,7 @@ pub enum DecodeError {
     #[error("topic alias 0 [MQTT-3.3.2-8]")]
     TopicAliasZero,
     /// Ill-formed.
-    #[error(
-        "topic filter empty, too long or with misplaced wildcards [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.7.3-1]"
-    )]
+    #[error("topic filter empty, too long or with misplaced wildcards [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.7.3-1]")]
     TopicFilter,
     /// `$share/…` that is not `$share/{name}/{filter}`.
     #[error("shared subscription is not $share/name/filter [MQTT-4.8.2-1, MQTT-4.8.2-2]")]
@@ -181,25 +177,13 @@ mod tests {
             (DecodeError::PacketIdZero, 0x82),
             (DecodeError::TopicMissing, 0x82),
             (DecodeError::SubscriptionIdFromClient, 0x82),
-            (
-                DecodeError::UnsupportedProtocol {
-                    level: 6,
-                    answer_in,
-                },
-                0x84,
-            ),
+            (DecodeError::UnsupportedProtocol { level: 6, answer_in }, 0x84),
             (DecodeError::ClientIdentifier, 0x85),
             (DecodeError::TopicFilter, 0x8F),
             (DecodeError::SharedFilter, 0x8F),
             (DecodeError::TopicName, 0x90),
             (DecodeError::TopicAliasZero, 0x94),
-            (
-                DecodeError::PacketTooLarge {
-                    length: 2,
-                    limit: 1,
-                },
-                0x95,
-            ),
+            (DecodeError::PacketTooLarge { length: 2, limit: 1 }, 0x95),
         ];
         for (error, reason) in cases {
             assert_eq!(Some(error.reason()), ReasonCode::from_u8(reason), "{error}");

@@ -102,11 +102,7 @@ fn check_flags(first_byte: u8, packet_type: PacketType) -> Result<(), DecodeErro
         PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe => flags & 0x07 == 2,
         _ => flags == 0,
     };
-    if good {
-        Ok(())
-    } else {
-        Err(DecodeError::FixedHeaderFlags(first_byte))
-    }
+    if good { Ok(()) } else { Err(DecodeError::FixedHeaderFlags(first_byte)) }
 }
 
 /// Reads the fixed header at the front of `input`; `None` while it is incomplete. A bad one is refused at the
@@ -117,8 +113,8 @@ pub fn header(input: &[u8], max_packet_size: u32) -> Result<Option<Header>, Deco
     let Some((&first_byte, rest)) = input.split_first() else {
         return Ok(None);
     };
-    let packet_type = PacketType::from_first_byte(first_byte)
-        .ok_or(DecodeError::ReservedPacketType(first_byte >> 4))?;
+    let packet_type =
+        PacketType::from_first_byte(first_byte).ok_or(DecodeError::ReservedPacketType(first_byte >> 4))?;
     check_flags(first_byte, packet_type)?;
     let mut body_length: u32 = 0;
     for index in 0..4 {
@@ -127,18 +123,11 @@ pub fn header(input: &[u8], max_packet_size: u32) -> Result<Option<Header>, Deco
         };
         body_length |= u32::from(byte & 0x7F) << (7 * index);
         if byte < 0x80 {
-            let header = Header {
-                first_byte,
-                packet_type,
-                header_length: index + 2,
-                body_length: body_length as usize,
-            };
+            let header =
+                Header { first_byte, packet_type, header_length: index + 2, body_length: body_length as usize };
             let length = header.packet_length() as u32;
             if length > max_packet_size {
-                return Err(DecodeError::PacketTooLarge {
-                    length,
-                    limit: max_packet_size,
-                });
+                return Err(DecodeError::PacketTooLarge { length, limit: max_packet_size });
             }
             return Ok(Some(header));
         }
@@ -173,10 +162,7 @@ mod tests {
             assert_eq!(frame(&input[..end], 100), Ok(None), "{end} bytes");
         }
         let found = frame(&input, 100).unwrap().unwrap();
-        assert_eq!(
-            (found.packet_type, found.first_byte),
-            (PacketType::Publish, 0x30)
-        );
+        assert_eq!((found.packet_type, found.first_byte), (PacketType::Publish, 0x30));
         assert_eq!((found.body, found.length), (&input[2..5], 5));
         let next = frame(&input[found.length..], 100);
         assert_eq!(next, Ok(None));
@@ -187,52 +173,31 @@ mod tests {
         for first_byte in 0..=u8::MAX {
             let good = match first_byte >> 4 {
                 0 => {
-                    assert_eq!(
-                        frame(&[first_byte], 9),
-                        Err(DecodeError::ReservedPacketType(0))
-                    );
+                    assert_eq!(frame(&[first_byte], 9), Err(DecodeError::ReservedPacketType(0)));
                     continue;
                 }
                 3 => true,
                 6 | 8 | 10 => matches!(first_byte & 0x0F, 2 | 10),
                 _ => first_byte & 0x0F == 0,
             };
-            let expected = if good {
-                Ok(None)
-            } else {
-                Err(DecodeError::FixedHeaderFlags(first_byte))
-            };
+            let expected = if good { Ok(None) } else { Err(DecodeError::FixedHeaderFlags(first_byte)) };
             assert_eq!(frame(&[first_byte], 9), expected, "{first_byte:#04x}");
         }
     }
 
     #[test]
     fn remaining_length_up_to_four_bytes() {
-        let length =
-            |input: &[u8]| header(input, MAX_PACKET_SIZE).map(|h| h.map(|h| h.packet_length()));
-        assert_eq!(
-            length(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F]),
-            Ok(Some(268_435_460))
-        );
-        assert_eq!(
-            length(&[0x30, 0x82, 0x80, 0x00]),
-            Ok(Some(6)),
-            "longer than needed is accepted"
-        );
+        let length = |input: &[u8]| header(input, MAX_PACKET_SIZE).map(|h| h.map(|h| h.packet_length()));
+        assert_eq!(length(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F]), Ok(Some(268_435_460)));
+        assert_eq!(length(&[0x30, 0x82, 0x80, 0x00]), Ok(Some(6)), "longer than needed is accepted");
         assert_eq!(length(&[0x30, 0x80, 0x80, 0x80]), Ok(None));
-        assert_eq!(
-            length(&[0x30, 0x80, 0x80, 0x80, 0x80]),
-            Err(DecodeError::RemainingLength)
-        );
+        assert_eq!(length(&[0x30, 0x80, 0x80, 0x80, 0x80]), Err(DecodeError::RemainingLength));
     }
 
     #[test]
     fn too_large_is_known_from_the_header() {
         assert_eq!(frame(&[0x30, 98], 100), Ok(None));
-        let error = DecodeError::PacketTooLarge {
-            length: 101,
-            limit: 100,
-        };
+        let error = DecodeError::PacketTooLarge { length: 101, limit: 100 };
         assert_eq!(frame(&[0x30, 99], 100), Err(error));
     }
 }

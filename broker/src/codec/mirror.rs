@@ -60,12 +60,7 @@ pub fn encode_connect(connect: &Connect<'_>, will_raw: &[u8]) -> Vec<u8> {
         body.extend(binary(will.topic.as_bytes()));
         body.extend(binary(will.payload));
     }
-    body.extend(
-        connect
-            .username
-            .map(|name| binary(name.as_bytes()))
-            .unwrap_or_default(),
-    );
+    body.extend(connect.username.map(|name| binary(name.as_bytes())).unwrap_or_default());
     body.extend(connect.password.map(binary).unwrap_or_default());
     packet(0x10, &body)
 }
@@ -143,10 +138,7 @@ pub fn encode_auth(auth: &Auth<'_>) -> Vec<u8> {
         raw.push(0x16);
         raw.extend(binary(data));
     }
-    packet(
-        0xF0,
-        &[&[auth.reason.as_u8()], &with_length(&raw)[..]].concat(),
-    )
+    packet(0xF0, &[&[auth.reason.as_u8()], &with_length(&raw)[..]].concat())
 }
 
 /// Takes bytes off the front.
@@ -160,9 +152,7 @@ impl<'a> Input<'a> {
     }
 
     fn number(&mut self, bytes: usize) -> u32 {
-        self.take(bytes)
-            .iter()
-            .fold(0, |sum, &byte| sum * 256 + u32::from(byte))
+        self.take(bytes).iter().fold(0, |sum, &byte| sum * 256 + u32::from(byte))
     }
 
     fn varint(&mut self) -> u32 {
@@ -193,9 +183,7 @@ impl<'a> Input<'a> {
                 0x13 | 0x21..=0x23 => Value::Number(input.number(2)),
                 0x02 | 0x11 | 0x18 | 0x27 => Value::Number(input.number(4)),
                 0x0B => Value::Number(input.varint()),
-                0x03 | 0x08 | 0x09 | 0x12 | 0x15 | 0x16 | 0x1A | 0x1C | 0x1F => {
-                    Value::Bytes(input.binary())
-                }
+                0x03 | 0x08 | 0x09 | 0x12 | 0x15 | 0x16 | 0x1A | 0x1C | 0x1F => Value::Bytes(input.binary()),
                 0x26 => Value::Pair(input.binary(), input.binary()),
                 _ => panic!("property {id:#04x}"),
             };
@@ -222,10 +210,7 @@ fn reason(input: &mut Input<'_>) -> ReasonCode {
 pub fn decode_connack<'t>(bytes: &[u8], texts: &'t mut Vec<(u8, String)>) -> ConnAck<'t> {
     let mut input = body(0x20, bytes);
     let session_present = input.number(1) == 1;
-    let mut connack = ConnAck {
-        session_present,
-        ..ConnAck::new(reason(&mut input))
-    };
+    let mut connack = ConnAck { session_present, ..ConnAck::new(reason(&mut input)) };
     for (id, value) in input.properties() {
         match (id, value) {
             (0x11, Value::Number(value)) => connack.session_expiry_s = Some(value),
@@ -272,11 +257,7 @@ pub fn decode_suback(first_byte: u8, version: Version, bytes: &[u8]) -> (u16, Ve
 pub fn decode_disconnect(bytes: &[u8]) -> (ReasonCode, Vec<(u8, Value)>) {
     let mut input = body(0xE0, bytes);
     let reason = reason(&mut input);
-    let properties = if input.0.is_empty() {
-        Vec::new()
-    } else {
-        input.properties()
-    };
+    let properties = if input.0.is_empty() { Vec::new() } else { input.properties() };
     assert!(input.0.is_empty());
     (reason, properties)
 }

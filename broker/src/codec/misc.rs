@@ -16,10 +16,7 @@ pub struct Disconnect {
 impl Disconnect {
     pub(super) fn decode(frame: &Frame<'_>, version: Version) -> Result<Disconnect, DecodeError> {
         let mut reader = Reader::new(frame.body);
-        let mut disconnect = Disconnect {
-            reason: ReasonCode::Success,
-            session_expiry_s: None,
-        };
+        let mut disconnect = Disconnect { reason: ReasonCode::Success, session_expiry_s: None };
         if version == Version::V5 && !reader.is_empty() {
             let byte = reader.u8()?;
             disconnect.reason = ReasonCode::from_u8(byte)
@@ -83,9 +80,7 @@ impl<'a> Auth<'a> {
         }
         let byte = reader.u8()?;
         let reason = match ReasonCode::from_u8(byte) {
-            Some(reason @ (ReasonCode::ContinueAuthentication | ReasonCode::ReAuthenticate)) => {
-                reason
-            }
+            Some(reason @ (ReasonCode::ContinueAuthentication | ReasonCode::ReAuthenticate)) => reason,
             _ => return Err(DecodeError::ReasonCode(byte)),
         };
         let (mut method, mut data) = (None, None);
@@ -137,9 +132,7 @@ pub fn encode_disconnect(
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        Auth, DecodeError, Disconnect, ReasonCode, Version, encode_disconnect, encode_pingresp,
-    };
+    use super::{Auth, DecodeError, Disconnect, ReasonCode, Version, encode_disconnect, encode_pingresp};
     use crate::codec::tests::framed;
 
     fn disconnect(bytes: &[u8], version: Version) -> Result<Disconnect, DecodeError> {
@@ -152,40 +145,21 @@ mod tests {
 
     #[test]
     fn disconnects() {
-        let normal = Disconnect {
-            reason: ReasonCode::Success,
-            session_expiry_s: None,
-        };
+        let normal = Disconnect { reason: ReasonCode::Success, session_expiry_s: None };
         for version in [Version::V3_1, Version::V3_1_1, Version::V5] {
             assert_eq!(disconnect(b"\xE0\x00", version), Ok(normal));
         }
         let v5 = |bytes| disconnect(bytes, Version::V5);
-        let with_will = Disconnect {
-            reason: ReasonCode::DisconnectWithWill,
-            ..normal
-        };
+        let with_will = Disconnect { reason: ReasonCode::DisconnectWithWill, ..normal };
         assert_eq!(v5(b"\xE0\x01\x04"), Ok(with_will));
         assert_eq!(v5(b"\xE0\x02\x04\x00"), Ok(with_will));
-        let expiry = Disconnect {
-            session_expiry_s: Some(60),
-            ..normal
-        };
+        let expiry = Disconnect { session_expiry_s: Some(60), ..normal };
         assert_eq!(v5(b"\xE0\x07\x00\x05\x11\x00\x00\x00\x3C"), Ok(expiry));
-        assert_eq!(
-            v5(b"\xE0\x01\x8B"),
-            Err(DecodeError::ReasonCode(0x8B)),
-            "a server's reason"
-        );
+        assert_eq!(v5(b"\xE0\x01\x8B"), Err(DecodeError::ReasonCode(0x8B)), "a server's reason");
         assert_eq!(v5(b"\xE0\x01\x07"), Err(DecodeError::ReasonCode(7)));
         assert_eq!(v5(b"\xE0\x03\x00\x00\x00"), Err(DecodeError::LeftOver));
-        assert_eq!(
-            v5(b"\xE0\x05\x00\x03\x1C\x00\x00"),
-            Err(DecodeError::PropertyNotAllowed(0x1C))
-        );
-        assert_eq!(
-            disconnect(b"\xE0\x01\x00", Version::V3_1_1),
-            Err(DecodeError::LeftOver)
-        );
+        assert_eq!(v5(b"\xE0\x05\x00\x03\x1C\x00\x00"), Err(DecodeError::PropertyNotAllowed(0x1C)));
+        assert_eq!(disconnect(b"\xE0\x01\x00", Version::V3_1_1), Err(DecodeError::LeftOver));
     }
 
     #[test]
@@ -195,16 +169,10 @@ mod tests {
             authentication_method: "m",
             authentication_data: Some(&[0xFF]),
         };
-        assert_eq!(
-            auth(b"\xF0\x0A\x18\x08\x15\x00\x01m\x16\x00\x01\xFF"),
-            Ok(expected)
-        );
+        assert_eq!(auth(b"\xF0\x0A\x18\x08\x15\x00\x01m\x16\x00\x01\xFF"), Ok(expected));
         assert_eq!(auth(b"\xF0\x00"), Err(DecodeError::ReasonCode(0)));
         assert_eq!(auth(b"\xF0\x02\x00\x00"), Err(DecodeError::ReasonCode(0)));
-        assert_eq!(
-            auth(b"\xF0\x02\x19\x00"),
-            Err(DecodeError::AuthenticationMethod)
-        );
+        assert_eq!(auth(b"\xF0\x02\x19\x00"), Err(DecodeError::AuthenticationMethod));
         assert_eq!(auth(b"\xF0\x01\x18"), Err(DecodeError::Truncated));
         let left_over = auth(b"\xF0\x07\x18\x04\x15\x00\x01m\x00");
         assert_eq!(left_over, Err(DecodeError::LeftOver));
@@ -216,11 +184,7 @@ mod tests {
         encode_pingresp(&mut out);
         encode_disconnect(&mut out, ReasonCode::SessionTakenOver, None, None);
         encode_disconnect(&mut out, ReasonCode::ServerMoved, Some("x"), Some("s:1"));
-        let expected = [
-            b"\xD0\x00".as_slice(),
-            b"\xE0\x01\x8E",
-            b"\xE0\x0C\x9D\x0A\x1F\x00\x01x\x1C\x00\x03s:1",
-        ];
+        let expected = [b"\xD0\x00".as_slice(), b"\xE0\x01\x8E", b"\xE0\x0C\x9D\x0A\x1F\x00\x01x\x1C\x00\x03s:1"];
         assert_eq!(out, expected.concat());
     }
 }

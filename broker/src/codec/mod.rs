@@ -46,12 +46,11 @@ pub use error::DecodeError;
 pub use frame::{Frame, Header, PacketType, frame, header};
 pub use misc::{Auth, Disconnect, encode_disconnect, encode_pingresp};
 pub use packet::Packet;
-pub use properties::{PublishProperties, UserProperties};
+pub use properties::{PublishProperties, UserProperties, put_property};
 pub use publish::{OutgoingPublish, Publish};
 pub use reason::ReasonCode;
 pub use subscribe::{
-    Filters, RetainHandling, Subscribe, Subscription, Subscriptions, Unsubscribe, encode_suback,
-    encode_unsuback,
+    Filters, RetainHandling, Subscribe, Subscription, Subscriptions, Unsubscribe, encode_suback, encode_unsuback,
 };
 
 /// Bytes of the largest packet there can be: five of fixed header, 268,435,455 after it.

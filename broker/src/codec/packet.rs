@@ -1,9 +1,6 @@
 //! Every packet a client may send after CONNECT.
 
-use super::{
-    Ack, AckKind, Auth, DecodeError, Disconnect, Frame, PacketType, Publish, Subscribe,
-    Unsubscribe, Version,
-};
+use super::{Ack, AckKind, Auth, DecodeError, Disconnect, Frame, PacketType, Publish, Subscribe, Unsubscribe, Version};
 
 /// A decoded packet. CONNECT is not among them: it comes once, first, and by itself
 /// ([`Connect::decode`](super::Connect::decode)).
@@ -37,10 +34,9 @@ impl<'a> Packet<'a> {
             PacketType::Disconnect => Disconnect::decode(frame, version).map(Packet::Disconnect),
             PacketType::Auth => Auth::decode(frame, version).map(Packet::Auth),
             PacketType::Connect => Err(DecodeError::SecondConnect),
-            PacketType::ConnAck
-            | PacketType::SubAck
-            | PacketType::UnsubAck
-            | PacketType::PingResp => Err(DecodeError::ServerPacket(frame.packet_type as u8)),
+            PacketType::ConnAck | PacketType::SubAck | PacketType::UnsubAck | PacketType::PingResp => {
+                Err(DecodeError::ServerPacket(frame.packet_type as u8))
+            }
         }
     }
 }

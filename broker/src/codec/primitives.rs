@@ -31,19 +31,12 @@ impl<'a> Reader<'a> {
     /// Nothing may be left.
     #[inline]
     pub fn finish(self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(DecodeError::LeftOver)
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::LeftOver) }
     }
 
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (array, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(DecodeError::Truncated)?;
+        let (array, rest) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Ok(*array)
     }
@@ -81,11 +74,7 @@ impl<'a> Reader<'a> {
             value |= u32::from(byte & 0x7F) << (7 * index);
             if byte < 0x80 {
                 let needless = byte == 0 && index > 0;
-                return if needless {
-                    Err(DecodeError::VariableByteInteger)
-                } else {
-                    Ok(value)
-                };
+                return if needless { Err(DecodeError::VariableByteInteger) } else { Ok(value) };
             }
         }
         Err(DecodeError::VariableByteInteger)
@@ -93,10 +82,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub fn bytes(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
-        let (bytes, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or(DecodeError::Truncated)?;
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Ok(bytes)
     }
@@ -111,11 +97,7 @@ impl<'a> Reader<'a> {
     /// A string: UTF-8 without U+0000.
     pub fn string(&mut self) -> Result<&'a str, DecodeError> {
         let text = std::str::from_utf8(self.binary()?).map_err(|_| DecodeError::Utf8)?;
-        if text.as_bytes().contains(&0) {
-            Err(DecodeError::Nul)
-        } else {
-            Ok(text)
-        }
+        if text.as_bytes().contains(&0) { Err(DecodeError::Nul) } else { Ok(text) }
     }
 
     /// The properties of a packet, without their length.
@@ -136,11 +118,7 @@ pub(super) fn put_u32(out: &mut Vec<u8>, value: u32) {
 
 /// At most 65,535 bytes.
 pub(super) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) {
-    debug_assert!(
-        bytes.len() <= usize::from(u16::MAX),
-        "field of {} bytes",
-        bytes.len()
-    );
+    debug_assert!(bytes.len() <= usize::from(u16::MAX), "field of {} bytes", bytes.len());
     put_u16(out, bytes.len() as u16);
     out.extend_from_slice(bytes);
 }
@@ -219,10 +197,7 @@ mod tests {
     fn varints_too_long_or_cut_off() {
         let read = |bytes: &[u8]| Reader::new(bytes).varint();
         assert_eq!(read(&[0x80, 0]), Err(DecodeError::VariableByteInteger));
-        assert_eq!(
-            read(&[0x80, 0x80, 0x80, 0x80, 1]),
-            Err(DecodeError::VariableByteInteger)
-        );
+        assert_eq!(read(&[0x80, 0x80, 0x80, 0x80, 1]), Err(DecodeError::VariableByteInteger));
         assert_eq!(read(&[0x80]), Err(DecodeError::Truncated));
     }
 
@@ -231,31 +206,11 @@ mod tests {
         let read = |bytes: &'static [u8]| Reader::new(bytes).string();
         assert_eq!(read(b"\x00\x00"), Ok(""));
         assert_eq!(read("\x00\x05A\u{2A6D4}".as_bytes()), Ok("A\u{2A6D4}"));
-        assert_eq!(
-            read(b"\x00\x03\xEF\xBB\xBF"),
-            Ok("\u{FEFF}"),
-            "kept [MQTT-1.5.4-3]"
-        );
-        assert_eq!(
-            read(b"\x00\x02\x01\x7F"),
-            Ok("\u{1}\u{7F}"),
-            "control characters are accepted"
-        );
-        assert_eq!(
-            read(b"\x00\x03\xEF\xBF\xBF"),
-            Ok("\u{FFFF}"),
-            "non-characters are accepted"
-        );
-        assert_eq!(
-            read(b"\x00\x03\xED\xA0\x80"),
-            Err(DecodeError::Utf8),
-            "surrogate"
-        );
-        assert_eq!(
-            read(b"\x00\x02\xC0\x80"),
-            Err(DecodeError::Utf8),
-            "overlong NUL"
-        );
+        assert_eq!(read(b"\x00\x03\xEF\xBB\xBF"), Ok("\u{FEFF}"), "kept [MQTT-1.5.4-3]");
+        assert_eq!(read(b"\x00\x02\x01\x7F"), Ok("\u{1}\u{7F}"), "control characters are accepted");
+        assert_eq!(read(b"\x00\x03\xEF\xBF\xBF"), Ok("\u{FFFF}"), "non-characters are accepted");
+        assert_eq!(read(b"\x00\x03\xED\xA0\x80"), Err(DecodeError::Utf8), "surrogate");
+        assert_eq!(read(b"\x00\x02\xC0\x80"), Err(DecodeError::Utf8), "overlong NUL");
         assert_eq!(read(b"\x00\x02a\x00"), Err(DecodeError::Nul));
         assert_eq!(read(b"\x00\x02a"), Err(DecodeError::Truncated));
     }

@@ -61,26 +61,16 @@ impl Allowed {
         id::CORRELATION_DATA,
         id::USER_PROPERTY,
     ]);
-    pub const WILL: Allowed =
-        Allowed(Allowed::MESSAGE.0 | Allowed::of(&[id::WILL_DELAY_INTERVAL]).0);
+    pub const WILL: Allowed = Allowed(Allowed::MESSAGE.0 | Allowed::of(&[id::WILL_DELAY_INTERVAL]).0);
     /// The subscription identifier is let through to be refused with an error of its own.
-    pub const PUBLISH: Allowed = Allowed(
-        Allowed::MESSAGE.0 | Allowed::of(&[id::TOPIC_ALIAS, id::SUBSCRIPTION_IDENTIFIER]).0,
-    );
+    pub const PUBLISH: Allowed =
+        Allowed(Allowed::MESSAGE.0 | Allowed::of(&[id::TOPIC_ALIAS, id::SUBSCRIPTION_IDENTIFIER]).0);
     pub const ACK: Allowed = Allowed::of(&[id::REASON_STRING, id::USER_PROPERTY]);
     pub const SUBSCRIBE: Allowed = Allowed::of(&[id::SUBSCRIPTION_IDENTIFIER, id::USER_PROPERTY]);
     pub const UNSUBSCRIBE: Allowed = Allowed::of(&[id::USER_PROPERTY]);
-    pub const DISCONNECT: Allowed = Allowed::of(&[
-        id::SESSION_EXPIRY_INTERVAL,
-        id::REASON_STRING,
-        id::USER_PROPERTY,
-    ]);
-    pub const AUTH: Allowed = Allowed::of(&[
-        id::AUTHENTICATION_METHOD,
-        id::AUTHENTICATION_DATA,
-        id::REASON_STRING,
-        id::USER_PROPERTY,
-    ]);
+    pub const DISCONNECT: Allowed = Allowed::of(&[id::SESSION_EXPIRY_INTERVAL, id::REASON_STRING, id::USER_PROPERTY]);
+    pub const AUTH: Allowed =
+        Allowed::of(&[id::AUTHENTICATION_METHOD, id::AUTHENTICATION_DATA, id::REASON_STRING, id::USER_PROPERTY]);
 
     const fn of(ids: &[u8]) -> Allowed {
         let mut bits = 0;
@@ -123,9 +113,7 @@ impl<'a> Property<'a> {
             _ => Err(DecodeError::PropertyValue(id)),
         };
         Ok(match id {
-            id::PAYLOAD_FORMAT_INDICATOR => {
-                Property::PayloadFormatIndicator(flag(reader.u8()?)?.into())
-            }
+            id::PAYLOAD_FORMAT_INDICATOR => Property::PayloadFormatIndicator(flag(reader.u8()?)?.into()),
             id::MESSAGE_EXPIRY_INTERVAL => Property::MessageExpiry(reader.u32()?),
             id::CONTENT_TYPE => Property::ContentType(reader.string()?),
             id::RESPONSE_TOPIC => {
@@ -134,19 +122,13 @@ impl<'a> Property<'a> {
                 Property::ResponseTopic(topic)
             }
             id::CORRELATION_DATA => Property::CorrelationData(reader.binary()?),
-            id::SUBSCRIPTION_IDENTIFIER => {
-                Property::SubscriptionId(non_zero(id, reader.varint()?)?)
-            }
+            id::SUBSCRIPTION_IDENTIFIER => Property::SubscriptionId(non_zero(id, reader.varint()?)?),
             id::SESSION_EXPIRY_INTERVAL => Property::SessionExpiry(reader.u32()?),
             id::AUTHENTICATION_METHOD => Property::AuthenticationMethod(reader.string()?),
             id::AUTHENTICATION_DATA => Property::AuthenticationData(reader.binary()?),
-            id::REQUEST_PROBLEM_INFORMATION => {
-                Property::RequestProblemInformation(flag(reader.u8()?)?)
-            }
+            id::REQUEST_PROBLEM_INFORMATION => Property::RequestProblemInformation(flag(reader.u8()?)?),
             id::WILL_DELAY_INTERVAL => Property::WillDelay(reader.u32()?),
-            id::REQUEST_RESPONSE_INFORMATION => {
-                Property::RequestResponseInformation(flag(reader.u8()?)?)
-            }
+            id::REQUEST_RESPONSE_INFORMATION => Property::RequestResponseInformation(flag(reader.u8()?)?),
             id::REASON_STRING => {
                 reader.string()?;
                 Property::ReasonString
@@ -165,11 +147,7 @@ impl<'a> Property<'a> {
 }
 
 fn non_zero<T: Default + PartialEq>(id: u8, value: T) -> Result<T, DecodeError> {
-    if value == T::default() {
-        Err(DecodeError::PropertyValue(id))
-    } else {
-        Ok(value)
-    }
+    if value == T::default() { Err(DecodeError::PropertyValue(id)) } else { Ok(value) }
 }
 
 /// Goes through the properties of one packet.
@@ -183,11 +161,7 @@ pub(super) struct PropertyReader<'a> {
 impl<'a> PropertyReader<'a> {
     /// `raw` without its length.
     pub fn new(raw: &'a [u8], allowed: Allowed) -> PropertyReader<'a> {
-        PropertyReader {
-            reader: Reader::new(raw),
-            allowed,
-            seen: 0,
-        }
+        PropertyReader { reader: Reader::new(raw), allowed, seen: 0 }
     }
 
     /// The next one; `None` at the end.
@@ -242,14 +216,8 @@ impl<'a> PublishProperties<'a> {
     }
 
     /// With `Allowed::WILL` also the will delay in seconds, else 0.
-    pub(super) fn read(
-        raw: &'a [u8],
-        allowed: Allowed,
-    ) -> Result<(PublishProperties<'a>, u32), DecodeError> {
-        let mut properties = PublishProperties {
-            raw,
-            ..PublishProperties::default()
-        };
+    pub(super) fn read(raw: &'a [u8], allowed: Allowed) -> Result<(PublishProperties<'a>, u32), DecodeError> {
+        let mut properties = PublishProperties { raw, ..PublishProperties::default() };
         let mut will_delay_s = 0;
         let mut reader = PropertyReader::new(raw, allowed);
         while let Some(property) = reader.read()? {
@@ -274,9 +242,7 @@ impl<'a> PublishProperties<'a> {
 
     /// In the order they were sent, duplicates kept.
     pub fn user_properties(&self) -> UserProperties<'a> {
-        UserProperties {
-            reader: self.reader(),
-        }
+        UserProperties { reader: self.reader() }
     }
 
     /// The encoded properties to send to subscribers: all but topic alias, message expiry (which the server
@@ -316,10 +282,7 @@ impl<'a> PublishProperties<'a> {
 }
 
 fn is_stripped(property: &Property<'_>) -> bool {
-    matches!(
-        property,
-        Property::MessageExpiry(_) | Property::TopicAlias(_) | Property::WillDelay(_)
-    )
+    matches!(property, Property::MessageExpiry(_) | Property::TopicAlias(_) | Property::WillDelay(_))
 }
 
 /// Names and values, from [`PublishProperties::user_properties`].
@@ -361,6 +324,41 @@ pub(super) fn put_string_property(out: &mut Vec<u8>, id: u8, value: &str) {
     put_binary(out, value.as_bytes());
 }
 
+/// Writes properties that a PUBLISH forwards, one at a time. Values are at most 65,535 bytes.
+pub mod put_property {
+    use super::{id, put_binary, put_byte_property};
+
+    /// 1: the payload is UTF-8.
+    pub fn payload_format(out: &mut Vec<u8>, value: u8) {
+        put_byte_property(out, id::PAYLOAD_FORMAT_INDICATOR, value);
+    }
+
+    /// UTF-8.
+    pub fn content_type(out: &mut Vec<u8>, value: &[u8]) {
+        out.push(id::CONTENT_TYPE);
+        put_binary(out, value);
+    }
+
+    /// A topic name.
+    pub fn response_topic(out: &mut Vec<u8>, value: &[u8]) {
+        out.push(id::RESPONSE_TOPIC);
+        put_binary(out, value);
+    }
+
+    /// Any bytes.
+    pub fn correlation_data(out: &mut Vec<u8>, value: &[u8]) {
+        out.push(id::CORRELATION_DATA);
+        put_binary(out, value);
+    }
+
+    /// UTF-8, both.
+    pub fn user(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+        out.push(id::USER_PROPERTY);
+        put_binary(out, name);
+        put_binary(out, value);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
@@ -399,16 +397,10 @@ mod tests {
         let parse = |raw: &[u8]| PublishProperties::parse(raw).map(|_| ());
         assert_eq!(parse(b"\x01\x02"), Err(DecodeError::PropertyValue(1)));
         assert_eq!(parse(b"\x23\x00\x00"), Err(DecodeError::TopicAliasZero));
-        assert_eq!(
-            parse(b"\x0B\x01"),
-            Err(DecodeError::SubscriptionIdFromClient)
-        );
+        assert_eq!(parse(b"\x0B\x01"), Err(DecodeError::SubscriptionIdFromClient));
         assert_eq!(parse(b"\x08\x00\x01#"), Err(DecodeError::TopicName));
         assert_eq!(parse(b"\x08\x00\x00"), Err(DecodeError::TopicName));
-        assert_eq!(
-            parse(b"\x18\x00\x00\x00\x00"),
-            Err(DecodeError::PropertyNotAllowed(0x18))
-        );
+        assert_eq!(parse(b"\x18\x00\x00\x00\x00"), Err(DecodeError::PropertyNotAllowed(0x18)));
         assert_eq!(parse(b"\x7F"), Err(DecodeError::PropertyNotAllowed(0x7F)));
         assert_eq!(parse(b"\x00"), Err(DecodeError::PropertyNotAllowed(0)));
         assert_eq!(parse(b"\x02\x00\x00\x00"), Err(DecodeError::Truncated));
@@ -449,15 +441,9 @@ mod tests {
             (0x2A, &[0]),
         ];
         let table: [(Allowed, &[u8]); 8] = [
-            (
-                Allowed::CONNECT,
-                &[0x11, 0x15, 0x16, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27],
-            ),
+            (Allowed::CONNECT, &[0x11, 0x15, 0x16, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27]),
             (Allowed::WILL, &[0x01, 0x02, 0x03, 0x08, 0x09, 0x18, 0x26]),
-            (
-                Allowed::PUBLISH,
-                &[0x01, 0x02, 0x03, 0x08, 0x09, 0x0B, 0x23, 0x26],
-            ),
+            (Allowed::PUBLISH, &[0x01, 0x02, 0x03, 0x08, 0x09, 0x0B, 0x23, 0x26]),
             (Allowed::ACK, &[0x1F, 0x26]),
             (Allowed::SUBSCRIBE, &[0x0B, 0x26]),
             (Allowed::UNSUBSCRIBE, &[0x26]),
@@ -481,14 +467,8 @@ mod tests {
 
     #[test]
     fn values_the_standard_does_not_allow() {
-        let cases: [(u8, &[u8]); 6] = [
-            (0x17, &[2]),
-            (0x19, &[2]),
-            (0x21, &[0, 0]),
-            (0x27, &[0, 0, 0, 0]),
-            (0x01, &[2]),
-            (0x0B, &[0]),
-        ];
+        let cases: [(u8, &[u8]); 6] =
+            [(0x17, &[2]), (0x19, &[2]), (0x21, &[0, 0]), (0x27, &[0, 0, 0, 0]), (0x01, &[2]), (0x0B, &[0])];
         for (id, value) in cases {
             let raw = [&[id], value].concat();
             let everywhere = PropertyReader::new(&raw, Allowed(u64::MAX)).skip_all();
@@ -501,27 +481,15 @@ mod tests {
         let forward = |parts: &[&[u8]]| {
             let raw = parts.concat();
             let forwarded = PublishProperties::parse(&raw).unwrap().forwardable();
-            (
-                matches!(forwarded, Cow::Borrowed(_)),
-                forwarded.into_owned(),
-            )
+            (matches!(forwarded, Cow::Borrowed(_)), forwarded.into_owned())
         };
         let content = b"\x03\x00\x01c".as_slice();
         let both = [content, USER_AB].concat();
         assert_eq!(forward(&[]), (true, vec![]));
         assert_eq!(forward(&[content, USER_AB]), (true, both.clone()));
         assert_eq!(forward(&[ALIAS_5]), (true, vec![]));
-        assert_eq!(
-            forward(&[ALIAS_5, content, USER_AB, EXPIRY_9]),
-            (true, both.clone())
-        );
-        assert_eq!(
-            forward(&[content, EXPIRY_9, USER_AB]),
-            (false, both.clone())
-        );
-        assert_eq!(
-            forward(&[content, EXPIRY_9, USER_AB, USER_AB]).1,
-            [both, USER_AB.into()].concat()
-        );
+        assert_eq!(forward(&[ALIAS_5, content, USER_AB, EXPIRY_9]), (true, both.clone()));
+        assert_eq!(forward(&[content, EXPIRY_9, USER_AB]), (false, both.clone()));
+        assert_eq!(forward(&[content, EXPIRY_9, USER_AB, USER_AB]).1, [both, USER_AB.into()].concat());
     }
 }

@@ -39,11 +39,7 @@ impl<'a> Publish<'a> {
         }
         let mut reader = Reader::new(frame.body);
         let topic = name_or_empty(reader.binary()?)?;
-        let packet_id = if qos == QoS::AtMostOnce {
-            0
-        } else {
-            reader.packet_id()?
-        };
+        let packet_id = if qos == QoS::AtMostOnce { 0 } else { reader.packet_id()? };
         let mut properties = PublishProperties::default();
         if version == Version::V5 {
             let raw = reader.properties()?;
@@ -54,15 +50,7 @@ impl<'a> Publish<'a> {
         if topic.is_empty() && properties.topic_alias.is_none() {
             return Err(DecodeError::TopicMissing);
         }
-        Ok(Publish {
-            dup,
-            qos,
-            retain: flags & RETAIN != 0,
-            topic,
-            packet_id,
-            properties,
-            payload: reader.rest(),
-        })
+        Ok(Publish { dup, qos, retain: flags & RETAIN != 0, topic, packet_id, properties, payload: reader.rest() })
     }
 }
 
@@ -121,10 +109,7 @@ impl OutgoingPublish<'_> {
     fn encode_head(&self, out: &mut Vec<u8>, version: Version, room: usize) -> Option<usize> {
         let properties_length = self.properties_length(version);
         let remaining = self.remaining_length(version, properties_length);
-        debug_assert!(
-            remaining < MAX_PACKET_SIZE as usize,
-            "PUBLISH of {remaining} bytes"
-        );
+        debug_assert!(remaining < MAX_PACKET_SIZE as usize, "PUBLISH of {remaining} bytes");
         out.reserve(1 + 4 + (remaining - self.payload.len()) + room);
         let start = out.len();
         let mut first_byte = 0x30 | ((self.qos as u8) << 1);
@@ -170,11 +155,7 @@ impl OutgoingPublish<'_> {
         }
         let ids = self.subscription_ids.iter();
         self.properties.len()
-            + if self.message_expiry_s.is_some() {
-                5
-            } else {
-                0
-            }
+            + if self.message_expiry_s.is_some() { 5 } else { 0 }
             + if self.topic_alias.is_some() { 3 } else { 0 }
             + ids.map(|&id| 1 + varint_length(id as usize)).sum::<usize>()
     }
@@ -218,10 +199,7 @@ mod tests {
     fn qos_0_retained() {
         for version in [Version::V3_1, Version::V3_1_1] {
             let publish = decode(b"\x31\x07\x00\x03a/bhi", version).unwrap();
-            assert_eq!(
-                (publish.qos, publish.retain, publish.dup),
-                (QoS::AtMostOnce, true, false)
-            );
+            assert_eq!((publish.qos, publish.retain, publish.dup), (QoS::AtMostOnce, true, false));
             assert_eq!((publish.topic, publish.packet_id), ("a/b", 0));
             assert_eq!(publish.payload, b"hi");
         }
@@ -230,20 +208,14 @@ mod tests {
     #[test]
     fn qos_2_again_without_payload() {
         let publish = decode(b"\x3C\x05\x00\x01a\x01\x02", Version::V3_1_1).unwrap();
-        assert_eq!(
-            (publish.qos, publish.retain, publish.dup),
-            (QoS::ExactlyOnce, false, true)
-        );
+        assert_eq!((publish.qos, publish.retain, publish.dup), (QoS::ExactlyOnce, false, true));
         assert_eq!((publish.packet_id, publish.payload), (0x0102, &b""[..]));
     }
 
     #[test]
     fn version_5_with_an_alias_for_a_topic() {
         let publish = decode(b"\x32\x0A\x00\x00\x00\x01\x03\x23\x00\x07hi", Version::V5).unwrap();
-        assert_eq!(
-            (publish.topic, publish.properties.topic_alias),
-            ("", Some(7))
-        );
+        assert_eq!((publish.topic, publish.properties.topic_alias), ("", Some(7)));
         assert_eq!((publish.packet_id, publish.payload), (1, &b"hi"[..]));
     }
 
@@ -253,10 +225,7 @@ mod tests {
         let v5 = |bytes| decode(bytes, Version::V5).map(|_| ());
         assert_eq!(v3(b"\x36\x05\x00\x01a\x00\x01"), Err(DecodeError::QoS3));
         assert_eq!(v3(b"\x38\x03\x00\x01a"), Err(DecodeError::DupAtQoS0));
-        assert_eq!(
-            v3(b"\x32\x05\x00\x01a\x00\x00"),
-            Err(DecodeError::PacketIdZero)
-        );
+        assert_eq!(v3(b"\x32\x05\x00\x01a\x00\x00"), Err(DecodeError::PacketIdZero));
         assert_eq!(v3(b"\x32\x04\x00\x01a\x00"), Err(DecodeError::Truncated));
         assert_eq!(v3(b"\x30\x03\x00\x02a"), Err(DecodeError::Truncated));
         assert_eq!(v3(b"\x30\x02\x00\x00"), Err(DecodeError::TopicMissing));
@@ -265,19 +234,9 @@ mod tests {
         assert_eq!(v3(b"\x30\x03\x00\x01\x00"), Err(DecodeError::Nul));
         assert_eq!(v3(b"\x30\x03\x00\x01\xFF"), Err(DecodeError::Utf8));
         assert_eq!(v5(b"\x30\x03\x00\x00\x00"), Err(DecodeError::TopicMissing));
-        assert_eq!(
-            v5(b"\x30\x03\x00\x01a"),
-            Err(DecodeError::Truncated),
-            "no Property Length"
-        );
-        assert_eq!(
-            v5(b"\x30\x06\x00\x01a\x03\x23\x00"),
-            Err(DecodeError::Truncated)
-        );
-        assert_eq!(
-            v5(b"\x30\x07\x00\x01a\x02\x23\x00\x01"),
-            Err(DecodeError::Truncated)
-        );
+        assert_eq!(v5(b"\x30\x03\x00\x01a"), Err(DecodeError::Truncated), "no Property Length");
+        assert_eq!(v5(b"\x30\x06\x00\x01a\x03\x23\x00"), Err(DecodeError::Truncated));
+        assert_eq!(v5(b"\x30\x07\x00\x01a\x02\x23\x00\x01"), Err(DecodeError::Truncated));
     }
 
     #[test]
@@ -289,14 +248,8 @@ mod tests {
             (out[6..].to_vec(), packet_id_at)
         };
         let plain = outgoing(QoS::AtMostOnce);
-        assert_eq!(
-            encode(plain, Version::V3_1_1),
-            (b"\x30\x07\x00\x03a/bhi".to_vec(), None)
-        );
-        assert_eq!(
-            encode(plain, Version::V5),
-            (b"\x30\x08\x00\x03a/b\x00hi".to_vec(), None)
-        );
+        assert_eq!(encode(plain, Version::V3_1_1), (b"\x30\x07\x00\x03a/bhi".to_vec(), None));
+        assert_eq!(encode(plain, Version::V5), (b"\x30\x08\x00\x03a/b\x00hi".to_vec(), None));
         let full = OutgoingPublish {
             dup: true,
             retain: true,
@@ -318,17 +271,11 @@ mod tests {
     #[test]
     fn the_packet_id_of_a_copy_can_be_changed() {
         let payload = [7; 300];
-        let publish = OutgoingPublish {
-            payload: &payload,
-            ..outgoing(QoS::ExactlyOnce)
-        };
+        let publish = OutgoingPublish { payload: &payload, ..outgoing(QoS::ExactlyOnce) };
         let mut out = vec![0xEE; 3];
         let at = 3 + publish.encode(&mut out, Version::V3_1_1).unwrap();
         out[at..at + 2].copy_from_slice(&0x1234_u16.to_be_bytes());
-        assert_eq!(
-            decode(&out[3..], Version::V3_1_1).unwrap().packet_id,
-            0x1234
-        );
+        assert_eq!(decode(&out[3..], Version::V3_1_1).unwrap().packet_id, 0x1234);
     }
 
     #[test]

@@ -92,10 +92,7 @@ impl<'a> Iterator for Subscriptions<'a> {
 }
 
 impl<'a> Subscribe<'a> {
-    pub(super) fn decode(
-        frame: &Frame<'a>,
-        version: Version,
-    ) -> Result<Subscribe<'a>, DecodeError> {
+    pub(super) fn decode(frame: &Frame<'a>, version: Version) -> Result<Subscribe<'a>, DecodeError> {
         frame.check_dup(version)?;
         let mut reader = Reader::new(frame.body);
         let packet_id = reader.packet_id()?;
@@ -108,21 +105,14 @@ impl<'a> Subscribe<'a> {
                 }
             }
         }
-        let subscriptions = Subscriptions {
-            version,
-            rest: reader.rest(),
-        };
+        let subscriptions = Subscriptions { version, rest: reader.rest() };
         if reader.is_empty() {
             return Err(DecodeError::NoFilters);
         }
         while !reader.is_empty() {
             Subscription::read(&mut reader, version)?;
         }
-        Ok(Subscribe {
-            packet_id,
-            subscription_id,
-            subscriptions,
-        })
+        Ok(Subscribe { packet_id, subscription_id, subscriptions })
     }
 }
 
@@ -154,19 +144,14 @@ impl<'a> Iterator for Filters<'a> {
 }
 
 impl<'a> Unsubscribe<'a> {
-    pub(super) fn decode(
-        frame: &Frame<'a>,
-        version: Version,
-    ) -> Result<Unsubscribe<'a>, DecodeError> {
+    pub(super) fn decode(frame: &Frame<'a>, version: Version) -> Result<Unsubscribe<'a>, DecodeError> {
         frame.check_dup(version)?;
         let mut reader = Reader::new(frame.body);
         let packet_id = reader.packet_id()?;
         if version == Version::V5 {
             PropertyReader::new(reader.properties()?, Allowed::UNSUBSCRIBE).skip_all()?;
         }
-        let filters = Filters {
-            rest: reader.rest(),
-        };
+        let filters = Filters { rest: reader.rest() };
         if reader.is_empty() {
             return Err(DecodeError::NoFilters);
         }
@@ -192,11 +177,7 @@ pub fn encode_suback(
     }
     out.extend(reasons.into_iter().map(|reason| {
         let failed_before_5 = version != Version::V5 && reason.is_error();
-        if failed_before_5 {
-            0x80
-        } else {
-            reason.as_u8()
-        }
+        if failed_before_5 { 0x80 } else { reason.as_u8() }
     }));
     insert_length(out, body_at);
 }
@@ -221,8 +202,8 @@ pub fn encode_unsuback(
 #[cfg(test)]
 mod tests {
     use super::{
-        DecodeError, QoS, ReasonCode, RetainHandling, Subscribe, Subscription, Unsubscribe,
-        Version, encode_suback, encode_unsuback,
+        DecodeError, QoS, ReasonCode, RetainHandling, Subscribe, Subscription, Unsubscribe, Version, encode_suback,
+        encode_unsuback,
     };
     use crate::codec::tests::framed;
 
@@ -235,13 +216,7 @@ mod tests {
     }
 
     fn plain(filter: &str, qos: QoS) -> Subscription<'_> {
-        Subscription {
-            filter,
-            qos,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: RetainHandling::Send,
-        }
+        Subscription { filter, qos, no_local: false, retain_as_published: false, retain_handling: RetainHandling::Send }
     }
 
     #[test]
@@ -249,10 +224,7 @@ mod tests {
         let bytes = b"\x82\x0E\x00\x0A\x00\x03a/b\x01\x00\x03c/#\x02";
         let subscribe = subscribe(bytes, Version::V3_1_1).unwrap();
         assert_eq!((subscribe.packet_id, subscribe.subscription_id), (10, None));
-        let expected = [
-            plain("a/b", QoS::AtLeastOnce),
-            plain("c/#", QoS::ExactlyOnce),
-        ];
+        let expected = [plain("a/b", QoS::AtLeastOnce), plain("c/#", QoS::ExactlyOnce)];
         assert!(subscribe.subscriptions.eq(expected));
     }
 
@@ -274,48 +246,24 @@ mod tests {
     fn subscribes_that_are_refused() {
         let v3 = |bytes| subscribe(bytes, Version::V3_1_1).map(|_| ());
         let v5 = |bytes| subscribe(bytes, Version::V5).map(|_| ());
-        assert_eq!(
-            v3(b"\x82\x06\x00\x00\x00\x01a\x00"),
-            Err(DecodeError::PacketIdZero)
-        );
+        assert_eq!(v3(b"\x82\x06\x00\x00\x00\x01a\x00"), Err(DecodeError::PacketIdZero));
         assert_eq!(v3(b"\x82\x02\x00\x01"), Err(DecodeError::NoFilters));
         assert_eq!(v5(b"\x82\x03\x00\x01\x00"), Err(DecodeError::NoFilters));
-        assert_eq!(
-            v3(b"\x82\x05\x00\x01\x00\x01a"),
-            Err(DecodeError::Truncated)
-        );
-        assert_eq!(
-            v3(b"\x82\x06\x00\x01\x00\x01a\x03"),
-            Err(DecodeError::SubscriptionOptions(3))
-        );
+        assert_eq!(v3(b"\x82\x05\x00\x01\x00\x01a"), Err(DecodeError::Truncated));
+        assert_eq!(v3(b"\x82\x06\x00\x01\x00\x01a\x03"), Err(DecodeError::SubscriptionOptions(3)));
         let reserved = DecodeError::SubscriptionOptionsReserved;
         assert_eq!(v3(b"\x82\x06\x00\x01\x00\x01a\x04"), Err(reserved(4)));
-        assert_eq!(
-            v5(b"\x82\x07\x00\x01\x00\x00\x01a\x40"),
-            Err(reserved(0x40))
-        );
+        assert_eq!(v5(b"\x82\x07\x00\x01\x00\x00\x01a\x40"), Err(reserved(0x40)));
         let handling_3 = v5(b"\x82\x07\x00\x01\x00\x00\x01a\x30");
         assert_eq!(handling_3, Err(DecodeError::SubscriptionOptions(0x30)));
-        assert_eq!(
-            v3(b"\x82\x07\x00\x01\x00\x02a#\x00"),
-            Err(DecodeError::TopicFilter)
-        );
-        assert_eq!(
-            v3(b"\x82\x05\x00\x01\x00\x00\x00"),
-            Err(DecodeError::TopicFilter)
-        );
+        assert_eq!(v3(b"\x82\x07\x00\x01\x00\x02a#\x00"), Err(DecodeError::TopicFilter));
+        assert_eq!(v3(b"\x82\x05\x00\x01\x00\x00\x00"), Err(DecodeError::TopicFilter));
         let id_0 = v5(b"\x82\x09\x00\x01\x02\x0B\x00\x00\x01a\x00");
         assert_eq!(id_0, Err(DecodeError::PropertyValue(0x0B)));
         let shared = b"\x82\x10\x00\x01\x00\x00\x0A$share/g/a\x04";
         assert_eq!(v5(shared), Err(DecodeError::NoLocalOnShared));
-        assert_eq!(
-            v3(b"\x8A\x06\x00\x01\x00\x01a\x00"),
-            Err(DecodeError::FixedHeaderFlags(0x8A))
-        );
-        assert!(
-            subscribe(b"\x8A\x06\x00\x01\x00\x01a\x00", Version::V3_1).is_ok(),
-            "a resend"
-        );
+        assert_eq!(v3(b"\x8A\x06\x00\x01\x00\x01a\x00"), Err(DecodeError::FixedHeaderFlags(0x8A)));
+        assert!(subscribe(b"\x8A\x06\x00\x01\x00\x01a\x00", Version::V3_1).is_ok(), "a resend");
     }
 
     #[test]
@@ -326,31 +274,15 @@ mod tests {
         let v5 = unsubscribe(b"\xA2\x06\x00\x0A\x00\x00\x01a", Version::V5).unwrap();
         assert!(v5.filters.eq(["a"]));
         let refused = |bytes| unsubscribe(bytes, Version::V5).map(|_| ());
-        assert_eq!(
-            refused(b"\xA2\x03\x00\x0A\x00"),
-            Err(DecodeError::NoFilters)
-        );
-        assert_eq!(
-            refused(b"\xA2\x06\x00\x00\x00\x00\x01a"),
-            Err(DecodeError::PacketIdZero)
-        );
-        assert_eq!(
-            refused(b"\xA2\x07\x00\x01\x00\x00\x02#a"),
-            Err(DecodeError::TopicFilter)
-        );
-        assert_eq!(
-            refused(b"\xA2\x05\x00\x01\x00\x00\x00"),
-            Err(DecodeError::TopicFilter)
-        );
+        assert_eq!(refused(b"\xA2\x03\x00\x0A\x00"), Err(DecodeError::NoFilters));
+        assert_eq!(refused(b"\xA2\x06\x00\x00\x00\x00\x01a"), Err(DecodeError::PacketIdZero));
+        assert_eq!(refused(b"\xA2\x07\x00\x01\x00\x00\x02#a"), Err(DecodeError::TopicFilter));
+        assert_eq!(refused(b"\xA2\x05\x00\x01\x00\x00\x00"), Err(DecodeError::TopicFilter));
     }
 
     #[test]
     fn answers_per_version() {
-        let reasons = [
-            ReasonCode::GrantedQoS2,
-            ReasonCode::Success,
-            ReasonCode::NotAuthorized,
-        ];
+        let reasons = [ReasonCode::GrantedQoS2, ReasonCode::Success, ReasonCode::NotAuthorized];
         let mut out = Vec::new();
         encode_suback(&mut out, Version::V3_1_1, 10, reasons);
         assert_eq!(out, b"\x90\x05\x00\x0A\x02\x00\x80");

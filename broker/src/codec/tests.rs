@@ -7,9 +7,9 @@ use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_o
 use super::mirror::{self, Value};
 use super::properties::Allowed;
 use super::{
-    Auth, ConnAck, Connect, Disconnect, Frame, MAX_PACKET_SIZE, OutgoingPublish, Packet, Publish,
-    PublishProperties, QoS, ReasonCode, RetainHandling, Subscription, Version, Will,
-    encode_disconnect, encode_suback, encode_unsuback, frame, topic,
+    Auth, ConnAck, Connect, Disconnect, Frame, MAX_PACKET_SIZE, OutgoingPublish, Packet, Publish, PublishProperties,
+    QoS, ReasonCode, RetainHandling, Subscription, Version, Will, encode_disconnect, encode_suback, encode_unsuback,
+    frame, topic,
 };
 
 const VERSIONS: [Version; 3] = [Version::V3_1, Version::V3_1_1, Version::V5];
@@ -48,19 +48,11 @@ pub fn payload() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn version() -> impl Strategy<Value = Version> {
-    prop_oneof![
-        Just(Version::V3_1),
-        Just(Version::V3_1_1),
-        Just(Version::V5)
-    ]
+    prop_oneof![Just(Version::V3_1), Just(Version::V3_1_1), Just(Version::V5)]
 }
 
 pub fn qos() -> impl Strategy<Value = QoS> {
-    prop_oneof![
-        Just(QoS::AtMostOnce),
-        Just(QoS::AtLeastOnce),
-        Just(QoS::ExactlyOnce)
-    ]
+    prop_oneof![Just(QoS::AtMostOnce), Just(QoS::AtLeastOnce), Just(QoS::ExactlyOnce)]
 }
 
 fn reason() -> impl Strategy<Value = ReasonCode> {
@@ -86,20 +78,11 @@ struct Message {
 
 impl Message {
     fn check(&self, properties: &PublishProperties<'_>) {
-        assert_eq!(
-            properties.payload_format_indicator,
-            self.payload_format_indicator
-        );
+        assert_eq!(properties.payload_format_indicator, self.payload_format_indicator);
         assert_eq!(properties.content_type, self.content_type.as_deref());
         assert_eq!(properties.response_topic, self.response_topic.as_deref());
-        assert_eq!(
-            properties.correlation_data,
-            self.correlation_data.as_deref()
-        );
-        let users = self
-            .users
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
+        assert_eq!(properties.correlation_data, self.correlation_data.as_deref());
+        let users = self.users.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         assert!(properties.user_properties().eq(users));
     }
 }
@@ -116,57 +99,25 @@ fn message(last: fn(u32) -> Vec<u8>) -> impl Strategy<Value = Message> {
         option::of(1..=65_535_u32),
     );
     (fields, any::<[u8; 6]>()).prop_map(move |(fields, order)| {
-        let (indicator, expiry, content_type, response_topic, correlation_data, users, number) =
-            fields;
+        let (indicator, expiry, content_type, response_topic, correlation_data, users, number) = fields;
         let tagged = |id: u8, bytes: Vec<u8>| [&[id], &bytes[..]].concat();
         let user = |(name, value): &(String, String)| {
-            tagged(
-                0x26,
-                [
-                    mirror::binary(name.as_bytes()),
-                    mirror::binary(value.as_bytes()),
-                ]
-                .concat(),
-            )
+            tagged(0x26, [mirror::binary(name.as_bytes()), mirror::binary(value.as_bytes())].concat())
         };
         // (where it stands, whether it is forwarded, its bytes)
         let mut parts = vec![
             (order[0], true, indicator.map(|byte| vec![1, byte])),
-            (
-                order[1],
-                false,
-                expiry.map(|s| tagged(2, s.to_be_bytes().to_vec())),
-            ),
-            (
-                order[2],
-                true,
-                content_type
-                    .as_ref()
-                    .map(|t| tagged(3, mirror::binary(t.as_bytes()))),
-            ),
-            (
-                order[3],
-                true,
-                response_topic
-                    .as_ref()
-                    .map(|t| tagged(8, mirror::binary(t.as_bytes()))),
-            ),
-            (
-                order[4],
-                true,
-                correlation_data
-                    .as_ref()
-                    .map(|d| tagged(9, mirror::binary(d))),
-            ),
+            (order[1], false, expiry.map(|s| tagged(2, s.to_be_bytes().to_vec()))),
+            (order[2], true, content_type.as_ref().map(|t| tagged(3, mirror::binary(t.as_bytes())))),
+            (order[3], true, response_topic.as_ref().map(|t| tagged(8, mirror::binary(t.as_bytes())))),
+            (order[4], true, correlation_data.as_ref().map(|d| tagged(9, mirror::binary(d)))),
             (order[5], false, number.map(last)),
         ];
         parts.extend(users.iter().map(|pair| (order[0], true, Some(user(pair)))));
         parts.sort_by_key(|(at, ..)| *at);
         let encoded = |all: bool| {
             let chosen = parts.iter().filter(|(_, forwarded, _)| all || *forwarded);
-            chosen
-                .flat_map(|(.., bytes)| bytes.clone().unwrap_or_default())
-                .collect::<Vec<u8>>()
+            chosen.flat_map(|(.., bytes)| bytes.clone().unwrap_or_default()).collect::<Vec<u8>>()
         };
         Message {
             raw: encoded(true),
@@ -196,11 +147,7 @@ fn use_up(packet: &Packet<'_>) {
         Packet::Publish(publish) => {
             let forwarded = publish.properties.forwardable();
             let again = PublishProperties::parse(&forwarded).unwrap();
-            assert!(
-                again
-                    .user_properties()
-                    .eq(publish.properties.user_properties())
-            );
+            assert!(again.user_properties().eq(publish.properties.user_properties()));
             assert_eq!((again.topic_alias, again.message_expiry_s), (None, None));
             if !publish.topic.is_empty() {
                 topic::validate_topic_name(publish.topic).unwrap();
@@ -237,29 +184,13 @@ fn decode_all(bytes: &[u8]) {
 fn valid_packet() -> impl Strategy<Value = Vec<u8>> {
     let publish = (publish_message(), name(), data()).prop_map(|(message, topic, payload)| {
         let properties = [mirror::varint(message.raw.len()), message.raw].concat();
-        let body = [
-            mirror::binary(topic.as_bytes()),
-            vec![0, 1],
-            properties,
-            payload,
-        ]
-        .concat();
+        let body = [mirror::binary(topic.as_bytes()), vec![0, 1], properties, payload].concat();
         mirror::packet(0x32, &body)
     });
     let connect = (version(), will_message(), name()).prop_map(|(version, message, id)| {
         let (properties, delay_s) = PublishProperties::read(&message.raw, Allowed::WILL).unwrap();
-        let will = Will {
-            topic: "w",
-            payload: b"p",
-            qos: QoS::AtLeastOnce,
-            retain: true,
-            delay_s,
-            properties,
-        };
-        let connect = Connect {
-            will: Some(will),
-            ..connect(version, &id)
-        };
+        let will = Will { topic: "w", payload: b"p", qos: QoS::AtLeastOnce, retain: true, delay_s, properties };
+        let connect = Connect { will: Some(will), ..connect(version, &id) };
         mirror::encode_connect(&connect, &message.raw)
     });
     let subscribe = (version(), filter()).prop_map(|(version, filter)| {
@@ -272,20 +203,12 @@ fn valid_packet() -> impl Strategy<Value = Vec<u8>> {
         };
         mirror::encode_subscribe(version, 1, Some(300), &[subscription; 2])
     });
-    let unsubscribe = (version(), filter())
-        .prop_map(|(version, filter)| mirror::encode_unsubscribe(version, 1, &[&filter, "b"]));
+    let unsubscribe =
+        (version(), filter()).prop_map(|(version, filter)| mirror::encode_unsubscribe(version, 1, &[&filter, "b"]));
     let auth = Just(b"\xF0\x0A\x18\x08\x15\x00\x01m\x16\x00\x01\xFF".to_vec());
     let ack = Just(b"\x40\x0B\x00\x01\x97\x07\x1F\x00\x04full".to_vec());
     let disconnect = Just(b"\xE0\x07\x00\x05\x11\x00\x00\x00\x3C".to_vec());
-    prop_oneof![
-        publish,
-        connect,
-        subscribe,
-        unsubscribe,
-        auth,
-        ack,
-        disconnect
-    ]
+    prop_oneof![publish, connect, subscribe, unsubscribe, auth, ack, disconnect]
 }
 
 pub fn connect(version: Version, client_id: &str) -> Connect<'_> {

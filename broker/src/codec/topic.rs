@@ -34,11 +34,7 @@ fn check_characters(name: &[u8]) -> Result<(), DecodeError> {
         None => name.iter().any(|byte| matches!(byte, 0 | b'+' | b'#')),
     };
     if suspicious {
-        return Err(if name.contains(&0) {
-            DecodeError::Nul
-        } else {
-            DecodeError::TopicName
-        });
+        return Err(if name.contains(&0) { DecodeError::Nul } else { DecodeError::TopicName });
     }
     Ok(())
 }
@@ -110,18 +106,11 @@ mod tests {
             assert_eq!(validate_topic_name(good), Ok(()), "{good}");
         }
         for bad in ["", "+", "#", "a/+", "a#", "a+b"] {
-            assert_eq!(
-                validate_topic_name(bad),
-                Err(DecodeError::TopicName),
-                "{bad}"
-            );
+            assert_eq!(validate_topic_name(bad), Err(DecodeError::TopicName), "{bad}");
         }
         assert_eq!(validate_topic_name("a\0"), Err(DecodeError::Nul));
         assert_eq!(validate_topic_name(&"x".repeat(65_535)), Ok(()));
-        assert_eq!(
-            validate_topic_name(&"x".repeat(65_536)),
-            Err(DecodeError::TopicName)
-        );
+        assert_eq!(validate_topic_name(&"x".repeat(65_536)), Err(DecodeError::TopicName));
     }
 
     #[test]
@@ -148,50 +137,28 @@ mod tests {
 
     #[test]
     fn filters() {
-        for good in [
-            "#", "+", "/", "a", "a/#", "+/#", "/+", "+/+/", "a/+/b", "$SYS/#", "$share", "é/+",
-        ] {
+        for good in ["#", "+", "/", "a", "a/#", "+/#", "/+", "+/+/", "a/+/b", "$SYS/#", "$share", "é/+"] {
             assert_eq!(validate_filter(good), Ok(()), "{good}");
         }
         for bad in ["", "a#", "#/a", "a/#/", "##", "a+", "+a/b", "a/b+", "++"] {
             assert_eq!(validate_filter(bad), Err(DecodeError::TopicFilter), "{bad}");
         }
         assert_eq!(validate_filter("a\0"), Err(DecodeError::Nul));
-        assert_eq!(
-            validate_filter(&"x".repeat(65_536)),
-            Err(DecodeError::TopicFilter)
-        );
+        assert_eq!(validate_filter(&"x".repeat(65_536)), Err(DecodeError::TopicFilter));
     }
 
     #[test]
     fn shared_subscriptions() {
         assert_eq!(split_share("$share/g/a/+"), Some(("g", "a/+")));
         assert_eq!(split_share("$share/g//"), Some(("g", "/")));
-        assert_eq!(
-            split_share("$share/g/$share/h/a"),
-            Some(("g", "$share/h/a"))
-        );
+        assert_eq!(split_share("$share/g/$share/h/a"), Some(("g", "$share/h/a")));
         assert_eq!(split_share("$shared/g/a"), None);
         assert_eq!(split_share("a/b"), None);
-        for bad in [
-            "$share/",
-            "$share/g",
-            "$share/g/",
-            "$share//a",
-            "$share/+/a",
-            "$share/g#/a",
-        ] {
-            assert_eq!(
-                validate_filter(bad),
-                Err(DecodeError::SharedFilter),
-                "{bad}"
-            );
+        for bad in ["$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a", "$share/g#/a"] {
+            assert_eq!(validate_filter(bad), Err(DecodeError::SharedFilter), "{bad}");
             assert_eq!(split_share(bad), None, "{bad}");
         }
-        assert_eq!(
-            validate_filter("$share/g/a#"),
-            Err(DecodeError::TopicFilter)
-        );
+        assert_eq!(validate_filter("$share/g/a#"), Err(DecodeError::TopicFilter));
         assert_eq!(split_share("$share/g/a#"), None);
     }
 }
