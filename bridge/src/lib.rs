@@ -4,6 +4,8 @@
 //! (Skeleton: the public face that the other modules build on.)
 
 pub mod batch;
+pub mod group;
+pub mod kafka;
 pub mod log;
 pub mod state;
 
