@@ -264,7 +264,11 @@ impl Group {
             generation: self.generation,
             protocol_type: self.protocol_type.clone(),
             protocol: self.protocol.clone(),
-            members: if leader == *id { everyone.collect() } else { Vec::new() },
+            members: if leader == *id {
+                everyone.collect()
+            } else {
+                Vec::new()
+            },
             leader,
             member_id: id.clone(),
             skip_assignment: false,
@@ -288,7 +292,8 @@ impl Group {
             Phase::Preparing(_) => return Err(GroupError::RebalanceInProgress),
             Phase::Completing | Phase::Stable => {}
         }
-        if differs(&sync.protocol_type, &self.protocol_type) || differs(&sync.protocol, &self.protocol)
+        if differs(&sync.protocol_type, &self.protocol_type)
+            || differs(&sync.protocol, &self.protocol)
         {
             return Err(GroupError::InconsistentProtocol);
         }
@@ -443,7 +448,11 @@ impl Group {
         Description {
             state: self.state(),
             protocol_type: self.protocol_type.clone(),
-            protocol: if stable { self.protocol.clone() } else { "".into() },
+            protocol: if stable {
+                self.protocol.clone()
+            } else {
+                "".into()
+            },
             members: members.collect(),
         }
     }

@@ -114,9 +114,6 @@ pub(super) fn vote(members: &BTreeMap<Arc<str>, Member>) -> Option<Arc<str>> {
         }
     }
     // max_by_key takes the last of equals: turned round, that is the first.
-    let winner = candidates
-        .into_iter()
-        .rev()
-        .max_by_key(|(_, votes)| *votes);
+    let winner = candidates.into_iter().rev().max_by_key(|(_, votes)| *votes);
     winner.map(|(name, _)| name)
 }

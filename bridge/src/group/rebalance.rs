@@ -178,7 +178,10 @@ impl Group {
     /// Nobody waits for the answer of `token` any more: its connection is gone.
     pub fn abandon(&mut self, cx: &mut Context, token: Token) {
         let waiting = [Waiting::Join(token), Waiting::Sync(token)];
-        let found = self.members.iter_mut().find(|(_, m)| waiting.contains(&m.waiting));
+        let found = self
+            .members
+            .iter_mut()
+            .find(|(_, m)| waiting.contains(&m.waiting));
         let Some((id, member)) = found else {
             return;
         };
