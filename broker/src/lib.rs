@@ -1,1 +1,3 @@
 //! The MQTT half of Millstream.
+
+pub mod codec;

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    DescribedMember, Description, GroupError, Join, JoinRefused, Joined, JoinedMember, Leaver,
-    Limits, Membership, Millis, Reply, State, Sync, Synced, Token,
+    DescribedMember, Description, GroupError, Join, JoinRefused, Joined, JoinedMember, Leaver, Limits, Membership,
+    Millis, Reply, State, Sync, Synced, Token,
     member::{Member, Waiting, protocols_bytes, vote},
 };
 
@@ -264,11 +264,7 @@ impl Group {
             generation: self.generation,
             protocol_type: self.protocol_type.clone(),
             protocol: self.protocol.clone(),
-            members: if leader == *id {
-                everyone.collect()
-            } else {
-                Vec::new()
-            },
+            members: if leader == *id { everyone.collect() } else { Vec::new() },
             leader,
             member_id: id.clone(),
             skip_assignment: false,
@@ -292,9 +288,7 @@ impl Group {
             Phase::Preparing(_) => return Err(GroupError::RebalanceInProgress),
             Phase::Completing | Phase::Stable => {}
         }
-        if differs(&sync.protocol_type, &self.protocol_type)
-            || differs(&sync.protocol, &self.protocol)
-        {
+        if differs(&sync.protocol_type, &self.protocol_type) || differs(&sync.protocol, &self.protocol) {
             return Err(GroupError::InconsistentProtocol);
         }
         let divides = matches!(self.phase, Phase::Completing) && self.leader.as_ref() == Some(&id);
@@ -448,11 +442,7 @@ impl Group {
         Description {
             state: self.state(),
             protocol_type: self.protocol_type.clone(),
-            protocol: if stable {
-                self.protocol.clone()
-            } else {
-                "".into()
-            },
+            protocol: if stable { self.protocol.clone() } else { "".into() },
             members: members.collect(),
         }
     }

@@ -7,8 +7,7 @@ use std::{
 };
 
 use super::{
-    Description, GroupError, Join, JoinRefused, Leaver, Limits, Membership, Millis, Overview,
-    Reply, Sync, Token,
+    Description, GroupError, Join, JoinRefused, Leaver, Limits, Membership, Millis, Overview, Reply, Sync, Token,
     classic::{Context, Group},
 };
 
@@ -86,11 +85,7 @@ impl Coordinator {
     }
 
     fn check_join(&self, group: &str, join: &Join) -> Result<(), GroupError> {
-        let Limits {
-            session_timeout_min_ms,
-            session_timeout_max_ms,
-            ..
-        } = self.limits;
+        let Limits { session_timeout_min_ms, session_timeout_max_ms, .. } = self.limits;
         if group.is_empty() || group.len() > GROUP_ID_BYTES_MAX {
             return Err(GroupError::InvalidGroupId);
         }
@@ -121,26 +116,14 @@ impl Coordinator {
     }
 
     /// A member says that it lives.
-    pub fn heartbeat(
-        &mut self,
-        now: Millis,
-        group: &str,
-        who: &Membership,
-    ) -> Result<(), GroupError> {
+    pub fn heartbeat(&mut self, now: Millis, group: &str, who: &Membership) -> Result<(), GroupError> {
         let slot = self.groups.get_mut(group);
         // Life only moves deadlines away: the alarm may stay.
-        slot.map_or(Err(GroupError::UnknownMember), |s| {
-            s.group.heartbeat(now, who)
-        })
+        slot.map_or(Err(GroupError::UnknownMember), |s| s.group.heartbeat(now, who))
     }
 
     /// Whether this member may commit offsets; one without generation may while the group is empty.
-    pub fn may_commit(
-        &mut self,
-        now: Millis,
-        group: &str,
-        who: &Membership,
-    ) -> Result<(), GroupError> {
+    pub fn may_commit(&mut self, now: Millis, group: &str, who: &Membership) -> Result<(), GroupError> {
         if group.len() > GROUP_ID_BYTES_MAX {
             return Err(GroupError::InvalidGroupId);
         }
@@ -152,12 +135,7 @@ impl Coordinator {
     }
 
     /// Members leave; an outcome for each.
-    pub fn leave(
-        &mut self,
-        now: Millis,
-        group: &str,
-        leavers: &[Leaver],
-    ) -> Vec<Result<(), GroupError>> {
+    pub fn leave(&mut self, now: Millis, group: &str, leavers: &[Leaver]) -> Vec<Result<(), GroupError>> {
         let outcome = self.with_group(now, group, |group, cx| group.leave(cx, leavers));
         outcome.unwrap_or_else(|| vec![Err(GroupError::UnknownMember); leavers.len()])
     }
@@ -216,12 +194,7 @@ impl Coordinator {
     }
 
     /// Runs one event on a group and settles what follows from it: bytes, alarm, end of the group.
-    fn with_group<R>(
-        &mut self,
-        now: Millis,
-        id: &str,
-        event: impl FnOnce(&mut Group, &mut Context) -> R,
-    ) -> Option<R> {
+    fn with_group<R>(&mut self, now: Millis, id: &str, event: impl FnOnce(&mut Group, &mut Context) -> R) -> Option<R> {
         let slot = self.groups.get_mut(id)?;
         let group = &mut slot.group;
         self.bytes -= group.bytes();
@@ -231,10 +204,7 @@ impl Coordinator {
             limits: &self.limits,
             replies: &mut self.replies,
             rebalances: &mut self.rebalances,
-            bytes_left: self
-                .limits
-                .total_bytes_max
-                .saturating_sub(self.bytes + group.bytes()),
+            bytes_left: self.limits.total_bytes_max.saturating_sub(self.bytes + group.bytes()),
             new_member_id: &mut |client_id| member_ids.next(client_id),
         };
         let outcome = event(group, &mut cx);

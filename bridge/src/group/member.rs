@@ -101,12 +101,8 @@ pub(super) fn protocols_bytes(protocols: &[Protocol]) -> usize {
 pub(super) fn vote(members: &BTreeMap<Arc<str>, Member>) -> Option<Arc<str>> {
     let first = members.values().next()?;
     let everyone_has = |p: &&Protocol| members.values().all(|m| m.supports(&p.name));
-    let mut candidates: Vec<(Arc<str>, usize)> = first
-        .protocols
-        .iter()
-        .filter(everyone_has)
-        .map(|p| (p.name.clone(), 0))
-        .collect();
+    let mut candidates: Vec<(Arc<str>, usize)> =
+        first.protocols.iter().filter(everyone_has).map(|p| (p.name.clone(), 0)).collect();
     for member in members.values() {
         let candidate = |p: &Protocol| candidates.iter().position(|(name, _)| *name == p.name);
         if let Some(choice) = member.protocols.iter().find_map(candidate) {

@@ -36,11 +36,7 @@ impl Group {
 
     fn open_window(&mut self, now: Millis, wait_ms: u64, gathering_until: Option<Millis>) {
         self.sync_deadline = None;
-        self.phase = Phase::Preparing(Window {
-            deadline: now.saturating_add(wait_ms),
-            gathering_until,
-            grown: false,
-        });
+        self.phase = Phase::Preparing(Window { deadline: now.saturating_add(wait_ms), gathering_until, grown: false });
     }
 
     fn rebalance_timeout_ms(&self) -> u64 {
@@ -178,10 +174,7 @@ impl Group {
     /// Nobody waits for the answer of `token` any more: its connection is gone.
     pub fn abandon(&mut self, cx: &mut Context, token: Token) {
         let waiting = [Waiting::Join(token), Waiting::Sync(token)];
-        let found = self
-            .members
-            .iter_mut()
-            .find(|(_, m)| waiting.contains(&m.waiting));
+        let found = self.members.iter_mut().find(|(_, m)| waiting.contains(&m.waiting));
         let Some((id, member)) = found else {
             return;
         };

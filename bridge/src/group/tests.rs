@@ -5,8 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Coordinator, GroupError, Join, JoinRefused, Joined, Leaver, Limits, Membership, Protocol,
-    Reply, State, Sync, Token,
+    Coordinator, GroupError, Join, JoinRefused, Joined, Leaver, Limits, Membership, Protocol, Reply, State, Sync, Token,
 };
 
 const SESSION_MS: u64 = 10_000;
@@ -37,12 +36,7 @@ fn script() -> Script {
 }
 
 fn script_with(limits: Limits) -> Script {
-    Script {
-        groups: Coordinator::new(limits, 0),
-        now: 0,
-        tokens: 0,
-        heard: Vec::new(),
-    }
+    Script { groups: Coordinator::new(limits, 0), now: 0, tokens: 0, heard: Vec::new() }
 }
 
 fn join() -> Join {
@@ -61,33 +55,20 @@ fn join() -> Join {
 }
 
 fn protocol(name: &str, metadata: &str) -> Protocol {
-    Protocol {
-        name: name.into(),
-        metadata: Bytes::copy_from_slice(metadata.as_bytes()),
-    }
+    Protocol { name: name.into(), metadata: Bytes::copy_from_slice(metadata.as_bytes()) }
 }
 
 fn again(joined: &Joined) -> Join {
-    Join {
-        member_id: joined.member_id.clone(),
-        ..join()
-    }
+    Join { member_id: joined.member_id.clone(), ..join() }
 }
 
 fn instance(name: &str) -> Join {
-    Join {
-        instance_id: Some(name.into()),
-        ..join()
-    }
+    Join { instance_id: Some(name.into()), ..join() }
 }
 
 fn member(joined: &Joined) -> Membership {
     let member_id = joined.member_id.clone();
-    Membership {
-        member_id,
-        instance_id: None,
-        generation: joined.generation,
-    }
+    Membership { member_id, instance_id: None, generation: joined.generation }
 }
 
 impl Script {
@@ -105,9 +86,7 @@ impl Script {
     fn sync(&mut self, joined: &Joined, parts: &[(&Joined, &'static str)]) -> Token {
         self.tokens += 1;
         let token = Token(self.tokens);
-        let part = |(who, part): &(&Joined, &'static str)| {
-            (who.member_id.clone(), Bytes::from_static(part.as_bytes()))
-        };
+        let part = |(who, part): &(&Joined, &'static str)| (who.member_id.clone(), Bytes::from_static(part.as_bytes()));
         let sync = Sync {
             member: member(joined),
             protocol_type: None,
@@ -123,10 +102,7 @@ impl Script {
     }
 
     fn leave(&mut self, joined: &Joined) -> Result<(), GroupError> {
-        let leaver = Leaver {
-            member_id: joined.member_id.clone(),
-            instance_id: None,
-        };
+        let leaver = Leaver { member_id: joined.member_id.clone(), instance_id: None };
         self.groups.leave(self.now, "g", &[leaver])[0]
     }
 
@@ -186,10 +162,7 @@ impl Script {
     fn two(&mut self, first: Join, second: Join) -> (Joined, Joined) {
         let a = self.alone(first);
         let second = self.join(second);
-        let first = self.join(Join {
-            instance_id: None,
-            ..again(&a)
-        });
+        let first = self.join(Join { instance_id: None, ..again(&a) });
         let (a, b) = (self.joined(first), self.joined(second));
         let part = self.sync(&b, &[]);
         let parts = self.sync(&a, &[(&a, "left"), (&b, "right")]);
@@ -204,10 +177,7 @@ fn one_member_joins_syncs_and_lives() {
     let mut s = script();
     let token = s.join(join());
     let a = s.joined(token);
-    assert_eq!(
-        (a.generation, &*a.protocol, &a.leader),
-        (1, "range", &a.member_id)
-    );
+    assert_eq!((a.generation, &*a.protocol, &a.leader), (1, "range", &a.member_id));
     assert_eq!(a.members.len(), 1);
     assert_eq!(s.state(), Some(State::CompletingRebalance));
     assert_eq!(s.heartbeat(&a), Ok(()));
@@ -224,43 +194,28 @@ fn one_member_joins_syncs_and_lives() {
 #[test]
 fn a_client_that_can_is_told_its_id_first() {
     let mut s = script();
-    let polite = Join {
-        can_retry_with_id: true,
-        ..join()
-    };
+    let polite = Join { can_retry_with_id: true, ..join() };
     let token = s.join(polite.clone());
     let refused = s.refused(token);
     assert_eq!(refused.error, GroupError::MemberIdRequired);
     assert!(refused.member_id.starts_with("c-"));
     let id = refused.member_id;
-    let token = s.join(Join {
-        member_id: id.clone(),
-        ..polite.clone()
-    });
+    let token = s.join(Join { member_id: id.clone(), ..polite.clone() });
     assert_eq!(s.joined(token).member_id, id);
     // A made-up id is not an introduction.
-    let token = s.join(Join {
-        member_id: "c-made-up".into(),
-        ..polite
-    });
+    let token = s.join(Join { member_id: "c-made-up".into(), ..polite });
     assert_eq!(s.refused(token).error, GroupError::UnknownMember);
 }
 
 #[test]
 fn an_id_not_used_in_time_is_forgotten() {
     let mut s = script();
-    let polite = Join {
-        can_retry_with_id: true,
-        ..join()
-    };
+    let polite = Join { can_retry_with_id: true, ..join() };
     let token = s.join(polite.clone());
     let id = s.refused(token).member_id;
     s.pass(SESSION_MS);
     assert_eq!(s.state(), None);
-    let token = s.join(Join {
-        member_id: id,
-        ..polite
-    });
+    let token = s.join(Join { member_id: id, ..polite });
     assert_eq!(s.refused(token).error, GroupError::UnknownMember);
 }
 
@@ -285,10 +240,7 @@ fn a_second_member_makes_everyone_join_again() {
 
 #[test]
 fn simultaneous_joins_share_one_generation() {
-    let mut s = script_with(Limits {
-        initial_rebalance_delay_ms: 100,
-        ..limits()
-    });
+    let mut s = script_with(Limits { initial_rebalance_delay_ms: 100, ..limits() });
     let first = s.join(join());
     s.pass(60);
     let second = s.join(join());
@@ -304,15 +256,8 @@ fn simultaneous_joins_share_one_generation() {
 
 #[test]
 fn the_gathering_of_first_members_ends() {
-    let mut s = script_with(Limits {
-        initial_rebalance_delay_ms: 3_000,
-        members_max: 100,
-        ..limits()
-    });
-    let quick = || Join {
-        rebalance_timeout_ms: 7_000,
-        ..join()
-    };
+    let mut s = script_with(Limits { initial_rebalance_delay_ms: 3_000, members_max: 100, ..limits() });
+    let quick = || Join { rebalance_timeout_ms: 7_000, ..join() };
     let first = s.join(quick());
     for _ in 0..3 {
         s.pass(2_000);
@@ -320,11 +265,7 @@ fn the_gathering_of_first_members_ends() {
         assert_eq!(s.hear(first), None);
     }
     s.pass(1_000);
-    assert_eq!(
-        s.joined(first).members.len(),
-        4,
-        "at the rebalance timeout, whoever else might come"
-    );
+    assert_eq!(s.joined(first).members.len(), 4, "at the rebalance timeout, whoever else might come");
 }
 
 #[test]
@@ -336,10 +277,7 @@ fn the_leader_leaves_and_another_leads() {
     assert_eq!(s.heartbeat(&a), Err(GroupError::UnknownMember));
     let token = s.join(again(&b));
     let b = s.joined(token);
-    assert_eq!(
-        (b.generation, &b.leader, b.members.len()),
-        (3, &b.member_id, 1)
-    );
+    assert_eq!((b.generation, &b.leader, b.members.len()), (3, &b.member_id, 1));
     assert_eq!(s.leave(&b), Ok(()));
     assert_eq!(s.state(), None, "an empty group is forgotten");
 }
@@ -360,10 +298,7 @@ fn a_silent_member_dies_and_the_others_rebalance() {
 #[test]
 fn a_member_that_does_not_join_again_is_left_behind() {
     let mut s = script();
-    let a = s.alone(Join {
-        session_timeout_ms: 1_800_000,
-        ..join()
-    });
+    let a = s.alone(Join { session_timeout_ms: 1_800_000, ..join() });
     let second = s.join(join());
     s.pass(REBALANCE_MS - 1);
     assert_eq!(s.hear(second), None);
@@ -396,10 +331,7 @@ fn a_leader_that_never_divides_is_left_behind() {
 fn a_stale_generation_is_refused() {
     let mut s = script();
     let a = s.alone(join());
-    let stale = Joined {
-        generation: a.generation - 1,
-        ..a.clone()
-    };
+    let stale = Joined { generation: a.generation - 1, ..a.clone() };
     assert_eq!(s.heartbeat(&stale), Err(GroupError::IllegalGeneration));
     let token = s.sync(&stale, &[]);
     assert_eq!(s.synced(token), Err(GroupError::IllegalGeneration));
@@ -423,10 +355,7 @@ fn a_new_subscription_rebalances() {
     let mut s = script();
     let (_, b) = s.two(join(), join());
     let protocols = vec![protocol("range", "more topics")];
-    let token = s.join(Join {
-        protocols,
-        ..again(&b)
-    });
+    let token = s.join(Join { protocols, ..again(&b) });
     assert_eq!(s.hear(token), None);
     assert_eq!(s.state(), Some(State::PreparingRebalance));
 }
@@ -435,27 +364,15 @@ fn a_new_subscription_rebalances() {
 fn the_protocol_everyone_has_wins() {
     let mut s = script();
     let both = vec![protocol("sticky", ""), protocol("range", "")];
-    let a = s.alone(Join {
-        protocols: both.clone(),
-        ..join()
-    });
+    let a = s.alone(Join { protocols: both.clone(), ..join() });
     assert_eq!(&*a.protocol, "sticky");
     let second = s.join(join());
-    let first = s.join(Join {
-        protocols: both,
-        ..again(&a)
-    });
+    let first = s.join(Join { protocols: both, ..again(&a) });
     assert_eq!(&*s.joined(first).protocol, "range");
     s.joined(second);
-    let odd = s.join(Join {
-        protocols: vec![protocol("sticky", "")],
-        ..join()
-    });
+    let odd = s.join(Join { protocols: vec![protocol("sticky", "")], ..join() });
     assert_eq!(s.refused(odd).error, GroupError::InconsistentProtocol);
-    let connect = s.join(Join {
-        protocol_type: "connect".into(),
-        ..join()
-    });
+    let connect = s.join(Join { protocol_type: "connect".into(), ..join() });
     assert_eq!(s.refused(connect).error, GroupError::InconsistentProtocol);
 }
 
@@ -466,32 +383,20 @@ fn a_static_member_comes_back_to_its_part() {
     let token = s.join(instance("box"));
     let back = s.joined(token);
     assert_ne!(back.member_id, b.member_id);
-    assert_eq!(
-        (back.generation, &back.leader),
-        (b.generation, &a.member_id)
-    );
+    assert_eq!((back.generation, &back.leader), (b.generation, &a.member_id));
     let token = s.sync(&back, &[]);
     assert_eq!(s.synced(token), Ok(Bytes::from("right")));
     assert_eq!(s.heartbeat(&a), Ok(()), "nobody else noticed");
     // The one it replaced is told so.
-    let old = Membership {
-        instance_id: Some("box".into()),
-        ..member(&b)
-    };
-    assert_eq!(
-        s.groups.heartbeat(s.now, "g", &old),
-        Err(GroupError::FencedInstance)
-    );
+    let old = Membership { instance_id: Some("box".into()), ..member(&b) };
+    assert_eq!(s.groups.heartbeat(s.now, "g", &old), Err(GroupError::FencedInstance));
 }
 
 #[test]
 fn a_static_leader_comes_back_without_dividing_again() {
     let mut s = script();
     let a = s.alone(instance("box"));
-    let token = s.join(Join {
-        can_skip_assignment: true,
-        ..instance("box")
-    });
+    let token = s.join(Join { can_skip_assignment: true, ..instance("box") });
     let new = s.joined(token);
     assert!(new.skip_assignment);
     assert_eq!((&new.leader, new.members.len()), (&new.member_id, 1));
@@ -507,10 +412,7 @@ fn a_static_leader_comes_back_without_dividing_again() {
 #[test]
 fn a_static_member_keeps_its_place_through_a_rebalance() {
     let mut s = script();
-    let a = s.alone(Join {
-        session_timeout_ms: 600_000,
-        ..instance("box")
-    });
+    let a = s.alone(Join { session_timeout_ms: 600_000, ..instance("box") });
     let second = s.join(join());
     s.pass(REBALANCE_MS);
     let b = s.joined(second);
@@ -535,13 +437,8 @@ fn a_static_member_ends_with_its_session() {
 fn an_administrator_removes_a_static_member_by_its_instance() {
     let mut s = script();
     s.alone(instance("box"));
-    let by_name = |name: &str| Leaver {
-        member_id: "".into(),
-        instance_id: Some(name.into()),
-    };
-    let outcome = s
-        .groups
-        .leave(s.now, "g", &[by_name("other"), by_name("box")]);
+    let by_name = |name: &str| Leaver { member_id: "".into(), instance_id: Some(name.into()) };
+    let outcome = s.groups.leave(s.now, "g", &[by_name("other"), by_name("box")]);
     assert_eq!(outcome, [Err(GroupError::UnknownMember), Ok(())]);
     assert_eq!(s.state(), None);
 }
@@ -568,11 +465,7 @@ fn a_waiting_member_that_hangs_up_dies_of_silence() {
     let mut s = script();
     let (a, b) = s.two(join(), join());
     let token = s.join(again(&a));
-    assert_eq!(
-        s.state(),
-        Some(State::PreparingRebalance),
-        "a leader that joins wants to divide"
-    );
+    assert_eq!(s.state(), Some(State::PreparingRebalance), "a leader that joins wants to divide");
     s.groups.abandon(s.now, "g", token);
     let other = s.join(again(&b));
     s.pass(SESSION_MS);
@@ -582,22 +475,12 @@ fn a_waiting_member_that_hangs_up_dies_of_silence() {
 #[test]
 fn a_consumer_without_a_group_commits_into_an_empty_one() {
     let mut s = script();
-    let nobody = Membership {
-        member_id: "".into(),
-        instance_id: None,
-        generation: -1,
-    };
+    let nobody = Membership { member_id: "".into(), instance_id: None, generation: -1 };
     assert_eq!(s.groups.may_commit(0, "g", &nobody), Ok(()));
     let a = s.alone(join());
-    assert_eq!(
-        s.groups.may_commit(0, "g", &nobody),
-        Err(GroupError::UnknownMember)
-    );
+    assert_eq!(s.groups.may_commit(0, "g", &nobody), Err(GroupError::UnknownMember));
     assert_eq!(s.groups.may_commit(0, "g", &member(&a)), Ok(()));
-    assert_eq!(
-        s.groups.may_commit(0, "h", &member(&a)),
-        Err(GroupError::IllegalGeneration)
-    );
+    assert_eq!(s.groups.may_commit(0, "h", &member(&a)), Err(GroupError::IllegalGeneration));
 }
 
 #[test]
@@ -605,11 +488,7 @@ fn commits_stop_while_the_leader_divides() {
     let mut s = script();
     let a = s.alone(join());
     let second = s.join(join());
-    assert_eq!(
-        s.groups.may_commit(0, "g", &member(&a)),
-        Ok(()),
-        "what it worked on before"
-    );
+    assert_eq!(s.groups.may_commit(0, "g", &member(&a)), Ok(()), "what it worked on before");
     let first = s.join(again(&a));
     let (a, _) = (s.joined(first), s.joined(second));
     let commit = s.groups.may_commit(0, "g", &member(&a));
@@ -618,10 +497,7 @@ fn commits_stop_while_the_leader_divides() {
 
 #[test]
 fn groups_members_and_bytes_are_bounded() {
-    let mut s = script_with(Limits {
-        initial_rebalance_delay_ms: 10,
-        ..limits()
-    });
+    let mut s = script_with(Limits { initial_rebalance_delay_ms: 10, ..limits() });
     for _ in 0..4 {
         s.join(join());
     }
@@ -632,36 +508,18 @@ fn groups_members_and_bytes_are_bounded() {
     let fourth_group = s.join_group("j", join());
     assert_eq!(s.refused(fourth_group).error, GroupError::Full);
     let long = "x".repeat(1_001);
-    let heavy = s.join_group(
-        "h",
-        Join {
-            protocols: vec![protocol("range", &long)],
-            ..join()
-        },
-    );
+    let heavy = s.join_group("h", Join { protocols: vec![protocol("range", &long)], ..join() });
     assert_eq!(s.refused(heavy).error, GroupError::Full);
     let nameless = s.join_group("", join());
     assert_eq!(s.refused(nameless).error, GroupError::InvalidGroupId);
-    let hasty = s.join_group(
-        "h",
-        Join {
-            session_timeout_ms: 5_999,
-            ..join()
-        },
-    );
+    let hasty = s.join_group("h", Join { session_timeout_ms: 5_999, ..join() });
     assert_eq!(s.refused(hasty).error, GroupError::InvalidSessionTimeout);
 }
 
 #[test]
 fn total_bytes_are_given_back() {
-    let mut s = script_with(Limits {
-        total_bytes_max: 1_500,
-        ..limits()
-    });
-    let heavy = || Join {
-        protocols: vec![protocol("range", &"x".repeat(900))],
-        ..join()
-    };
+    let mut s = script_with(Limits { total_bytes_max: 1_500, ..limits() });
+    let heavy = || Join { protocols: vec![protocol("range", &"x".repeat(900))], ..join() };
     let token = s.join(heavy());
     let a = s.joined(token);
     let refused = s.join_group("h", heavy());
@@ -676,18 +534,9 @@ fn a_protocol_tie_is_stable() {
     let names: Vec<Arc<str>> = (0..3)
         .map(|_| {
             let mut s = script();
-            let a = s.alone(Join {
-                protocols: vec![protocol("a", ""), protocol("b", "")],
-                ..join()
-            });
-            let second = s.join(Join {
-                protocols: vec![protocol("b", ""), protocol("a", "")],
-                ..join()
-            });
-            let first = s.join(Join {
-                protocols: vec![protocol("a", ""), protocol("b", "")],
-                ..again(&a)
-            });
+            let a = s.alone(Join { protocols: vec![protocol("a", ""), protocol("b", "")], ..join() });
+            let second = s.join(Join { protocols: vec![protocol("b", ""), protocol("a", "")], ..join() });
+            let first = s.join(Join { protocols: vec![protocol("a", ""), protocol("b", "")], ..again(&a) });
             s.joined(second);
             s.joined(first).protocol
         })

@@ -3,9 +3,7 @@
 use bytes::{BufMut, Bytes};
 use kafka_protocol::{
     ResponseError,
-    messages::{
-        ApiKey, ApiVersionsRequest, ApiVersionsResponse, api_versions_response::ApiVersion,
-    },
+    messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, api_versions_response::ApiVersion},
 };
 
 use super::{
@@ -16,8 +14,8 @@ use super::{
 pub(super) fn api_versions(mut call: Call) -> Work {
     Box::pin(async move {
         let request: ApiVersionsRequest = call.decode()?;
-        let named = is_software_word(&request.client_software_name)
-            && is_software_word(&request.client_software_version);
+        let named =
+            is_software_word(&request.client_software_name) && is_software_word(&request.client_software_version);
         let response = if call.version >= 3 && !named {
             ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code())
         } else {
@@ -35,10 +33,7 @@ pub(super) fn api_versions(mut call: Call) -> Work {
 }
 
 fn range(api: &Api) -> ApiVersion {
-    ApiVersion::default()
-        .with_api_key(api.key as i16)
-        .with_min_version(api.min)
-        .with_max_version(api.max)
+    ApiVersion::default().with_api_key(api.key as i16).with_min_version(api.min).with_max_version(api.max)
 }
 
 /// Letters and digits; `-` and `.` inside.

@@ -103,11 +103,7 @@ pub(super) enum Incoming {
 
 impl Call {
     /// Reads the header of `frame` and finds the API.
-    pub fn open(
-        server: &Arc<Server>,
-        client: &Rc<Client>,
-        mut frame: Bytes,
-    ) -> Result<Incoming, ConnectionError> {
+    pub fn open(server: &Arc<Server>, client: &Rc<Client>, mut frame: Bytes) -> Result<Incoming, ConnectionError> {
         if frame.len() < 8 {
             return Err(ConnectionError::MalformedHeader("less than 8 bytes"));
         }
@@ -156,12 +152,7 @@ impl Call {
 
     /// Makes sure that the lengths in the body are true, so that the codec can be let loose on it.
     pub fn check_shape(&self) -> Result<usize, ConnectionError> {
-        let checked = shape::check(
-            &self.body,
-            self.api.request,
-            self.version,
-            self.is_flexible(),
-        );
+        let checked = shape::check(&self.body, self.api.request, self.version, self.is_flexible());
         checked.map_err(|error: ShapeError| self.malformed(error.to_string()))
     }
 
@@ -172,11 +163,7 @@ impl Call {
 
     fn malformed(&self, reason: String) -> ConnectionError {
         let (api, version) = (self.api.key, self.version);
-        ConnectionError::Malformed {
-            api,
-            version,
-            reason,
-        }
+        ConnectionError::Malformed { api, version, reason }
     }
 
     fn is_flexible(&self) -> bool {
@@ -194,11 +181,7 @@ impl Call {
             Ok(frame) => Ok(Some(finish_frame(frame))),
             Err(error) => {
                 let (api, reason) = (self.api.key, error.to_string());
-                Err(ConnectionError::Encode {
-                    api,
-                    version,
-                    reason,
-                })
+                Err(ConnectionError::Encode { api, version, reason })
             }
         }
     }

@@ -32,11 +32,7 @@ const IDLE_SECONDS_MAX: u64 = 600;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<S>(
-    server: Arc<Server>,
-    client: Client,
-    stream: S,
-) -> Result<(), ConnectionError>
+pub(super) async fn serve<S>(server: Arc<Server>, client: Client, stream: S) -> Result<(), ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -127,14 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // While a request is worked on, silence is the client waiting for us.
         let may_idle = self.pending.is_empty() || !self.outbox.is_empty();
         let idle = idle_from + Duration::from_secs(IDLE_SECONDS_MAX);
-        let Connection {
-            reader,
-            writer,
-            inbox,
-            pending,
-            outbox,
-            ..
-        } = self;
+        let Connection { reader, writer, inbox, pending, outbox, .. } = self;
         if inbox.capacity() - inbox.len() < READ_BYTES / 4 {
             inbox.reserve(READ_BYTES.max(inbox.len())); // at most twice what has arrived
         }
@@ -189,11 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         };
         self.pending_bytes += request_bytes;
-        self.pending.push_back(Pending {
-            work,
-            request_bytes,
-            parks,
-        });
+        self.pending.push_back(Pending { work, request_bytes, parks });
         Ok(())
     }
 

@@ -3,9 +3,8 @@
 use kafka_protocol::{
     ResponseError,
     messages::{
-        BrokerId, DescribeClusterRequest, DescribeClusterResponse, FindCoordinatorRequest,
-        FindCoordinatorResponse, describe_cluster_response::DescribeClusterBroker,
-        find_coordinator_response::Coordinator,
+        BrokerId, DescribeClusterRequest, DescribeClusterResponse, FindCoordinatorRequest, FindCoordinatorResponse,
+        describe_cluster_response::DescribeClusterBroker, find_coordinator_response::Coordinator,
     },
     protocol::StrBytes,
 };
@@ -51,14 +50,8 @@ fn find(call: &Call, key_type: i8) -> Coordinator {
             .with_port(call.client.port)
             .with_error_message(Some(StrBytes::default())),
         // The one error that every client's transactional producer gives up on at once.
-        TRANSACTION => refused(
-            ResponseError::TransactionalIdAuthorizationFailed,
-            "transactions are not served",
-        ),
-        _ => refused(
-            ResponseError::InvalidRequest,
-            "only groups have a coordinator here",
-        ),
+        TRANSACTION => refused(ResponseError::TransactionalIdAuthorizationFailed, "transactions are not served"),
+        _ => refused(ResponseError::InvalidRequest, "only groups have a coordinator here"),
     }
 }
 
@@ -70,9 +63,7 @@ pub(super) fn describe_cluster(mut call: Call) -> Work {
             let refused = response
                 .with_error_code(ResponseError::UnsupportedEndpointType.code())
                 .with_endpoint_type(request.endpoint_type)
-                .with_error_message(Some(StrBytes::from_static_str(
-                    "there are no controller endpoints",
-                )));
+                .with_error_message(Some(StrBytes::from_static_str("there are no controller endpoints")));
             return call.answer(&refused);
         }
         let node_id = BrokerId(call.server.config.node_id);

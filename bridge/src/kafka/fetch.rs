@@ -57,11 +57,7 @@ pub(super) fn fetch(mut call: Call) -> Work {
         let goal = Goal::of(&request);
         gather_until(&goal, &mut topics).await;
         let response = respond(&topics, request.isolation_level == READ_COMMITTED);
-        let bytes = topics
-            .iter()
-            .flat_map(|(_, parts)| parts)
-            .map(|part| part.bytes)
-            .sum();
+        let bytes = topics.iter().flat_map(|(_, parts)| parts).map(|part| part.bytes).sum();
         add(&call.server.metrics().fetched_bytes, bytes);
         drop(topics);
         call.answer(&response)
@@ -82,9 +78,7 @@ fn plan(server: &Server, request: &FetchRequest) -> Plan {
 
 fn plan_part(server: &Server, topic: Option<&Topic>, asked: &FetchPartition) -> Part {
     let partition = topic.and_then(|t| t.partitions.get(usize::try_from(asked.partition).ok()?));
-    let known = partition
-        .cloned()
-        .ok_or(ResponseError::UnknownTopicOrPartition);
+    let known = partition.cloned().ok_or(ResponseError::UnknownTopicOrPartition);
     let source = known.and_then(|partition| {
         check_epoch(server, asked.current_leader_epoch)?;
         Ok(partition)
@@ -109,16 +103,10 @@ struct Goal {
 
 impl Goal {
     fn of(request: &FetchRequest) -> Goal {
-        let wait_ms = u64::try_from(request.max_wait_ms)
-            .unwrap_or(0)
-            .min(WAIT_MS_MAX);
-        let bytes_max = usize::try_from(request.max_bytes)
-            .unwrap_or(0)
-            .min(FETCH_BYTES_MAX);
+        let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(WAIT_MS_MAX);
+        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
         Goal {
-            bytes_min: usize::try_from(request.min_bytes)
-                .unwrap_or(0)
-                .min(bytes_max),
+            bytes_min: usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max),
             bytes_max,
             deadline: Instant::now() + Duration::from_millis(wait_ms),
         }
@@ -139,8 +127,7 @@ async fn gather_until(goal: &Goal, topics: &mut Plan) {
         }
         let bytes = gather(goal, topics).await;
         let mut parts = topics.iter().flat_map(|(_, parts)| parts);
-        let is_enough =
-            bytes >= goal.bytes_min || parts.any(|part| part.source.is_err() || part.is_full);
+        let is_enough = bytes >= goal.bytes_min || parts.any(|part| part.source.is_err() || part.is_full);
         if is_enough || time_is_up {
             return;
         }
@@ -151,15 +138,10 @@ async fn gather_until(goal: &Goal, topics: &mut Plan) {
 
 /// Reads what can be read now; gives the bytes held by then.
 async fn gather(goal: &Goal, topics: &mut Plan) -> usize {
-    let held = topics
-        .iter()
-        .flat_map(|(_, parts)| parts)
-        .map(|part| part.bytes);
+    let held = topics.iter().flat_map(|(_, parts)| parts).map(|part| part.bytes);
     let mut total: usize = held.sum();
     for part in topics.iter_mut().flat_map(|(_, parts)| parts) {
-        total += part
-            .read(goal.bytes_max.saturating_sub(total), total == 0)
-            .await;
+        total += part.read(goal.bytes_max.saturating_sub(total), total == 0).await;
     }
     total
 }
@@ -238,9 +220,7 @@ fn offset_after(mut batches: &[u8]) -> Option<i64> {
 fn respond(topics: &Plan, committed_only: bool) -> FetchResponse {
     let responses = topics.iter().map(|(name, parts)| {
         let partitions = parts.iter().map(|part| respond_part(part, committed_only));
-        FetchableTopicResponse::default()
-            .with_topic(name.clone())
-            .with_partitions(partitions.collect())
+        FetchableTopicResponse::default().with_topic(name.clone()).with_partitions(partitions.collect())
     });
     FetchResponse::default().with_responses(responses.collect())
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
-        GroupId, ListGroupsRequest, ListGroupsResponse,
+        DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, GroupId,
+        ListGroupsRequest, ListGroupsResponse,
         delete_groups_response::DeletableGroupResult,
         describe_groups_response::{DescribedGroup, DescribedGroupMember},
         list_groups_response::ListedGroup,
@@ -28,10 +28,7 @@ const DEAD: &str = "Dead";
 pub(super) fn describe_groups(mut call: Call) -> Work {
     Box::pin(async move {
         let request: DescribeGroupsRequest = call.decode()?;
-        let groups = request
-            .groups
-            .into_iter()
-            .map(|group| describe(&call, group));
+        let groups = request.groups.into_iter().map(|group| describe(&call, group));
         let response = DescribeGroupsResponse::default().with_groups(groups.collect());
         call.answer(&response)
     })
@@ -44,13 +41,7 @@ fn describe(call: &Call, group: GroupId) -> DescribedGroup {
             .with_group_state(StrBytes::from_static_str(description.state.name()))
             .with_protocol_type(text(&description.protocol_type))
             .with_protocol_data(text(&description.protocol))
-            .with_members(
-                description
-                    .members
-                    .into_iter()
-                    .map(describe_member)
-                    .collect(),
-            ),
+            .with_members(description.members.into_iter().map(describe_member).collect()),
         None if call.server.offsets.knows(&group) => described
             .with_group_state(StrBytes::from_static_str(State::Empty.name()))
             .with_protocol_type(StrBytes::from_static_str(CONSUMER)),
@@ -73,15 +64,12 @@ pub(super) fn list_groups(mut call: Call) -> Work {
     Box::pin(async move {
         let request: ListGroupsRequest = call.decode()?;
         let offsets_alone = call.server.offsets.groups().into_iter();
-        let mut groups: BTreeMap<_, _> = offsets_alone
-            .map(|group| (group, (CONSUMER.into(), State::Empty)))
-            .collect();
+        let mut groups: BTreeMap<_, _> = offsets_alone.map(|group| (group, (CONSUMER.into(), State::Empty))).collect();
         for group in call.server.groups.list() {
             groups.insert(group.group, (group.protocol_type, group.state));
         }
-        let among = |filter: &[StrBytes], name: &str| {
-            filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(name))
-        };
+        let among =
+            |filter: &[StrBytes], name: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(name));
         let listed = groups.into_iter().filter(|(_, (_, state))| {
             among(&request.states_filter, state.name()) && among(&request.types_filter, "classic")
         });

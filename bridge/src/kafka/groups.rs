@@ -15,8 +15,8 @@ use tokio::{
 
 use super::metrics::Metrics;
 use crate::group::{
-    Coordinator, Description, GroupError, Join, JoinRefused, Joined, Leaver, Limits, Membership,
-    Millis, Overview, Reply, Sync, Synced, Token,
+    Coordinator, Description, GroupError, Join, JoinRefused, Joined, Leaver, Limits, Membership, Millis, Overview,
+    Reply, Sync, Synced, Token,
 };
 
 type JoinOutcome = Result<Joined, JoinRefused>;
@@ -51,11 +51,7 @@ struct Abandon<'a> {
 
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
-        let Abandon {
-            groups,
-            group,
-            token,
-        } = *self;
+        let Abandon { groups, group, token } = *self;
         groups.event(|desk, now| {
             if desk.waiting.remove(&token).is_some() {
                 desk.coordinator.abandon(now, group, token);
@@ -70,11 +66,7 @@ impl Groups {
         let seed = getrandom::u64().unwrap_or(0);
         Groups {
             started: Instant::now(),
-            desk: Mutex::new(Desk {
-                coordinator: Coordinator::new(limits, seed),
-                waiting: HashMap::new(),
-                tokens: 0,
-            }),
+            desk: Mutex::new(Desk { coordinator: Coordinator::new(limits, seed), waiting: HashMap::new(), tokens: 0 }),
             sooner: Notify::new(),
             metrics,
         }
@@ -89,16 +81,9 @@ impl Groups {
             desk.coordinator.join(now, token, group, join);
             token
         });
-        let _abandon = Abandon {
-            groups: self,
-            group,
-            token,
-        };
+        let _abandon = Abandon { groups: self, group, token };
         // The sender lives in `self` until it has sent.
-        let gone = JoinRefused {
-            error: GroupError::UnknownMember,
-            member_id: asked,
-        };
+        let gone = JoinRefused { error: GroupError::UnknownMember, member_id: asked };
         answered.await.unwrap_or(Err(gone))
     }
 
@@ -110,11 +95,7 @@ impl Groups {
             desk.coordinator.sync(now, token, group, sync);
             token
         });
-        let _abandon = Abandon {
-            groups: self,
-            group,
-            token,
-        };
+        let _abandon = Abandon { groups: self, group, token };
         answered.await.unwrap_or(Err(GroupError::UnknownMember))
     }
 
@@ -172,9 +153,7 @@ impl Groups {
         let outcome = event(&mut desk, now);
         desk.deliver();
         let rebalances = desk.coordinator.rebalances();
-        self.metrics
-            .group_rebalances
-            .store(rebalances, Ordering::Relaxed);
+        self.metrics.group_rebalances.store(rebalances, Ordering::Relaxed);
         let after = desk.coordinator.next_deadline();
         drop(desk);
         if after.is_some_and(|after| before.is_none_or(|before| after < before)) {

@@ -23,19 +23,14 @@ pub(super) fn leader_epoch(mut call: Call) -> Work {
             let topic = call.server.bridge.topic(&asked.topic);
             let partitions = asked.partitions.iter();
             let partitions = partitions.map(|p| end_of_epoch(&call.server, topic.as_deref(), p));
-            let result =
-                OffsetForLeaderTopicResult::default().with_partitions(partitions.collect());
+            let result = OffsetForLeaderTopicResult::default().with_partitions(partitions.collect());
             response.topics.push(result.with_topic(asked.topic));
         }
         call.answer(&response)
     })
 }
 
-fn end_of_epoch(
-    server: &Server,
-    topic: Option<&Topic>,
-    asked: &OffsetForLeaderPartition,
-) -> EpochEndOffset {
+fn end_of_epoch(server: &Server, topic: Option<&Topic>, asked: &OffsetForLeaderPartition) -> EpochEndOffset {
     let end = EpochEndOffset::default().with_partition(asked.partition);
     let partition = topic.and_then(|t| t.partitions.get(usize::try_from(asked.partition).ok()?));
     let Some(partition) = partition else {

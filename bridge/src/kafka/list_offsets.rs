@@ -21,6 +21,9 @@ const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
 
+/// First version that has a leader epoch; the codec refuses to leave it out.
+const LEADER_EPOCH_FROM: i16 = 4;
+
 pub(super) fn list_offsets(mut call: Call) -> Work {
     Box::pin(async move {
         let request: ListOffsetsRequest = call.decode()?;
@@ -32,6 +35,9 @@ pub(super) fn list_offsets(mut call: Call) -> Work {
                 partitions.push(list_one(&call.server, topic.as_deref(), partition).await);
             }
             let topic = ListOffsetsTopicResponse::default().with_name(asked.name);
+            if call.version < LEADER_EPOCH_FROM {
+                partitions.iter_mut().for_each(|partition| partition.leader_epoch = -1);
+            }
             response.topics.push(topic.with_partitions(partitions));
         }
         call.answer(&response)
@@ -43,13 +49,11 @@ async fn list_one(
     topic: Option<&Topic>,
     asked: &ListOffsetsPartition,
 ) -> ListOffsetsPartitionResponse {
-    let response =
-        ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
+    let response = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
     match find(server, topic, asked).await {
-        Ok(Some((offset, timestamp))) => response
-            .with_offset(offset)
-            .with_timestamp(timestamp)
-            .with_leader_epoch(server.bridge.epoch()),
+        Ok(Some((offset, timestamp))) => {
+            response.with_offset(offset).with_timestamp(timestamp).with_leader_epoch(server.bridge.epoch())
+        }
         Ok(None) => response,
         Err(error) => response.with_error_code(error.code()),
     }
@@ -62,8 +66,7 @@ async fn find(
     asked: &ListOffsetsPartition,
 ) -> Result<Option<(i64, i64)>, ResponseError> {
     let index = usize::try_from(asked.partition_index).ok();
-    let partition: Option<&Partition> =
-        topic.and_then(|topic| Some(topic.partitions.get(index?)?.as_ref()));
+    let partition: Option<&Partition> = topic.and_then(|topic| Some(topic.partitions.get(index?)?.as_ref()));
     let partition = partition.ok_or(ResponseError::UnknownTopicOrPartition)?;
     check_epoch(server, asked.current_leader_epoch)?;
     let found = match asked.timestamp {
@@ -81,7 +84,7 @@ async fn find(
 pub(super) fn storage_error(partition: &Partition, error: &ReadError) -> ResponseError {
     match error {
         ReadError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
-        ReadError::Io(error) => {
+        ReadError::Disk(_) | ReadError::Damaged(_) => {
             let (topic_id, partition) = (partition.topic_id, partition.index);
             tracing::error!(topic_id, partition, %error, "a partition could not be read");
             ResponseError::KafkaStorageError

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kafka_protocol::{
     messages::{
-        HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse,
-        LeaveGroupRequest, LeaveGroupResponse, SyncGroupRequest, SyncGroupResponse,
-        join_group_response::JoinGroupResponseMember, leave_group_request::MemberIdentity,
-        leave_group_response::MemberResponse,
+        HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+        LeaveGroupResponse, SyncGroupRequest, SyncGroupResponse, join_group_response::JoinGroupResponseMember,
+        leave_group_request::MemberIdentity, leave_group_response::MemberResponse,
     },
     protocol::StrBytes,
 };
@@ -17,9 +16,7 @@ use super::{
     call::{Call, Work},
     groups::{error_code, outcome_code},
 };
-use crate::group::{
-    Join, JoinRefused, Joined, JoinedMember, Leaver, Membership, Protocol, Sync, Synced,
-};
+use crate::group::{Join, JoinRefused, Joined, JoinedMember, Leaver, Membership, Protocol, Sync, Synced};
 
 pub(super) fn join_group(mut call: Call) -> Work {
     Box::pin(async move {
@@ -39,10 +36,7 @@ pub(super) fn join_group(mut call: Call) -> Work {
 
 fn to_join(call: &Call, request: JoinGroupRequest) -> Join {
     let session_timeout_ms = request.session_timeout_ms.try_into().unwrap_or(0);
-    let protocols = request.protocols.into_iter().map(|p| Protocol {
-        name: arc(&p.name),
-        metadata: own(&p.metadata),
-    });
+    let protocols = request.protocols.into_iter().map(|p| Protocol { name: arc(&p.name), metadata: own(&p.metadata) });
     Join {
         member_id: arc(&request.member_id),
         instance_id: request.group_instance_id.as_ref().map(arc),
@@ -50,10 +44,7 @@ fn to_join(call: &Call, request: JoinGroupRequest) -> Join {
         client_host: format!("/{}", call.client.peer.ip()).into(),
         session_timeout_ms,
         // Version 0 has none: the session timeout is both.
-        rebalance_timeout_ms: request
-            .rebalance_timeout_ms
-            .try_into()
-            .unwrap_or(session_timeout_ms),
+        rebalance_timeout_ms: request.rebalance_timeout_ms.try_into().unwrap_or(session_timeout_ms),
         protocol_type: arc(&request.protocol_type),
         protocols: protocols.collect(),
         can_retry_with_id: call.version >= 4,
@@ -91,9 +82,7 @@ pub(super) fn sync_group(mut call: Call) -> Work {
             },
             protocol_type: request.protocol_type.as_ref().map(arc),
             protocol: request.protocol_name.as_ref().map(arc),
-            assignments: assignments
-                .map(|a| (arc(&a.member_id), own(&a.assignment)))
-                .collect(),
+            assignments: assignments.map(|a| (arc(&a.member_id), own(&a.assignment))).collect(),
         };
         drop(request); // it would hold the frame while this waits
         let response = match call.server.groups.sync(&group, sync).await {
@@ -128,17 +117,11 @@ pub(super) fn leave_group(mut call: Call) -> Work {
     Box::pin(async move {
         let request: LeaveGroupRequest = call.decode()?;
         let leavers: Vec<Leaver> = match call.version {
-            ..3 => vec![Leaver {
-                member_id: arc(&request.member_id),
-                instance_id: None,
-            }],
+            ..3 => vec![Leaver { member_id: arc(&request.member_id), instance_id: None }],
             _ => {
                 let leaver = |m: &MemberIdentity| {
                     let instance_id = m.group_instance_id.as_ref().map(arc);
-                    Leaver {
-                        member_id: arc(&m.member_id),
-                        instance_id,
-                    }
+                    Leaver { member_id: arc(&m.member_id), instance_id }
                 };
                 request.members.iter().map(leaver).collect()
             }

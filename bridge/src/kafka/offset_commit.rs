@@ -68,9 +68,8 @@ fn check(
                 }
                 Err(code) => code,
             };
-            let partition = OffsetCommitResponsePartition::default()
-                .with_partition_index(index)
-                .with_error_code(error_code);
+            let partition =
+                OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(error_code);
             partitions.push(partition);
         }
         let topic = OffsetCommitResponseTopic::default().with_name(asked.name);
@@ -80,15 +79,10 @@ fn check(
 }
 
 fn place(topic: Option<&Arc<Topic>>, index: i32) -> Result<Place, i16> {
-    let place = topic
-        .zip(u32::try_from(index).ok())
-        .and_then(|(topic, partition)| {
-            let exists = topic.partitions.get(partition as usize).is_some();
-            exists.then_some(Place {
-                topic_id: topic.id,
-                partition,
-            })
-        });
+    let place = topic.zip(u32::try_from(index).ok()).and_then(|(topic, partition)| {
+        let exists = topic.partitions.get(partition as usize).is_some();
+        exists.then_some(Place { topic_id: topic.id, partition })
+    });
     place.ok_or(ResponseError::UnknownTopicOrPartition.code())
 }
 
@@ -97,9 +91,7 @@ fn to_committed(partition: OffsetCommitRequestPartition) -> Result<Committed, i1
     if metadata.len() > METADATA_BYTES_MAX {
         return Err(ResponseError::OffsetMetadataTooLarge.code());
     }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Committed {
         offset: partition.committed_offset,
         leader_epoch: partition.committed_leader_epoch,

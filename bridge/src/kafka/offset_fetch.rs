@@ -36,9 +36,7 @@ pub(super) fn offset_fetch(mut call: Call) -> Work {
                 });
                 let offsets = look_up(&call, &group.group_id, asked);
                 let answer = OffsetFetchResponseGroup::default().with_group_id(group.group_id);
-                response
-                    .groups
-                    .push(answer.with_topics(offsets.into_iter().map(new_topic).collect()));
+                response.groups.push(answer.with_topics(offsets.into_iter().map(new_topic).collect()));
             }
         } else {
             let asked = request.topics.map(|topics| {
@@ -53,11 +51,7 @@ pub(super) fn offset_fetch(mut call: Call) -> Work {
 }
 
 /// The offsets of a group: of some partitions, or everything it ever committed.
-fn look_up(
-    call: &Call,
-    group: &str,
-    asked: Option<Vec<(TopicName, Vec<i32>)>>,
-) -> Vec<TopicOffsets> {
+fn look_up(call: &Call, group: &str, asked: Option<Vec<(TopicName, Vec<i32>)>>) -> Vec<TopicOffsets> {
     let Some(asked) = asked else {
         return everything(call, group);
     };
@@ -65,15 +59,10 @@ fn look_up(
         let topic = call.server.bridge.topic(&name);
         let committed = |index: i32| {
             let partition = index.try_into().ok()?;
-            let place = Place {
-                topic_id: topic.as_ref()?.id,
-                partition,
-            };
+            let place = Place { topic_id: topic.as_ref()?.id, partition };
             call.server.offsets.get(group, place)
         };
-        let partitions = partitions
-            .into_iter()
-            .map(|index| (index, committed(index)));
+        let partitions = partitions.into_iter().map(|index| (index, committed(index)));
         (name, partitions.collect())
     });
     topics.collect()
@@ -83,10 +72,7 @@ fn everything(call: &Call, group: &str) -> Vec<TopicOffsets> {
     let mut by_topic: BTreeMap<u32, Vec<(i32, Option<Committed>)>> = BTreeMap::new();
     for (place, committed) in call.server.offsets.of_group(group) {
         let index = i32::try_from(place.partition).unwrap_or(i32::MAX);
-        by_topic
-            .entry(place.topic_id)
-            .or_default()
-            .push((index, Some(committed)));
+        by_topic.entry(place.topic_id).or_default().push((index, Some(committed)));
     }
     let topics = call.server.bridge.topics();
     let topics = topics.iter().filter_map(|topic| {
@@ -101,12 +87,7 @@ fn metadata(committed: &Committed) -> Option<StrBytes> {
 }
 
 fn nothing() -> Committed {
-    Committed {
-        offset: -1,
-        leader_epoch: -1,
-        committed_at_ms: -1,
-        metadata: "".into(),
-    }
+    Committed { offset: -1, leader_epoch: -1, committed_at_ms: -1, metadata: "".into() }
 }
 
 fn old_topic((name, partitions): TopicOffsets) -> OffsetFetchResponseTopic {
@@ -118,9 +99,7 @@ fn old_topic((name, partitions): TopicOffsets) -> OffsetFetchResponseTopic {
             .with_committed_leader_epoch(committed.leader_epoch)
             .with_metadata(metadata(&committed))
     };
-    OffsetFetchResponseTopic::default()
-        .with_name(name)
-        .with_partitions(partitions.into_iter().map(partition).collect())
+    OffsetFetchResponseTopic::default().with_name(name).with_partitions(partitions.into_iter().map(partition).collect())
 }
 
 /// The same, in the types of version 8.

@@ -78,20 +78,10 @@ impl Offsets {
             }
         }
         if unreadable > 0 {
-            tracing::warn!(
-                unreadable,
-                "committed offsets that do not decode are ignored"
-            );
+            tracing::warn!(unreadable, "committed offsets that do not decode are ignored");
         }
-        tracing::info!(
-            groups = book.groups.len(),
-            offsets = taken,
-            "committed offsets recovered"
-        );
-        Offsets {
-            lane: bridge.lane(),
-            book: Mutex::new(book),
-        }
+        tracing::info!(groups = book.groups.len(), offsets = taken, "committed offsets recovered");
+        Offsets { lane: bridge.lane(), book: Mutex::new(book) }
     }
 
     /// Commits, and waits until that is durable and readable.
@@ -107,13 +97,9 @@ impl Offsets {
     }
 
     fn submit(&self, group: &Arc<str>, offsets: Vec<(Place, Committed)>) -> Result<Ticket, Full> {
-        let encode = |(place, committed): &(Place, Committed)| {
-            (encode_key(*place, group), committed.encode())
-        };
+        let encode = |(place, committed): &(Place, Committed)| (encode_key(*place, group), committed.encode());
         let encoded: Vec<_> = offsets.iter().map(encode).collect();
-        let puts = encoded
-            .iter()
-            .map(|(k, v)| (Space::OFFSETS, k.as_slice(), Some(v.as_slice())));
+        let puts = encoded.iter().map(|(k, v)| (Space::OFFSETS, k.as_slice(), Some(v.as_slice())));
         let puts: Vec<_> = puts.collect();
         let bytes: usize = offsets.iter().map(|(_, committed)| committed.bytes()).sum();
 
@@ -124,8 +110,7 @@ impl Offsets {
         book.bytes += bytes;
         // Under the lock: tickets and `pending` have one order.
         let ticket = self.lane.put_all(&puts);
-        book.pending
-            .push_back((ticket, Change::Commit(group.clone(), offsets)));
+        book.pending.push_back((ticket, Change::Commit(group.clone(), offsets)));
         Ok(ticket)
     }
 
@@ -134,19 +119,13 @@ impl Offsets {
         self.settle().await?;
         let ticket = {
             let mut book = self.book.lock();
-            let keys: Vec<_> = book
-                .places_of(group)
-                .map(|place| encode_key(place, group))
-                .collect();
+            let keys: Vec<_> = book.places_of(group).map(|place| encode_key(place, group)).collect();
             if keys.is_empty() {
                 return Ok(false);
             }
-            let deletes = keys
-                .iter()
-                .map(|key| (Space::OFFSETS, key.as_slice(), None));
+            let deletes = keys.iter().map(|key| (Space::OFFSETS, key.as_slice(), None));
             let ticket = self.lane.put_all(&deletes.collect::<Vec<_>>());
-            book.pending
-                .push_back((ticket, Change::Forget(group.clone())));
+            book.pending.push_back((ticket, Change::Forget(group.clone())));
             ticket
         };
         self.settle_to(ticket).await?;
@@ -177,9 +156,7 @@ impl Offsets {
     pub fn of_group(&self, group: &str) -> Vec<(Place, Committed)> {
         let book = self.book.lock();
         let offsets = book.groups.get(group).into_iter().flatten();
-        offsets
-            .map(|(place, committed)| (*place, committed.clone()))
-            .collect()
+        offsets.map(|(place, committed)| (*place, committed.clone())).collect()
     }
 
     /// Every group that committed something.
@@ -195,18 +172,11 @@ impl Offsets {
 impl Book {
     /// Every place with something to delete, also what is still on its way.
     fn places_of(&self, group: &Arc<str>) -> impl Iterator<Item = Place> {
-        let settled = self
-            .groups
-            .get(group)
-            .into_iter()
-            .flat_map(|offsets| offsets.keys().copied());
-        let pending = self
-            .pending
-            .iter()
-            .flat_map(move |(_, change)| match change {
-                Change::Commit(of, offsets) if of == group => offsets.as_slice(),
-                _ => &[],
-            });
+        let settled = self.groups.get(group).into_iter().flat_map(|offsets| offsets.keys().copied());
+        let pending = self.pending.iter().flat_map(move |(_, change)| match change {
+            Change::Commit(of, offsets) if of == group => offsets.as_slice(),
+            _ => &[],
+        });
         let places: HashSet<Place> = settled.chain(pending.map(|(place, _)| *place)).collect();
         places.into_iter()
     }
@@ -277,10 +247,7 @@ fn encode_key(place: Place, group: &str) -> Vec<u8> {
 fn decode_key(key: &[u8]) -> Option<(Place, &str)> {
     let (topic_id, rest) = key.split_first_chunk()?;
     let (partition, group) = rest.split_first_chunk()?;
-    let place = Place {
-        topic_id: u32::from_be_bytes(*topic_id),
-        partition: u32::from_be_bytes(*partition),
-    };
+    let place = Place { topic_id: u32::from_be_bytes(*topic_id), partition: u32::from_be_bytes(*partition) };
     Some((place, std::str::from_utf8(group).ok()?))
 }
 
@@ -289,24 +256,13 @@ mod tests {
     use super::*;
 
     fn committed(offset: i64) -> Committed {
-        Committed {
-            offset,
-            leader_epoch: 3,
-            committed_at_ms: 1_700_000_000_000,
-            metadata: "é".into(),
-        }
+        Committed { offset, leader_epoch: 3, committed_at_ms: 1_700_000_000_000, metadata: "é".into() }
     }
 
     #[test]
     fn keys_and_values_come_back() {
-        let place = Place {
-            topic_id: 7,
-            partition: u32::MAX,
-        };
-        assert_eq!(
-            decode_key(&encode_key(place, "a group")),
-            Some((place, "a group"))
-        );
+        let place = Place { topic_id: 7, partition: u32::MAX };
+        assert_eq!(decode_key(&encode_key(place, "a group")), Some((place, "a group")));
         let value = committed(42).encode();
         assert_eq!(Committed::decode(&value), Some(committed(42)));
         assert_eq!(Committed::decode(&value[..20]), None);
@@ -316,20 +272,10 @@ mod tests {
 
     #[test]
     fn changes_are_applied_in_the_order_of_their_tickets() {
-        let (group, place): (Arc<str>, _) = (
-            "g".into(),
-            Place {
-                topic_id: 1,
-                partition: 0,
-            },
-        );
+        let (group, place): (Arc<str>, _) = ("g".into(), Place { topic_id: 1, partition: 0 });
         let mut book = Book::default();
         let commit = |offset| Change::Commit(group.clone(), vec![(place, committed(offset))]);
-        book.pending.extend([
-            (1, commit(10)),
-            (2, Change::Forget(group.clone())),
-            (3, commit(30)),
-        ]);
+        book.pending.extend([(1, commit(10)), (2, Change::Forget(group.clone())), (3, commit(30))]);
         book.bytes = 2 * committed(0).bytes();
         let read = |book: &Book| Some(book.groups.get(&group)?.get(&place)?.offset);
         assert_eq!(read(&book), None);

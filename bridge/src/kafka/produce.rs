@@ -63,11 +63,8 @@ pub(super) fn produce(mut call: Call) -> Work {
 fn submit(call: &mut Call) -> Result<Submitted, ConnectionError> {
     let request = decode(call)?;
     let acceptable = check_request(call, &request);
-    let mut submitted = Submitted {
-        topics: Vec::with_capacity(request.topic_data.len()),
-        last_ticket: None,
-        acks: request.acks,
-    };
+    let mut submitted =
+        Submitted { topics: Vec::with_capacity(request.topic_data.len()), last_ticket: None, acks: request.acks };
     for data in request.topic_data {
         let topic = call.server.bridge.topic(&data.name);
         let mut partitions = Vec::with_capacity(data.partition_data.len());
@@ -110,34 +107,20 @@ fn check_request(call: &Call, request: &ProduceRequest) -> Result<(), ResponseEr
     }
 }
 
-fn submit_one(
-    call: &Call,
-    topic: Option<&Topic>,
-    data: PartitionProduceData,
-) -> Result<(OnItsWay, Ticket), Refused> {
+fn submit_one(call: &Call, topic: Option<&Topic>, data: PartitionProduceData) -> Result<(OnItsWay, Ticket), Refused> {
     let partition = topic.and_then(|t| t.partitions.get(usize::try_from(data.index).ok()?));
     let partition = partition.ok_or(ResponseError::UnknownTopicOrPartition)?;
     let bytes = data.records.unwrap_or_default();
     let header = check_batch(call, &bytes)?;
     let (slot, ticket) = call.client.lane.produce(partition, &header, &bytes);
     let records = usize::try_from(header.record_count).unwrap_or(0);
-    Ok((
-        OnItsWay {
-            slot,
-            partition: partition.clone(),
-            records,
-        },
-        ticket,
-    ))
+    Ok((OnItsWay { slot, partition: partition.clone(), records }, ticket))
 }
 
 fn check_batch(call: &Call, bytes: &Bytes) -> Result<Header, Refused> {
     let max = call.server.config.message_bytes_max;
     if bytes.is_empty() {
-        return Err(Refused(
-            ResponseError::InvalidRecord,
-            "there is no record batch".into(),
-        ));
+        return Err(Refused(ResponseError::InvalidRecord, "there is no record batch".into()));
     }
     if bytes.len() > max {
         let message = format!("a batch of {} bytes; at most {max}", bytes.len());
@@ -162,12 +145,8 @@ async fn finish(call: Call, submitted: Submitted) -> Answer {
     }
     let wants_answer = submitted.acks != 0;
     let topics = submitted.topics.into_iter().map(|(name, partitions)| {
-        let partitions = partitions
-            .into_iter()
-            .map(|(index, outcome)| respond(&call, index, outcome));
-        TopicProduceResponse::default()
-            .with_name(name)
-            .with_partition_responses(partitions.collect())
+        let partitions = partitions.into_iter().map(|(index, outcome)| respond(&call, index, outcome));
+        TopicProduceResponse::default().with_name(name).with_partition_responses(partitions.collect())
     });
     let response = ProduceResponse::default().with_responses(topics.collect());
     if wants_answer {
@@ -176,10 +155,7 @@ async fn finish(call: Call, submitted: Submitted) -> Answer {
             _ => call.answer(&response),
         };
     }
-    let partitions = response
-        .responses
-        .iter()
-        .flat_map(|topic| &topic.partition_responses);
+    let partitions = response.responses.iter().flat_map(|topic| &topic.partition_responses);
     match partitions.map(|p| p.error_code).find(|code| *code != 0) {
         Some(code) => Err(ConnectionError::UnansweredProduce(code)),
         None => Ok(None),
@@ -187,28 +163,18 @@ async fn finish(call: Call, submitted: Submitted) -> Answer {
 }
 
 fn respond(call: &Call, index: i32, outcome: Outcome) -> PartitionProduceResponse {
-    let response = PartitionProduceResponse::default()
-        .with_index(index)
-        .with_base_offset(-1);
+    let response = PartitionProduceResponse::default().with_index(index).with_base_offset(-1);
     let produced = outcome.and_then(|way| {
         let produced = way.slot.get();
         // A slot is filled before its ticket is durable.
         Ok((produced.ok_or(ResponseError::UnknownServerError)?, way))
     });
     let error = match produced {
-        Ok((
-            Produced::Appended {
-                base_offset,
-                duplicate,
-            },
-            way,
-        )) => {
+        Ok((Produced::Appended { base_offset, duplicate }, way)) => {
             if !duplicate {
                 add(&call.server.metrics().produced_records, way.records);
             }
-            return response
-                .with_base_offset(base_offset)
-                .with_log_start_offset(way.partition.log_start());
+            return response.with_base_offset(base_offset).with_log_start_offset(way.partition.log_start());
         }
         Ok((Produced::OutOfOrderSequence, _)) => ResponseError::OutOfOrderSequenceNumber.into(),
         Ok((Produced::InvalidProducerEpoch, _)) => ResponseError::InvalidProducerEpoch.into(),
@@ -218,9 +184,7 @@ fn respond(call: &Call, index: i32, outcome: Outcome) -> PartitionProduceRespons
     let Refused(code, message) = error;
     let (peer, code) = (call.client.peer, code.code());
     tracing::debug!(%peer, partition = index, code, message, "produce refused");
-    response
-        .with_error_code(code)
-        .with_error_message(Some(StrBytes::from_string(message)))
+    response.with_error_code(code).with_error_message(Some(StrBytes::from_string(message)))
 }
 
 /// The answer in versions 0 to 2, which the codec does not know.

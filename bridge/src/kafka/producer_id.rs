@@ -17,9 +17,7 @@ pub(super) fn init_producer_id(mut call: Call) -> Work {
                 "a transactional producer was refused: transactions are not served"
             );
             let error = ResponseError::TransactionalIdAuthorizationFailed;
-            let refused = InitProducerIdResponse::default()
-                .with_error_code(error.code())
-                .with_producer_epoch(-1);
+            let refused = InitProducerIdResponse::default().with_error_code(error.code()).with_producer_epoch(-1);
             return call.answer(&refused);
         }
         // Also to a producer that has one: a new id, with epoch 0, is as good as a new epoch.

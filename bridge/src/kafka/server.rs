@@ -88,12 +88,7 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let host = StrBytes::from_string(advertised.0);
-        let client = Client {
-            peer,
-            host,
-            port: advertised.1.into(),
-            lane,
-        };
+        let client = Client { peer, host, port: advertised.1.into(), lane };
         add(&self.metrics.connections, 1);
         let ended = connection::serve(self.clone(), client, stream).await;
         add(&self.metrics.connections_closed, 1);

@@ -47,13 +47,7 @@ pub(super) const PRODUCE: &[Field] = &[
     since(3, Text), // transactional_id
     since(0, I16),  // acks
     since(0, I32),  // timeout_ms
-    since(
-        0,
-        Structs(&[
-            since(0, Text),
-            since(0, Structs(&[since(0, I32), since(0, Bytes)])),
-        ]),
-    ),
+    since(0, Structs(&[since(0, Text), since(0, Structs(&[since(0, I32), since(0, Bytes)]))])),
 ];
 
 pub(super) const FETCH: &[Field] = &[
@@ -139,10 +133,7 @@ const TOPIC_AND_PARTITIONS: &[Field] = &[since(0, Text), since(0, List(&I32))];
 pub(super) const OFFSET_FETCH: &[Field] = &[
     between(0, 7, Text), // group_id
     between(0, 7, Structs(TOPIC_AND_PARTITIONS)),
-    since(
-        8,
-        Structs(&[since(0, Text), since(0, Structs(TOPIC_AND_PARTITIONS))]),
-    ),
+    since(8, Structs(&[since(0, Text), since(0, Structs(TOPIC_AND_PARTITIONS))])),
     since(7, BOOL), // require_stable
 ];
 
@@ -173,10 +164,7 @@ pub(super) const HEARTBEAT: &[Field] = &[
 pub(super) const LEAVE_GROUP: &[Field] = &[
     since(0, Text),      // group_id
     between(0, 2, Text), // member_id
-    since(
-        3,
-        Structs(&[since(0, Text), since(3, Text), since(5, Text)]),
-    ),
+    since(3, Structs(&[since(0, Text), since(3, Text), since(5, Text)])),
 ];
 
 pub(super) const SYNC_GROUP: &[Field] = &[
@@ -270,18 +258,8 @@ pub(super) enum ShapeError {
 }
 
 /// Walks the body of a request; gives the number of bytes it takes.
-pub(super) fn check(
-    body: &[u8],
-    request: &[Field],
-    version: i16,
-    flexible: bool,
-) -> Result<usize, ShapeError> {
-    let mut walk = Walk {
-        rest: body,
-        version,
-        flexible,
-        elements_left: ELEMENTS_MAX,
-    };
+pub(super) fn check(body: &[u8], request: &[Field], version: i16, flexible: bool) -> Result<usize, ShapeError> {
+    let mut walk = Walk { rest: body, version, flexible, elements_left: ELEMENTS_MAX };
     walk.fields(request)?;
     Ok(body.len() - walk.rest.len())
 }
@@ -324,10 +302,7 @@ impl Walk<'_> {
         }
     }
 
-    fn elements(
-        &mut self,
-        mut element: impl FnMut(&mut Self) -> Result<(), ShapeError>,
-    ) -> Result<(), ShapeError> {
+    fn elements(&mut self, mut element: impl FnMut(&mut Self) -> Result<(), ShapeError>) -> Result<(), ShapeError> {
         let count = self.length(4)?;
         self.count(count)?;
         (0..count).try_for_each(|_| element(self))

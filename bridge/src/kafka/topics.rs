@@ -16,12 +16,11 @@ use super::{
     Server,
     call::{Call, Work},
     configs::{DEFAULT_CONFIG, DYNAMIC_TOPIC_CONFIG, check_topic_config, topic_settings},
-    metadata::is_topic_name,
 };
-use crate::CreateTopicError;
-
-/// Most partitions of a topic.
-const PARTITIONS_MAX: u32 = 10_000;
+use crate::{
+    CreateTopicError,
+    log::topic::{PARTITIONS_MAX, name_ok},
+};
 
 /// Why a topic was not made, in words for its creator.
 struct Refused(ResponseError, String);
@@ -44,10 +43,7 @@ pub(super) fn create_topics(mut call: Call) -> Work {
         for topic in request.topics {
             let twice = mentions.get(&topic.name.0).is_some_and(|count| *count > 1);
             let planned = match twice {
-                true => Err(refused(
-                    ResponseError::InvalidRequest,
-                    "the request names it twice",
-                )),
+                true => Err(refused(ResponseError::InvalidRequest, "the request names it twice")),
                 false => plan(&call.server, &topic),
             };
             let made = planned.and_then(|plan| make(&call, &topic, plan, request.validate_only));
@@ -57,9 +53,9 @@ pub(super) fn create_topics(mut call: Call) -> Work {
                     last_ticket = last_ticket.max(made.ticket);
                     made.describe(&call.server, result)
                 }
-                Err(Refused(error, message)) => result
-                    .with_error_code(error.code())
-                    .with_error_message(Some(StrBytes::from_string(message))),
+                Err(Refused(error, message)) => {
+                    result.with_error_code(error.code()).with_error_message(Some(StrBytes::from_string(message)))
+                }
             });
         }
         if let Some(ticket) = last_ticket {
@@ -74,8 +70,8 @@ fn refused(error: ResponseError, message: &str) -> Refused {
 }
 
 fn plan(server: &Server, topic: &CreatableTopic) -> Result<Plan, Refused> {
-    if !is_topic_name(&topic.name) {
-        let message = "a topic name is 1 to 249 of a-z A-Z 0-9 . _ - and not . or ..";
+    if !name_ok(&topic.name) || topic.name.starts_with("__") {
+        let message = "a topic name is 1 to 249 of a-z A-Z 0-9 . _ - not . or .., not beginning with __";
         return Err(refused(ResponseError::InvalidTopicException, message));
     }
     let partitions = match topic.assignments.is_empty() {
@@ -105,10 +101,7 @@ fn counted_partitions(server: &Server, topic: &CreatableTopic) -> Result<u32, Re
         -1 => Ok(server.config.num_partitions),
         count => match u32::try_from(count) {
             Ok(count) if count > 0 => Ok(count),
-            _ => Err(refused(
-                ResponseError::InvalidPartitions,
-                "at least one partition",
-            )),
+            _ => Err(refused(ResponseError::InvalidPartitions, "at least one partition")),
         },
     }
 }
@@ -119,15 +112,9 @@ fn assigned_partitions(server: &Server, topic: &CreatableTopic) -> Result<u32, R
         let message = "with assignments, number of partitions and replication factor must be -1";
         return Err(refused(ResponseError::InvalidRequest, message));
     }
-    let mut indexes: Vec<i32> = topic
-        .assignments
-        .iter()
-        .map(|a| a.partition_index)
-        .collect();
+    let mut indexes: Vec<i32> = topic.assignments.iter().map(|a| a.partition_index).collect();
     indexes.sort_unstable();
-    let consecutive = (0..)
-        .zip(&indexes)
-        .all(|(expected, index)| expected == *index);
+    let consecutive = (0..).zip(&indexes).all(|(expected, index)| expected == *index);
     let here = |ids: &[_]| matches!(ids, [id] if *id == server.config.node_id);
     if !consecutive || !topic.assignments.iter().all(|a| here(&a.broker_ids)) {
         let message = "partitions are numbered from 0, each on the one broker there is";
@@ -143,50 +130,31 @@ struct Made {
     ticket: Option<crate::Ticket>,
 }
 
-fn make(
-    call: &Call,
-    topic: &CreatableTopic,
-    plan: Plan,
-    only_validate: bool,
-) -> Result<Made, Refused> {
+fn make(call: &Call, topic: &CreatableTopic, plan: Plan, only_validate: bool) -> Result<Made, Refused> {
     let name = topic.name.as_str();
-    let exists = || {
-        refused(
-            ResponseError::TopicAlreadyExists,
-            "a topic of this name exists",
-        )
-    };
+    let exists = || refused(ResponseError::TopicAlreadyExists, "a topic of this name exists");
     if only_validate {
         return match call.server.bridge.topic(name) {
             Some(_) => Err(exists()),
-            None => Ok(Made {
-                uuid: [0; 16],
-                plan,
-                ticket: None,
-            }),
+            None => Ok(Made { uuid: [0; 16], plan, ticket: None }),
         };
     }
     let (partitions, config) = (plan.partitions, plan.config.clone());
-    match call
-        .server
-        .bridge
-        .create_topic(&call.client.lane, name, partitions, config)
-    {
+    match call.server.bridge.create_topic(&call.client.lane, name, partitions, config) {
         Ok((made, ticket)) => {
             tracing::info!(topic = name, partitions, peer = %call.client.peer, "topic made");
-            Ok(Made {
-                uuid: made.uuid,
-                plan,
-                ticket: Some(ticket),
-            })
+            Ok(Made { uuid: made.uuid, plan, ticket: Some(ticket) })
         }
         Err(CreateTopicError::Exists(_)) => Err(exists()),
-        Err(error @ CreateTopicError::BadName(_)) => Err(Refused(
-            ResponseError::InvalidTopicException,
-            error.to_string(),
-        )),
+        Err(error @ CreateTopicError::BadName(_)) => {
+            Err(Refused(ResponseError::InvalidTopicException, error.to_string()))
+        }
         Err(error @ CreateTopicError::BadPartitions(_)) => {
             Err(Refused(ResponseError::InvalidPartitions, error.to_string()))
+        }
+        Err(error @ CreateTopicError::Disk(_)) => {
+            tracing::error!(topic = name, %error, "a topic could not be made");
+            Err(Refused(ResponseError::KafkaStorageError, error.to_string()))
         }
     }
 }
@@ -198,11 +166,7 @@ impl Made {
             CreatableTopicConfigs::default()
                 .with_name(StrBytes::from_static_str(setting.name))
                 .with_value(Some(StrBytes::from_string(setting.value)))
-                .with_config_source(if given {
-                    DYNAMIC_TOPIC_CONFIG
-                } else {
-                    DEFAULT_CONFIG
-                })
+                .with_config_source(if given { DYNAMIC_TOPIC_CONFIG } else { DEFAULT_CONFIG })
         });
         result
             // 16 bytes are always an id.
