@@ -6,7 +6,7 @@
 //! - `connection`: bytes to requests, answers to bytes, in order;
 //! - `shape`: what a request looks like, checked before the codec believes its lengths;
 //! - `call`: one request on its way: decode, answer;
-//! - this file: [`APIS`], the one table of what is served;
+//! - this file: `APIS`, the one table of what is served;
 //! - a file for each API or small family: `api_versions`, `metadata`, `topics` (CreateTopics),
 //!   `configs`, `produce`, `producer_id`, `fetch`, `list_offsets`, `leader_epoch`, `coordinator`
 //!   (FindCoordinator, DescribeCluster), `membership` (Join, Sync, Heartbeat, Leave),

@@ -119,7 +119,7 @@ fn sample(key: ApiKey, version: i16, n: usize) -> RequestKind {
                 .with_configs(vec![setting]);
             CreateTopicsRequest::default().with_topics(vec![wanted]).into()
         }
-        ApiKey::InitProducerId => InitProducerIdRequest::default().into(),
+        ApiKey::InitProducerId => InitProducerIdRequest::default().with_transactional_id(None).into(),
         ApiKey::OffsetForLeaderEpoch => {
             let partition = epoch::OffsetForLeaderPartition::default().with_leader_epoch(1);
             let asked = epoch::OffsetForLeaderTopic::default().with_topic(topic()).with_partitions(vec![partition]);
