@@ -164,3 +164,45 @@ impl DecodeError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{DecodeError, ReasonCode, Version};
+
+    #[test]
+    fn what_a_client_is_told() {
+        let answer_in = Version::V5;
+        let cases = [
+            (DecodeError::Truncated, 0x81),
+            (DecodeError::Utf8, 0x81),
+            (DecodeError::QoS3, 0x81),
+            (DecodeError::PropertyNotAllowed(0x1F), 0x81),
+            (DecodeError::PropertyTwice(0x1F), 0x82),
+            (DecodeError::PacketIdZero, 0x82),
+            (DecodeError::TopicMissing, 0x82),
+            (DecodeError::SubscriptionIdFromClient, 0x82),
+            (
+                DecodeError::UnsupportedProtocol {
+                    level: 6,
+                    answer_in,
+                },
+                0x84,
+            ),
+            (DecodeError::ClientIdentifier, 0x85),
+            (DecodeError::TopicFilter, 0x8F),
+            (DecodeError::SharedFilter, 0x8F),
+            (DecodeError::TopicName, 0x90),
+            (DecodeError::TopicAliasZero, 0x94),
+            (
+                DecodeError::PacketTooLarge {
+                    length: 2,
+                    limit: 1,
+                },
+                0x95,
+            ),
+        ];
+        for (error, reason) in cases {
+            assert_eq!(Some(error.reason()), ReasonCode::from_u8(reason), "{error}");
+        }
+    }
+}

@@ -206,6 +206,8 @@ mod tests {
             Err(DecodeError::AuthenticationMethod)
         );
         assert_eq!(auth(b"\xF0\x01\x18"), Err(DecodeError::Truncated));
+        let left_over = auth(b"\xF0\x07\x18\x04\x15\x00\x01m\x00");
+        assert_eq!(left_over, Err(DecodeError::LeftOver));
     }
 
     #[test]

@@ -480,6 +480,23 @@ mod tests {
     }
 
     #[test]
+    fn values_the_standard_does_not_allow() {
+        let cases: [(u8, &[u8]); 6] = [
+            (0x17, &[2]),
+            (0x19, &[2]),
+            (0x21, &[0, 0]),
+            (0x27, &[0, 0, 0, 0]),
+            (0x01, &[2]),
+            (0x0B, &[0]),
+        ];
+        for (id, value) in cases {
+            let raw = [&[id], value].concat();
+            let everywhere = PropertyReader::new(&raw, Allowed(u64::MAX)).skip_all();
+            assert_eq!(everywhere, Err(DecodeError::PropertyValue(id)));
+        }
+    }
+
+    #[test]
     fn forwarding_borrows_where_it_can() {
         let forward = |parts: &[&[u8]]| {
             let raw = parts.concat();
