@@ -16,7 +16,9 @@
 
 pub mod batch;
 pub mod disk;
+pub mod group;
 mod journal;
+pub mod kafka;
 mod keyed;
 pub mod log;
 pub mod metrics;
