@@ -66,10 +66,7 @@ impl AdminState {
     /// Not ready, no metrics.
     pub fn new() -> Self {
         let readiness = Readiness::NotReady("starting".to_owned());
-        Self {
-            readiness: RwLock::new(readiness),
-            sources: RwLock::default(),
-        }
+        Self { readiness: RwLock::new(readiness), sources: RwLock::default() }
     }
 
     /// From here on `/ready` answers so.
@@ -92,11 +89,7 @@ impl AdminState {
 }
 
 /// Serves until `shutdown` completes; requests in progress get a second more.
-pub async fn serve(
-    listener: TcpListener,
-    state: Arc<AdminState>,
-    shutdown: impl Future<Output = ()>,
-) {
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
     let router = router(state);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
@@ -127,10 +120,7 @@ pub async fn serve(
         }
     }
     drop(listener);
-    let _ = time::timeout(DRAIN_TIMEOUT, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let _ = time::timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
 }
 
 async fn connection(stream: TcpStream, router: Router) -> hyper::Result<()> {
@@ -161,10 +151,7 @@ async fn ready(State(state): State<Arc<AdminState>>) -> (StatusCode, String) {
 }
 
 async fn metrics_text(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
-    (
-        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        state.metrics(),
-    )
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics())
 }
 
 async fn not_found() -> (StatusCode, &'static str) {
@@ -195,12 +182,7 @@ mod tests {
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { drop(stopped.await) };
         let task = tokio::spawn(serve(listener, state.clone(), shutdown));
-        Server {
-            address,
-            state,
-            stop,
-            task,
-        }
+        Server { address, state, stop, task }
     }
 
     /// Everything the server says to these bytes. A reset after the answer is an end, too.
@@ -213,35 +195,20 @@ mod tests {
     }
 
     async fn get(address: SocketAddr, path: &str) -> String {
-        ask(
-            address,
-            format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes(),
-        )
-        .await
+        ask(address, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await
     }
 
     #[tokio::test]
     async fn readiness_follows_the_state() {
         let server = server().await;
         let answer = get(server.address, "/live").await;
-        assert!(
-            answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nok\n"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
         let answer = get(server.address, "/ready").await;
-        assert!(
-            answer.starts_with("HTTP/1.1 503") && answer.ends_with("starting\n"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("starting\n"), "{answer}");
         server.state.set_readiness(Readiness::Ready);
         let answer = get(server.address, "/ready").await;
-        assert!(
-            answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"),
-            "{answer}"
-        );
-        server
-            .state
-            .set_readiness(Readiness::NotReady("journal failed".to_owned()));
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"), "{answer}");
+        server.state.set_readiness(Readiness::NotReady("journal failed".to_owned()));
         let answer = get(server.address, "/ready").await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("journal failed\n"));
     }
@@ -255,10 +222,7 @@ mod tests {
             }));
         }
         let answer = get(server.address, "/metrics").await;
-        assert!(
-            answer.contains("content-type: text/plain; version=0.0.4"),
-            "{answer}"
-        );
+        assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
         let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
         assert_eq!(
             body,
@@ -271,11 +235,7 @@ mod tests {
     async fn anything_else_is_not_found() {
         let server = server().await;
         assert!(get(server.address, "/").await.starts_with("HTTP/1.1 404"));
-        assert!(
-            get(server.address, "/metrics/")
-                .await
-                .starts_with("HTTP/1.1 404")
-        );
+        assert!(get(server.address, "/metrics/").await.starts_with("HTTP/1.1 404"));
         let post = b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
         assert!(ask(server.address, post).await.starts_with("HTTP/1.1 404"));
     }
@@ -283,27 +243,13 @@ mod tests {
     #[tokio::test]
     async fn garbage_and_oversized_heads_end_the_connection() {
         let server = server().await;
-        let answer = ask(
-            server.address,
-            b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00\r\n\r\n",
-        )
-        .await;
-        assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 400"),
-            "{answer}"
-        );
+        let answer = ask(server.address, b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00\r\n\r\n").await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
         let mut long = b"GET /live HTTP/1.1\r\nX: ".to_vec();
         long.resize(HEAD_BYTES_MAX * 2, b'a');
         let answer = ask(server.address, &long).await;
-        assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
-            "{answer}"
-        );
-        assert!(
-            get(server.address, "/live")
-                .await
-                .starts_with("HTTP/1.1 200")
-        );
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+        assert!(get(server.address, "/live").await.starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -314,22 +260,14 @@ mod tests {
             silent.push(TcpStream::connect(server.address).await.expect("connect"));
         }
         // Every place is taken; this one is served once the silent ones are gone.
-        assert!(
-            get(server.address, "/live")
-                .await
-                .starts_with("HTTP/1.1 200")
-        );
+        assert!(get(server.address, "/live").await.starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn shutdown_does_not_wait_for_the_silent() {
         let server = server().await;
         let _silent = TcpStream::connect(server.address).await.expect("connect");
-        assert!(
-            get(server.address, "/live")
-                .await
-                .starts_with("HTTP/1.1 200")
-        );
+        assert!(get(server.address, "/live").await.starts_with("HTTP/1.1 200"));
         server.stop.send(()).expect("running");
         server.task.await.expect("no panic");
         assert!(TcpStream::connect(server.address).await.is_err());

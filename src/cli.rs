@@ -79,13 +79,7 @@ impl ServeArgs {
             ("--log-level", "log_level", self.log_level.clone()),
         ]
         .into_iter()
-        .filter_map(|(flag, key, value)| {
-            Some(Flag {
-                flag,
-                key,
-                value: value?,
-            })
-        })
+        .filter_map(|(flag, key, value)| Some(Flag { flag, key, value: value? }))
         .collect()
     }
 }
@@ -138,23 +132,11 @@ mod tests {
 
     #[test]
     fn flags_become_settings_and_absent_ones_do_not() {
-        let cli = Cli::try_parse_from(["millstream", "serve", "--mqtt", "off", "--data-dir", "/d"])
-            .expect("valid");
-        let Command::Serve(args) = cli.command else {
-            panic!("serve expected")
-        };
+        let cli = Cli::try_parse_from(["millstream", "serve", "--mqtt", "off", "--data-dir", "/d"]).expect("valid");
+        let Command::Serve(args) = cli.command else { panic!("serve expected") };
         let flags = args.flags();
-        let pairs: Vec<_> = flags
-            .iter()
-            .map(|f| (f.flag, f.key, f.value.as_str()))
-            .collect();
-        assert_eq!(
-            pairs,
-            [
-                ("--data-dir", "data_dir", "/d"),
-                ("--mqtt", "mqtt.tcp", "off")
-            ]
-        );
+        let pairs: Vec<_> = flags.iter().map(|f| (f.flag, f.key, f.value.as_str())).collect();
+        assert_eq!(pairs, [("--data-dir", "data_dir", "/d"), ("--mqtt", "mqtt.tcp", "off")]);
     }
 
     #[test]
@@ -169,10 +151,7 @@ mod tests {
         ] {
             let error = Cli::try_parse_from(&args).expect_err("a mistake");
             let line = one_line(&error.to_string());
-            assert!(
-                !line.contains('\n') && !line.contains("Usage") && line.len() > 20,
-                "{line}"
-            );
+            assert!(!line.contains('\n') && !line.contains("Usage") && line.len() > 20, "{line}");
         }
     }
 }

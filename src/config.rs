@@ -180,10 +180,7 @@ pub fn load(
         }
     }
     match problems.is_empty() {
-        true => Ok(Loaded {
-            config,
-            entries: reader.entries,
-        }),
+        true => Ok(Loaded { config, entries: reader.entries }),
         false => Err(Problems(problems)),
     }
 }
@@ -205,26 +202,16 @@ impl Default for Config {
 impl Config {
     fn read(from: &mut Reader<'_>) -> Self {
         Self {
-            data_dir: from
-                .checked_text("data_dir", "./millstream-data", not_empty)
-                .into(),
-            durability: from.choice(
-                "durability",
-                [("fsync", Durability::Fsync), ("os", Durability::Os)],
-            ),
+            data_dir: from.checked_text("data_dir", "./millstream-data", not_empty).into(),
+            durability: from.choice("durability", [("fsync", Durability::Fsync), ("os", Durability::Os)]),
             commit_interval_ms: from.number("commit_interval_ms", 0, 0..=60_000),
-            log_format: from.choice(
-                "log_format",
-                [("text", LogFormat::Text), ("json", LogFormat::Json)],
-            ),
+            log_format: from.choice("log_format", [("text", LogFormat::Text), ("json", LogFormat::Json)]),
             log_level: from.checked_text("log_level", "info", logs::check_level),
             shards: from.number("shards", 0, 0..=SHARDS_MAX),
             mqtt: Mqtt::read(from),
             kafka: Kafka::read(from),
             bridge: Bridge::read(from),
-            admin: Admin {
-                http: from.address("admin.http", 9180),
-            },
+            admin: Admin { http: from.address("admin.http", 9180) },
         }
     }
 
@@ -261,26 +248,10 @@ impl Kafka {
             node_id: from.number("kafka.node_id", 1, 0..=i32::MAX),
             auto_create_topics_enable: from.boolean("kafka.auto_create_topics_enable", true),
             num_partitions: from.number("kafka.num_partitions", 4, 1..=10_000),
-            group_initial_rebalance_delay_ms: from.number(
-                "kafka.group_initial_rebalance_delay_ms",
-                200,
-                0..=300_000,
-            ),
-            group_min_session_timeout_ms: from.number(
-                "kafka.group_min_session_timeout_ms",
-                6000,
-                1..=3_600_000,
-            ),
-            group_max_session_timeout_ms: from.number(
-                "kafka.group_max_session_timeout_ms",
-                1_800_000,
-                1..=86_400_000,
-            ),
-            message_max_bytes: from.number(
-                "kafka.message_max_bytes",
-                1_048_588,
-                1024..=104_857_600,
-            ),
+            group_initial_rebalance_delay_ms: from.number("kafka.group_initial_rebalance_delay_ms", 200, 0..=300_000),
+            group_min_session_timeout_ms: from.number("kafka.group_min_session_timeout_ms", 6000, 1..=3_600_000),
+            group_max_session_timeout_ms: from.number("kafka.group_max_session_timeout_ms", 1_800_000, 1..=86_400_000),
+            message_max_bytes: from.number("kafka.message_max_bytes", 1_048_588, 1024..=104_857_600),
             allow_anonymous: from.boolean("kafka.allow_anonymous", false),
         }
     }
@@ -290,21 +261,9 @@ impl Bridge {
     fn read(from: &mut Reader<'_>) -> Self {
         Self {
             enabled: from.boolean("bridge.enabled", true),
-            segment_bytes: from.number(
-                "bridge.segment_bytes",
-                67_108_864,
-                65_536..=SEGMENT_BYTES_MAX,
-            ),
-            checkpoint_bytes: from.number(
-                "bridge.checkpoint_bytes",
-                268_435_456,
-                1_048_576..=1 << 40,
-            ),
-            checkpoint_interval_s: from.number(
-                "bridge.checkpoint_interval_s",
-                60,
-                1..=INTERVAL_S_MAX,
-            ),
+            segment_bytes: from.number("bridge.segment_bytes", 67_108_864, 65_536..=SEGMENT_BYTES_MAX),
+            checkpoint_bytes: from.number("bridge.checkpoint_bytes", 268_435_456, 1_048_576..=1 << 40),
+            checkpoint_interval_s: from.number("bridge.checkpoint_interval_s", 60, 1..=INTERVAL_S_MAX),
             rule: match from.list_len("bridge.rule") {
                 0 => vec![RuleConfig::default()],
                 rules => (0..rules).map(|at| RuleConfig::read(from, at)).collect(),
@@ -347,12 +306,8 @@ fn not_empty(text: &str) -> Result<(), String> {
 }
 
 fn check_advertised(text: &str) -> Result<(), String> {
-    let concrete = advertised(text).is_some_and(|(host, port)| {
-        port != 0
-            && !host
-                .parse()
-                .is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified())
-    });
+    let concrete = advertised(text)
+        .is_some_and(|(host, port)| port != 0 && !host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified()));
     match text.is_empty() || concrete {
         true => Ok(()),
         false => Err("must be a host:port that clients can reach, or empty".to_owned()),

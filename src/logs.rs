@@ -18,8 +18,8 @@ use tracing_subscriber::{
     EnvFilter,
     field::RecordFields,
     fmt::{
-        FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter, SubscriberBuilder,
-        format::Writer, time::FormatTime,
+        FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter, SubscriberBuilder, format::Writer,
+        time::FormatTime,
     },
     registry::LookupSpan,
 };
@@ -69,20 +69,10 @@ pub fn check_level(text: &str) -> Result<(), String> {
 pub fn install(format: LogFormat, level: &str) -> Result<(), LogError> {
     check_level(level).map_err(LogError::Level)?;
     let ansi = io::stderr().is_terminal();
-    Ok(tracing::subscriber::set_global_default(subscriber(
-        format,
-        level,
-        ansi,
-        io::stderr,
-    ))?)
+    Ok(tracing::subscriber::set_global_default(subscriber(format, level, ansi, io::stderr))?)
 }
 
-fn subscriber<W>(
-    format: LogFormat,
-    level: &str,
-    ansi: bool,
-    writer: W,
-) -> Box<dyn Subscriber + Send + Sync>
+fn subscriber<W>(format: LogFormat, level: &str, ansi: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -92,20 +82,8 @@ where
         // The alternative is `eprintln!`, which panics when stderr's reader has gone.
         .log_internal_errors(false);
     match format {
-        LogFormat::Text => Box::new(
-            builder
-                .fmt_fields(Pairs)
-                .event_format(Line { ansi })
-                .finish(),
-        ),
-        LogFormat::Json => Box::new(
-            builder
-                .json()
-                .flatten_event(true)
-                .with_span_list(false)
-                .with_timer(Utc)
-                .finish(),
-        ),
+        LogFormat::Text => Box::new(builder.fmt_fields(Pairs).event_format(Line { ansi }).finish()),
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).with_timer(Utc).finish()),
     }
 }
 
@@ -114,11 +92,7 @@ struct Utc;
 
 impl FormatTime for Utc {
     fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
-        write!(
-            writer,
-            "{}",
-            humantime::format_rfc3339_millis(SystemTime::now())
-        )
+        write!(writer, "{}", humantime::format_rfc3339_millis(SystemTime::now()))
     }
 }
 
@@ -132,12 +106,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         Utc.format_time(&mut writer)?;
         let level = event.metadata().level();
         match colour(level).filter(|_| self.ansi) {
@@ -243,10 +212,7 @@ mod tests {
     /// The line without its time, whose form is checked.
     fn after_time(line: &str) -> &str {
         let (time, rest) = line.split_at("2026-11-20T12:00:00.000Z".len());
-        assert!(
-            humantime::parse_rfc3339(time).is_ok() && time.ends_with('Z'),
-            "{time}"
-        );
+        assert!(humantime::parse_rfc3339(time).is_ok() && time.ends_with('Z'), "{time}");
         rest
     }
 
@@ -256,10 +222,7 @@ mod tests {
         let line = logged(LogFormat::Text, "info", false, || {
             info!(client = "kitchen 7", %peer, qos = 1, "client connected");
         });
-        assert_eq!(
-            after_time(&line),
-            " INFO  client connected client=\"kitchen 7\" peer=10.0.0.7:5123 qos=1\n"
-        );
+        assert_eq!(after_time(&line), " INFO  client connected client=\"kitchen 7\" peer=10.0.0.7:5123 qos=1\n");
     }
 
     #[test]
@@ -273,20 +236,10 @@ mod tests {
     #[test]
     fn a_client_cannot_forge_a_line() {
         let evil = "a\n2026 ERROR fake\x1b[2J";
-        let text = logged(
-            LogFormat::Text,
-            "info",
-            false,
-            || info!(client = %evil, "seen {evil}"),
-        );
+        let text = logged(LogFormat::Text, "info", false, || info!(client = %evil, "seen {evil}"));
         assert_eq!(text.lines().count(), 1);
         assert!(!text.contains('\x1b'));
-        let json = logged(
-            LogFormat::Json,
-            "info",
-            false,
-            || info!(client = %evil, "seen {evil}"),
-        );
+        let json = logged(LogFormat::Json, "info", false, || info!(client = %evil, "seen {evil}"));
         assert_eq!(json.lines().count(), 1);
         assert!(!json.contains('\x1b'));
     }
@@ -298,32 +251,16 @@ mod tests {
             warn!(target: "b", "two");
         };
         assert!(logged(LogFormat::Text, "off", false, events).is_empty());
-        assert_eq!(
-            logged(LogFormat::Text, "warn", false, events)
-                .lines()
-                .count(),
-            1
-        );
+        assert_eq!(logged(LogFormat::Text, "warn", false, events).lines().count(), 1);
         let directed = logged(LogFormat::Text, "off,a=info", false, events);
-        assert!(
-            directed.contains("one") && !directed.contains("two"),
-            "{directed}"
-        );
+        assert!(directed.contains("one") && !directed.contains("two"), "{directed}");
     }
 
     #[test]
     fn json_is_an_object_with_the_fields_at_its_top() {
-        let line = logged(LogFormat::Json, "info", false, || {
-            info!(client = "a", "hello")
-        });
-        assert!(
-            line.starts_with("{\"timestamp\":\"20") && line.ends_with("}\n"),
-            "{line}"
-        );
-        assert!(
-            line.contains("\"level\":\"INFO\",\"message\":\"hello\",\"client\":\"a\""),
-            "{line}"
-        );
+        let line = logged(LogFormat::Json, "info", false, || info!(client = "a", "hello"));
+        assert!(line.starts_with("{\"timestamp\":\"20") && line.ends_with("}\n"), "{line}");
+        assert!(line.contains("\"level\":\"INFO\",\"message\":\"hello\",\"client\":\"a\""), "{line}");
     }
 
     #[test]
@@ -335,23 +272,10 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_is_refused() {
-        for good in [
-            "info",
-            "TRACE",
-            "off",
-            "info,broker=debug",
-            "warn,bridge::journal=trace",
-        ] {
+        for good in ["info", "TRACE", "off", "info,broker=debug", "warn,bridge::journal=trace"] {
             assert_eq!(check_level(good), Ok(()), "{good}");
         }
-        for bad in [
-            "",
-            "inof",
-            "info,",
-            "info,broker",
-            "broker=loud",
-            "info broker",
-        ] {
+        for bad in ["", "inof", "info,", "info,broker", "broker=loud", "info broker"] {
             assert!(check_level(bad).is_err(), "{bad}");
         }
     }

@@ -3,12 +3,6 @@
 //! The product, in the order of a start: `cli` (what was asked), `config` (what it means),
 //! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker).
 
-// The pieces the broker's wiring will use; `expect` asks to be removed once it does.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "used by the wiring of the broker")
-)]
-
 mod admin;
 mod cli;
 mod config;

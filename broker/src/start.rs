@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bridge::state::Change;
 use bridge::{Bridge, CreateTopicError};
+use parking_lot::Mutex;
 
 use crate::mapping::Rule;
 use crate::router::{Router, RuleTarget};
@@ -61,7 +62,7 @@ pub enum StartError {
 pub struct Broker {
     mailboxes: Arc<[Mailbox]>,
     router: Arc<Router>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Broker {
@@ -103,7 +104,7 @@ impl Broker {
             // PROOF: each thread sends once before it drops its sender.
             started.recv().unwrap_or(Ok(()))?;
         }
-        Ok(Broker { mailboxes, router, threads })
+        Ok(Broker { mailboxes, router, threads: Mutex::new(threads) })
     }
 
     /// Serves MQTT clients of a bound, non-blocking listener.
@@ -117,18 +118,10 @@ impl Broker {
     }
 
     /// Acknowledges what was received, closes every client and ends the threads, as far as `deadline` lets.
-    pub fn stop(self, deadline: Instant) {
-        let stopped: Vec<_> = self
-            .mailboxes
-            .iter()
-            .map(|mailbox| {
-                let (sender, receiver) = tokio::sync::oneshot::channel();
-                mailbox.send(Mail::Stop(sender));
-                receiver
-            })
-            .collect();
-        drop(stopped);
-        while !self.threads.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+    pub fn stop(&self, deadline: Instant) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Stop));
+        let threads = self.threads.lock();
+        while !threads.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(2));
         }
     }

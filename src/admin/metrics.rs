@@ -42,13 +42,7 @@ impl MetricSink {
     }
 
     /// A distribution.
-    pub fn histogram(
-        &mut self,
-        name: &str,
-        help: &str,
-        labels: &[(&str, &str)],
-        of: Histogram<'_>,
-    ) {
+    pub fn histogram(&mut self, name: &str, help: &str, labels: &[(&str, &str)], of: Histogram<'_>) {
         debug_assert_eq!(of.counts.len(), of.bounds.len() + 1, "{name}");
         let samples = self.family(name, "histogram", help);
         let bucket = format!("{name}_bucket");
@@ -61,23 +55,15 @@ impl MetricSink {
             push_sample(samples, &bucket, &with_bound, &cumulated.to_string());
         }
         push_sample(samples, &format!("{name}_sum"), labels, &number(of.sum));
-        push_sample(
-            samples,
-            &format!("{name}_count"),
-            labels,
-            &cumulated.to_string(),
-        );
+        push_sample(samples, &format!("{name}_count"), labels, &cumulated.to_string());
     }
 
     fn family(&mut self, name: &str, kind: &'static str, help: &str) -> &mut String {
-        let family = self
-            .families
-            .entry(name.to_owned())
-            .or_insert_with(|| Family {
-                kind,
-                help: help.replace('\\', r"\\").replace('\n', r"\n"),
-                samples: String::new(),
-            });
+        let family = self.families.entry(name.to_owned()).or_insert_with(|| Family {
+            kind,
+            help: help.replace('\\', r"\\").replace('\n', r"\n"),
+            samples: String::new(),
+        });
         debug_assert_eq!(family.kind, kind, "{name} is of two kinds");
         &mut family.samples
     }
@@ -85,20 +71,9 @@ impl MetricSink {
     /// All of it, by name.
     pub(super) fn into_text(self) -> String {
         let mut text = String::new();
-        for (
-            name,
-            Family {
-                kind,
-                help,
-                samples,
-            },
-        ) in self.families
-        {
+        for (name, Family { kind, help, samples }) in self.families {
             // Writing to a String does not fail.
-            let _ = write!(
-                text,
-                "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}"
-            );
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}");
         }
         text
     }
@@ -108,10 +83,7 @@ fn push_sample(to: &mut String, name: &str, labels: &[(&str, &str)], value: &str
     to.push_str(name);
     for (at, (label, text)) in labels.iter().enumerate() {
         let separator = if at == 0 { '{' } else { ',' };
-        let text = text
-            .replace('\\', r"\\")
-            .replace('"', "\\\"")
-            .replace('\n', r"\n");
+        let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
         let _ = write!(to, "{separator}{label}=\"{text}\"");
     }
     let close = if labels.is_empty() { "" } else { "}" };
@@ -157,11 +129,7 @@ mod tests {
     #[test]
     fn buckets_cumulate() {
         let mut sink = MetricSink::default();
-        let of = Histogram {
-            bounds: &[0.001, 0.1],
-            counts: &[2, 0, 3],
-            sum: 4.25,
-        };
+        let of = Histogram { bounds: &[0.001, 0.1], counts: &[2, 0, 3], sum: 4.25 };
         sink.histogram("commit_seconds", "C.", &[("disk", "a")], of);
         assert_eq!(
             sink.into_text(),

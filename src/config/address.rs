@@ -27,9 +27,7 @@ pub enum AddressError {
     #[error("must be host:port (as 127.0.0.1:1883) or off")]
     NotHostPort,
     /// As in `:1883`.
-    #[error(
-        "has no host: write 127.0.0.1 for this machine only, 0.0.0.0 or [::] for every interface"
-    )]
+    #[error("has no host: write 127.0.0.1 for this machine only, 0.0.0.0 or [::] for every interface")]
     NoHost,
     /// As in `localhost:http`.
     #[error("port must be a number from 0 to 65535")]
@@ -81,10 +79,7 @@ impl FromStr for Address {
             return Err(AddressError::BadPort);
         }
         let port = port.parse().map_err(|_| AddressError::BadPort)?;
-        Ok(Self::At {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self::At { host: host.to_owned(), port })
     }
 }
 
@@ -102,9 +97,7 @@ fn check_host(host: &str) -> Result<&str, AddressError> {
         return Err(AddressError::BadIpv6);
     }
     let numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let named = host
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
+    let named = host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
     if !named || (numeric && host.parse::<Ipv4Addr>().is_err()) {
         return Err(AddressError::BadHost);
     }
@@ -127,13 +120,7 @@ mod tests {
 
     #[test]
     fn good_ones_come_back_as_written() {
-        for text in [
-            "off",
-            "127.0.0.1:1883",
-            "[::1]:0",
-            "[fe80::1%eth0]:1883",
-            "a-b.c_d:65535",
-        ] {
+        for text in ["off", "127.0.0.1:1883", "[::1]:0", "[fe80::1%eth0]:1883", "a-b.c_d:65535"] {
             let address: Address = text.parse().expect(text);
             assert_eq!(address.to_string(), text);
         }
@@ -163,21 +150,11 @@ mod tests {
 
     #[test]
     fn loopback_is_what_only_this_machine_reaches() {
-        for text in [
-            "off",
-            "127.0.0.1:1",
-            "127.9.9.9:1",
-            "[::1]:1",
-            "localhost:1",
-            "[::ffff:127.0.0.1]:1",
-        ] {
+        for text in ["off", "127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "[::ffff:127.0.0.1]:1"] {
             assert!(text.parse::<Address>().expect(text).is_loopback(), "{text}");
         }
         for text in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "localhost.example:1"] {
-            assert!(
-                !text.parse::<Address>().expect(text).is_loopback(),
-                "{text}"
-            );
+            assert!(!text.parse::<Address>().expect(text).is_loopback(), "{text}");
         }
     }
 }

@@ -11,12 +11,7 @@ impl Config {
         for (at, rule) in self.bridge.rule.iter().enumerate() {
             found.extend(self.rule(at, rule));
         }
-        for Conflict {
-            key,
-            other,
-            message,
-        } in found
-        {
+        for Conflict { key, other, message } in found {
             // A rule's own key is the beginning of its fields'.
             let involved = |wrong: &str| wrong.starts_with(&key) || Some(wrong) == other.as_deref();
             if !from.problems.iter().any(|problem| involved(&problem.key)) {
@@ -46,11 +41,8 @@ impl Config {
     }
 
     fn shared_addresses(&self) -> Vec<Conflict> {
-        let listeners = [
-            ("mqtt.tcp", &self.mqtt.tcp),
-            ("kafka.tcp", &self.kafka.tcp),
-            ("admin.http", &self.admin.http),
-        ];
+        let listeners =
+            [("mqtt.tcp", &self.mqtt.tcp), ("kafka.tcp", &self.kafka.tcp), ("admin.http", &self.admin.http)];
         let mut conflicts = Vec::new();
         for (at, (key, address)) in listeners.iter().enumerate() {
             let taken = |other: &&(&str, &Address)| other.1 == *address;
@@ -89,10 +81,7 @@ impl Config {
         Some(Conflict::new(
             format!("bridge.rule[{at}].partitions"),
             Some(format!("bridge.rule[{first}].partitions")),
-            format!(
-                "topic {:?} has {partitions} partitions in bridge.rule[{first}]",
-                rule.topic
-            ),
+            format!("topic {:?} has {partitions} partitions in bridge.rule[{first}]", rule.topic),
         ))
     }
 
@@ -126,11 +115,7 @@ struct Conflict {
 
 impl Conflict {
     fn new(key: impl Into<String>, other: Option<String>, message: String) -> Self {
-        Self {
-            key: key.into(),
-            other,
-            message,
-        }
+        Self { key: key.into(), other, message }
     }
 }
 
@@ -140,12 +125,12 @@ fn check_rule(rule: &RuleConfig) -> Result<(), String> {
         return Err("filter must not be empty; # matches every topic".to_owned());
     }
     let topic = rule.topic.as_str();
-    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    let has_length = (1..=249).contains(&topic.len());
-    if !has_length || !topic.bytes().all(is_allowed) || topic == "." || topic == ".." {
+    if !bridge::log::topic::name_ok(topic) || topic.starts_with("__") {
         return Err(format!(
-            "topic {topic:?} must be 1 to 249 of a-z A-Z 0-9 . _ -, not . or .."
+            "topic {topic:?} must be 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __, not . or .."
         ));
     }
-    Ok(())
+    broker::mapping::Rule::parse(&rule.filter, topic, &rule.key, rule.partitions, rule.empty_as_null)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }

@@ -57,14 +57,7 @@ impl fmt::Display for Problem {
             f.write_str(": ")?;
         }
         // A parser's message may have lines; a problem is one.
-        f.write_str(
-            &self
-                .message
-                .lines()
-                .map(str::trim)
-                .collect::<Vec<_>>()
-                .join(" "),
-        )
+        f.write_str(&self.message.lines().map(str::trim).collect::<Vec<_>>().join(" "))
     }
 }
 

@@ -41,21 +41,11 @@ impl<'a> Reader<'a> {
             Err(error) => {
                 let place = Some(sources.in_file(None));
                 let message = error.to_string();
-                let problem = Problem {
-                    place,
-                    key: String::new(),
-                    value: None,
-                    message,
-                };
+                let problem = Problem { place, key: String::new(), value: None, message };
                 (config::Config::default(), vec![problem])
             }
         };
-        Self {
-            values,
-            sources,
-            entries: Vec::new(),
-            problems,
-        }
+        Self { values, sources, entries: Vec::new(), problems }
     }
 
     /// Text, without further conditions.
@@ -64,12 +54,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Text that `check` accepts, or says what would be right.
-    pub fn checked_text(
-        &mut self,
-        key: &str,
-        default: &str,
-        check: impl Fn(&str) -> Result<(), String>,
-    ) -> String {
+    pub fn checked_text(&mut self, key: &str, default: &str, check: impl Fn(&str) -> Result<(), String>) -> String {
         self.setting(key, default.to_owned(), quoted, |value, _| {
             let text = text_of(value)?;
             check(&text).map(|()| text)
@@ -78,10 +63,7 @@ impl<'a> Reader<'a> {
 
     /// Text that must be given.
     pub fn required_text(&mut self, key: &str) -> String {
-        if matches!(
-            self.values.get::<Value>(key),
-            Err(config::ConfigError::NotFound(_))
-        ) {
+        if matches!(self.values.get::<Value>(key), Err(config::ConfigError::NotFound(_))) {
             self.complain(key, None, "must be given".to_owned());
         }
         self.text(key, "")
@@ -89,18 +71,11 @@ impl<'a> Reader<'a> {
 
     /// `true` or `false`.
     pub fn boolean(&mut self, key: &str, default: bool) -> bool {
-        self.setting(
-            key,
-            default,
-            bool::to_string,
-            |value, is_typed| match value {
-                ValueKind::Boolean(value) => Ok(*value),
-                ValueKind::String(text) if !is_typed => {
-                    text.parse().map_err(|_| "must be true or false".to_owned())
-                }
-                _ => Err("must be true or false".to_owned()),
-            },
-        )
+        self.setting(key, default, bool::to_string, |value, is_typed| match value {
+            ValueKind::Boolean(value) => Ok(*value),
+            ValueKind::String(text) if !is_typed => text.parse().map_err(|_| "must be true or false".to_owned()),
+            _ => Err("must be true or false".to_owned()),
+        })
     }
 
     /// A whole number within `range`.
@@ -108,14 +83,7 @@ impl<'a> Reader<'a> {
     where
         N: Copy + PartialOrd + fmt::Display + TryFrom<i128>,
     {
-        let wanted = || {
-            format!(
-                "must be a whole number{} from {} to {}",
-                unit(key),
-                range.start(),
-                range.end()
-            )
-        };
+        let wanted = || format!("must be a whole number{} from {} to {}", unit(key), range.start(), range.end());
         self.setting(key, default, N::to_string, |value, is_typed| {
             integer_of(value, is_typed)
                 .and_then(|n| N::try_from(n).ok())
@@ -129,23 +97,17 @@ impl<'a> Reader<'a> {
         let words = choices.map(|(word, _)| quoted(word)).join(" or ");
         let find = |text: &str| choices.iter().position(|(word, _)| *word == text);
         let show = |at: &usize| quoted(choices[*at].0);
-        let chosen = self.setting(key, 0, show, |value, _| {
-            find(&text_of(value)?).ok_or_else(|| format!("must be {words}"))
-        });
+        let chosen =
+            self.setting(key, 0, show, |value, _| find(&text_of(value)?).ok_or_else(|| format!("must be {words}")));
         choices[chosen].1
     }
 
     /// `host:port` or `off`.
     pub fn address(&mut self, key: &str, default_port: u16) -> Address {
-        let default = Address::At {
-            host: "127.0.0.1".to_owned(),
-            port: default_port,
-        };
+        let default = Address::At { host: "127.0.0.1".to_owned(), port: default_port };
         let show = |address: &Address| quoted(&address.to_string());
         self.setting(key, default, show, |value, _| {
-            text_of(value)?
-                .parse()
-                .map_err(|error: super::AddressError| error.to_string())
+            text_of(value)?.parse().map_err(|error: super::AddressError| error.to_string())
         })
     }
 
@@ -157,16 +119,8 @@ impl<'a> Reader<'a> {
     /// Notes what is wrong with a setting that was read.
     pub fn complain(&mut self, key: &str, value: Option<String>, message: String) {
         let element = key.rsplit_once('.').map(|(element, _)| element);
-        let place = self
-            .sources
-            .place(key)
-            .or_else(|| element.and_then(|element| self.sources.place(element)));
-        self.problems.push(Problem {
-            place,
-            key: key.to_owned(),
-            value,
-            message,
-        });
+        let place = self.sources.place(key).or_else(|| element.and_then(|element| self.sources.place(element)));
+        self.problems.push(Problem { place, key: key.to_owned(), value, message });
     }
 
     fn setting<T>(
@@ -189,12 +143,7 @@ impl<'a> Reader<'a> {
                 }
             },
         };
-        self.entries.push(Entry {
-            key: key.to_owned(),
-            value: show(&value),
-            default: default_text,
-            place,
-        });
+        self.entries.push(Entry { key: key.to_owned(), value: show(&value), default: default_text, place });
         value
     }
 }

@@ -8,11 +8,7 @@ use super::{Config, Loaded, reader::Entry};
 pub fn report(loaded: &Loaded) -> String {
     let mut out = String::from("This would run; lines marked * differ from the default.\n\n");
     let mut section = "";
-    for entry in loaded
-        .entries
-        .iter()
-        .filter(|entry| !entry.key.contains('['))
-    {
+    for entry in loaded.entries.iter().filter(|entry| !entry.key.contains('[')) {
         let (of, name) = entry.key.rsplit_once('.').unwrap_or(("", &entry.key));
         if of != section {
             section = of;
@@ -26,12 +22,7 @@ pub fn report(loaded: &Loaded) -> String {
 }
 
 fn setting(name: &str, entry: &Entry) -> String {
-    let Entry {
-        value,
-        default,
-        place,
-        ..
-    } = entry;
+    let Entry { value, default, place, .. } = entry;
     match place {
         Some(place) if value != default => {
             format!("* {name} = {value}    ({place}; default {default})\n")
@@ -46,11 +37,7 @@ fn rules(config: &Config) -> String {
     }
     let mut out = String::from("\n  Rules, the first that matches wins:\n");
     for (at, rule) in config.bridge.rule.iter().enumerate() {
-        let null = if rule.empty_as_null {
-            ", empty payload as null"
-        } else {
-            ""
-        };
+        let null = if rule.empty_as_null { ", empty payload as null" } else { "" };
         out += &format!(
             "  {:>3}. {:?} -> topic {:?}, key {:?}, partitions {}{null}\n",
             at + 1,

@@ -60,11 +60,7 @@ impl Schema {
 /// Edits between two keys; the right key in the wrong section counts as one.
 fn distance(key: &str, known: &str) -> usize {
     let edits = damerau_levenshtein(key, known);
-    if leaf(key) == leaf(known) {
-        edits.min(1)
-    } else {
-        edits
-    }
+    if leaf(key) == leaf(known) { edits.min(1) } else { edits }
 }
 
 fn leaf(key: &str) -> &str {
@@ -91,13 +87,7 @@ mod tests {
     use super::*;
 
     fn schema() -> Schema {
-        let keys = [
-            "data_dir",
-            "mqtt.tcp",
-            "kafka.tcp",
-            "kafka.node_id",
-            "bridge.rule[0].filter",
-        ];
+        let keys = ["data_dir", "mqtt.tcp", "kafka.tcp", "kafka.node_id", "bridge.rule[0].filter"];
         Schema::new(keys.map(str::to_owned).to_vec())
     }
 

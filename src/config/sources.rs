@@ -48,10 +48,7 @@ impl Sources {
         schema: &Schema,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let mut sources = Self {
-            flags,
-            ..Self::default()
-        };
+        let mut sources = Self { flags, ..Self::default() };
         if let Some(path) = file {
             sources.read_file(path, schema, problems);
         }
@@ -61,19 +58,12 @@ impl Sources {
 
     /// The file's settings without the rest.
     pub fn file_only(&self) -> Self {
-        Self {
-            file: self.file.clone(),
-            lines: self.lines.clone(),
-            ..Self::default()
-        }
+        Self { file: self.file.clone(), lines: self.lines.clone(), ..Self::default() }
     }
 
     /// The environment's settings without the rest.
     pub fn variables_only(&self) -> Self {
-        Self {
-            variables: self.variables.clone(),
-            ..Self::default()
-        }
+        Self { variables: self.variables.clone(), ..Self::default() }
     }
 
     /// Flags over environment over file.
@@ -82,15 +72,9 @@ impl Sources {
         if let Some((_, text)) = &self.file {
             builder = builder.add_source(File::from_str(text, FileFormat::Toml));
         }
-        let variables = self
-            .variables
-            .iter()
-            .map(|(key, value)| (variable_of(key), value.clone()));
-        builder = builder.add_source(
-            Environment::with_prefix("MILLSTREAM")
-                .separator("__")
-                .source(Some(variables.collect())),
-        );
+        let variables = self.variables.iter().map(|(key, value)| (variable_of(key), value.clone()));
+        builder = builder
+            .add_source(Environment::with_prefix("MILLSTREAM").separator("__").source(Some(variables.collect())));
         for flag in &self.flags {
             builder = builder.set_override(flag.key, flag.value.as_str())?;
         }
@@ -111,11 +95,7 @@ impl Sources {
 
     /// The file, for what is wrong with it as a whole.
     pub fn in_file(&self, line: Option<usize>) -> Place {
-        let name = self
-            .file
-            .as_ref()
-            .map(|(name, _)| name.clone())
-            .unwrap_or_default();
+        let name = self.file.as_ref().map(|(name, _)| name.clone()).unwrap_or_default();
         Place::File(name, line)
     }
 
@@ -152,12 +132,7 @@ impl Sources {
 
     fn read_file(&mut self, path: &Path, schema: &Schema, problems: &mut Vec<Problem>) {
         let mut problem = |place, message| {
-            problems.push(Problem {
-                place: Some(place),
-                key: String::new(),
-                value: None,
-                message,
-            });
+            problems.push(Problem { place: Some(place), key: String::new(), value: None, message });
         };
         let name = path.display().to_string();
         let text = match fs::read_to_string(path) {
@@ -171,13 +146,7 @@ impl Sources {
                 return problem(Place::File(name, line), error.message().to_owned());
             }
         };
-        let mut walk = Walk {
-            schema,
-            file: &name,
-            text: &text,
-            lines: HashMap::new(),
-            problems,
-        };
+        let mut walk = Walk { schema, file: &name, text: &text, lines: HashMap::new(), problems };
         walk.table("", root.get_ref());
         self.lines = walk.lines;
         self.file = Some((name, text));
@@ -264,9 +233,5 @@ impl Walk<'_> {
 
 /// The line, from 1, of a byte offset.
 fn line_at(text: &str, offset: usize) -> usize {
-    1 + text
-        .bytes()
-        .take(offset)
-        .filter(|byte| *byte == b'\n')
-        .count()
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }

@@ -15,21 +15,11 @@ fn loaded(
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("test.toml");
     fs::write(&path, text).expect("written");
-    let variables = variables
-        .iter()
-        .map(|(name, value)| (name.into(), value.into()));
-    let flags = flags.iter().map(|&(flag, key, value)| Flag {
-        flag,
-        key,
-        value: value.to_owned(),
-    });
+    let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+    let flags = flags.iter().map(|&(flag, key, value)| Flag { flag, key, value: value.to_owned() });
     let folder_name = format!("{}/", folder.path().display());
-    load(Some(&path), variables, flags.collect()).map_err(|Problems(problems)| {
-        problems
-            .iter()
-            .map(|p| p.to_string().replace(&folder_name, ""))
-            .collect()
-    })
+    load(Some(&path), variables, flags.collect())
+        .map_err(|Problems(problems)| problems.iter().map(|p| p.to_string().replace(&folder_name, "")).collect())
 }
 
 fn config(text: &str, variables: &[(&str, &str)]) -> Config {
@@ -67,22 +57,14 @@ fn the_example_shows_every_key_with_its_default() {
     let path = PathBuf::from(EXAMPLE);
     let loaded = load(Some(&path), std::iter::empty(), Vec::new()).expect("no problems");
     assert_eq!(loaded.config, Config::default());
-    let missing: Vec<_> = loaded
-        .entries
-        .iter()
-        .filter(|e| e.place.is_none())
-        .map(|e| e.key.as_str())
-        .collect();
+    let missing: Vec<_> = loaded.entries.iter().filter(|e| e.place.is_none()).map(|e| e.key.as_str()).collect();
     assert_eq!(missing, [""; 0]);
 }
 
 #[test]
 fn what_the_readme_shows_is_accepted() {
-    let blocks: Vec<_> = README
-        .split("```toml\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap_or_default())
-        .collect();
+    let blocks: Vec<_> =
+        README.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
     assert!(!blocks.is_empty());
     for block in blocks {
         config(block, &[]);
@@ -92,14 +74,9 @@ fn what_the_readme_shows_is_accepted() {
 #[test]
 fn flags_over_environment_over_file_over_defaults() {
     let text = "shards = 2\nlog_level = \"debug\"\n[mqtt]\ntcp = \"127.0.0.1:1\"";
-    let variables = [
-        ("MILLSTREAM__MQTT__TCP", "127.0.0.1:2"),
-        ("MILLSTREAM__SHARDS", "3"),
-    ];
+    let variables = [("MILLSTREAM__MQTT__TCP", "127.0.0.1:2"), ("MILLSTREAM__SHARDS", "3")];
     let flags = [("--mqtt", "mqtt.tcp", "127.0.0.1:3")];
-    let config = loaded(text, &variables, &flags)
-        .expect("no problems")
-        .config;
+    let config = loaded(text, &variables, &flags).expect("no problems").config;
     assert_eq!(config.mqtt.tcp, at("127.0.0.1:3"));
     assert_eq!(config.shards, 3);
     assert_eq!(config.log_level, "debug");
@@ -157,11 +134,7 @@ fn unknown_variables_are_refused_with_a_guess() {
         let expected = format!("environment variable {name}: is no setting; did you mean {meant}?");
         assert_eq!(refused(name), expected);
     }
-    for name in [
-        "MILLSTREAM__",
-        "MILLSTREAM__MQTT",
-        "MILLSTREAM__BRIDGE__RULE[0]__FILTER",
-    ] {
+    for name in ["MILLSTREAM__", "MILLSTREAM__MQTT", "MILLSTREAM__BRIDGE__RULE[0]__FILTER"] {
         assert!(refused(name).contains(name), "{name}");
     }
     assert!(refused("MILLSTREAM__BRIDGE__RULE").contains("in a file only"));
@@ -174,10 +147,7 @@ fn bad_values_are_all_told_with_place_and_remedy() {
             "durability = \"fast\"\nshards = 65\nlog_level = \"inof\"\n[mqtt]\ntcp = \"1883\"\n\
              max_packet_size = \"1MiB\"\nallow_anonymous = 1\n[kafka]\nadvertised = \"0.0.0.0:9092\"\n\
              [[bridge.rule]]\ntopic = \"a b\"\nfilter = 3\npartitions = 0\n",
-            &[
-                ("MILLSTREAM__BRIDGE__ENABLED", "yes"),
-                ("MILLSTREAM__KAFKA__NODE_ID", "-1")
-            ]
+            &[("MILLSTREAM__BRIDGE__ENABLED", "yes"), ("MILLSTREAM__KAFKA__NODE_ID", "-1")]
         ),
         [
             "test.toml:1: durability = \"fast\": must be \"fsync\" or \"os\"",
@@ -199,72 +169,40 @@ fn bad_values_are_all_told_with_place_and_remedy() {
 #[test]
 fn a_bad_value_is_refused_even_where_it_is_hidden() {
     let hidden = problems("shards = 99", &[("MILLSTREAM__SHARDS", "1")]);
-    assert_eq!(
-        hidden,
-        ["test.toml:1: shards = 99: must be a whole number from 0 to 64"]
-    );
+    assert_eq!(hidden, ["test.toml:1: shards = 99: must be a whole number from 0 to 64"]);
     let flags = [("--log-level", "log_level", "info")];
     let hidden = loaded("", &[("MILLSTREAM__LOG_LEVEL", "loud")], &flags).expect_err("a problem");
-    assert!(
-        hidden[0].starts_with("environment variable MILLSTREAM__LOG_LEVEL"),
-        "{hidden:?}"
-    );
+    assert!(hidden[0].starts_with("environment variable MILLSTREAM__LOG_LEVEL"), "{hidden:?}");
 }
 
 #[test]
 fn files_are_typed() {
-    for text in [
-        "shards = \"2\"",
-        "shards = 2.0",
-        "[mqtt]\nallow_anonymous = \"true\"",
-        "log_level = 3",
-    ] {
+    for text in ["shards = \"2\"", "shards = 2.0", "[mqtt]\nallow_anonymous = \"true\"", "log_level = 3"] {
         assert_eq!(problems(text, &[]).len(), 1, "{text}");
     }
     let huge = problems("[kafka]\nnode_id = 99999999999999999999", &[]);
-    assert!(
-        huge[0].starts_with("test.toml:2: kafka.node_id: 99999999999999999999 is too large"),
-        "{huge:?}"
-    );
+    assert!(huge[0].starts_with("test.toml:2: kafka.node_id: 99999999999999999999 is too large"), "{huge:?}");
 }
 
 #[test]
 fn what_is_no_toml_is_told_with_its_line() {
     let syntax = problems("shards = 1\nmqtt = {", &[]);
-    assert!(
-        syntax.len() == 1 && syntax[0].starts_with("test.toml:2: "),
-        "{syntax:?}"
-    );
+    assert!(syntax.len() == 1 && syntax[0].starts_with("test.toml:2: "), "{syntax:?}");
     let twice = problems("shards = 1\nshards = 2", &[]);
-    assert!(
-        twice.len() == 1 && twice[0].starts_with("test.toml:2: duplicate key"),
-        "{twice:?}"
-    );
+    assert!(twice.len() == 1 && twice[0].starts_with("test.toml:2: duplicate key"), "{twice:?}");
 }
 
 #[test]
 fn sections_and_keys_are_not_mixed_up() {
     for (text, expected) in [
-        (
-            "mqtt = 5",
-            "test.toml:1: mqtt: is a section: write [mqtt] and its keys below",
-        ),
+        ("mqtt = 5", "test.toml:1: mqtt: is a section: write [mqtt] and its keys below"),
         (
             "[bridge.rule]\nfilter = \"#\"",
             "test.toml:1: bridge.rule: is a list of tables: write [[bridge.rule]] above each",
         ),
-        (
-            "[bridge]\nrule = [1]",
-            "test.toml:2: bridge.rule[0]: must be a table",
-        ),
-        (
-            "\"mqtt.tcp\" = \"off\"",
-            "test.toml:1: mqtt.tcp: is no setting; did you mean mqtt.tcp?",
-        ),
-        (
-            "[data_dir]\nx = 1",
-            "test.toml:1: data_dir = a table: must be text in quotes",
-        ),
+        ("[bridge]\nrule = [1]", "test.toml:2: bridge.rule[0]: must be a table"),
+        ("\"mqtt.tcp\" = \"off\"", "test.toml:1: mqtt.tcp: is no setting; did you mean mqtt.tcp?"),
+        ("[data_dir]\nx = 1", "test.toml:1: data_dir = a table: must be text in quotes"),
     ] {
         assert_eq!(problems(text, &[])[0], expected);
     }
@@ -272,11 +210,7 @@ fn sections_and_keys_are_not_mixed_up() {
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let error = load(
-        Some(&PathBuf::from("/nowhere/m.toml")),
-        std::iter::empty(),
-        Vec::new(),
-    );
+    let error = load(Some(&PathBuf::from("/nowhere/m.toml")), std::iter::empty(), Vec::new());
     let text = error.expect_err("no such file").to_string();
     assert!(text.starts_with("/nowhere/m.toml: No such file"), "{text}");
 }
@@ -285,15 +219,9 @@ fn a_file_that_is_not_there_is_named() {
 #[test]
 fn a_variable_that_is_not_utf_8_is_refused() {
     use std::os::unix::ffi::OsStringExt;
-    let variable = (
-        OsString::from("MILLSTREAM__DATA_DIR"),
-        OsString::from_vec(vec![0xff]),
-    );
+    let variable = (OsString::from("MILLSTREAM__DATA_DIR"), OsString::from_vec(vec![0xff]));
     let error = load(None, std::iter::once(variable), Vec::new()).expect_err("a problem");
-    assert_eq!(
-        error.to_string(),
-        "environment variable MILLSTREAM__DATA_DIR: must be valid UTF-8"
-    );
+    assert_eq!(error.to_string(), "environment variable MILLSTREAM__DATA_DIR: must be valid UTF-8");
 }
 
 #[test]
@@ -302,31 +230,19 @@ fn a_listener_open_to_others_must_be_meant() {
         let open = format!("[{section}]\ntcp = \"0.0.0.0:7\"\n");
         let refused = problems(&open, &[]);
         assert_eq!(refused.len(), 1, "{refused:?}");
-        assert!(refused[0].starts_with(&format!(
-            "test.toml:2: {section}.tcp = \"0.0.0.0:7\": there are no users"
-        )));
+        assert!(refused[0].starts_with(&format!("test.toml:2: {section}.tcp = \"0.0.0.0:7\": there are no users")));
         assert!(refused[0].contains(&format!("{section}.allow_anonymous = true")));
-        assert!(
-            config(&format!("{open}allow_anonymous = true"), &[])
-                .how_to_open()
-                .is_none()
-        );
+        assert!(config(&format!("{open}allow_anonymous = true"), &[]).how_to_open().is_none());
     }
     let flags = [("--kafka", "kafka.tcp", "[::]:9092")];
     let refused = loaded("", &[], &flags).expect_err("refused");
-    assert!(
-        refused[0].starts_with("--kafka: kafka.tcp = \"[::]:9092\": there are no users"),
-        "{refused:?}"
-    );
+    assert!(refused[0].starts_with("--kafka: kafka.tcp = \"[::]:9092\": there are no users"), "{refused:?}");
 }
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     for (text, expected) in [
-        (
-            "[mqtt]\ntcp = \"127.0.0.1:9092\"",
-            "kafka.tcp = \"127.0.0.1:9092\": is the address of mqtt.tcp already",
-        ),
+        ("[mqtt]\ntcp = \"127.0.0.1:9092\"", "kafka.tcp = \"127.0.0.1:9092\": is the address of mqtt.tcp already"),
         (
             "[kafka]\ngroup_max_session_timeout_ms = 5",
             "test.toml:2: kafka.group_max_session_timeout_ms = 5: must not be below kafka.group_min_session_timeout_ms = 6000",
@@ -339,10 +255,7 @@ fn settings_that_contradict_each_other_are_refused() {
             "[[bridge.rule]]\nfilter = \"a\"\ntopic = \"a b\"",
             "test.toml:1: bridge.rule[0]: topic \"a b\" must be 1 to 249 of a-z A-Z 0-9 . _ -, not . or ..",
         ),
-        (
-            "[[bridge.rule]]\ntopic = \"t\"",
-            "test.toml:1: bridge.rule[0].filter: must be given",
-        ),
+        ("[[bridge.rule]]\ntopic = \"t\"", "test.toml:1: bridge.rule[0].filter: must be given"),
     ] {
         assert_eq!(problems(text, &[]), [expected]);
     }
@@ -359,25 +272,8 @@ fn rules_keep_their_order_and_have_defaults() {
     )
     .bridge
     .rule;
-    let told: Vec<_> = rules
-        .iter()
-        .map(|r| {
-            (
-                &*r.filter,
-                &*r.topic,
-                &*r.key,
-                r.partitions,
-                r.empty_as_null,
-            )
-        })
-        .collect();
-    assert_eq!(
-        told,
-        [
-            ("a/#", "a", "{2}", 4, true),
-            ("#", "rest", "{topic}", 9, false)
-        ]
-    );
+    let told: Vec<_> = rules.iter().map(|r| (&*r.filter, &*r.topic, &*r.key, r.partitions, r.empty_as_null)).collect();
+    assert_eq!(told, [("a/#", "a", "{2}", 4, true), ("#", "rest", "{topic}", 9, false)]);
 }
 
 #[test]

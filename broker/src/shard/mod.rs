@@ -49,8 +49,8 @@ pub enum Mail {
     Job(Job),
     /// A listener to accept clients from.
     Listen(std::net::TcpListener),
-    /// Close every connection and end; the sender is told when they are closed.
-    Stop(tokio::sync::oneshot::Sender<()>),
+    /// Close every connection and end.
+    Stop,
 }
 
 /// How other threads reach a shard.
@@ -463,11 +463,9 @@ pub async fn run(shared: Shared) {
                 Mail::Listen(listener) => {
                     tokio::task::spawn_local(crate::listener::accept(shared.clone(), listener));
                 }
-                Mail::Stop(stopped) => {
+                Mail::Stop => {
                     stop(&shared).await;
-                    tracing::debug!(shard = index, "stopped");
-                    let _ = stopped.send(());
-                    return;
+                    return tracing::debug!(shard = index, "stopped");
                 }
                 Mail::Burst(_) => {}
             }
