@@ -62,8 +62,7 @@ pub enum CreateTopicError {
 
 /// The durable log and keyed state of one data folder. Cheap to clone.
 #[derive(Clone)]
-pub struct Bridge {
-}
+pub struct Bridge {}
 
 impl Bridge {
     /// A new way in. One per thread that submits; any task on any thread may use it.
@@ -126,8 +125,7 @@ pub enum Produced {
 
 /// An ordered way into the journal. What is added between two [`Lane::submit`] is one atomic operation.
 #[derive(Clone)]
-pub struct Lane {
-}
+pub struct Lane {}
 
 /// A place where [`Produced`] appears.
 #[derive(Clone)]
@@ -142,7 +140,12 @@ impl ProduceSlot {
 
 impl Lane {
     /// Submits one validated record batch as an operation of its own and flushes.
-    pub fn produce(&self, _partition: &Partition, _batch: &batch::Header, _bytes: &[u8]) -> (ProduceSlot, Ticket) {
+    pub fn produce(
+        &self,
+        _partition: &Partition,
+        _batch: &batch::Header,
+        _bytes: &[u8],
+    ) -> (ProduceSlot, Ticket) {
         unimplemented!()
     }
     /// Submits puts (value) and deletes (None) of keyed state as one operation and flushes.

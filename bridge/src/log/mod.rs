@@ -60,7 +60,10 @@ impl Partition {
         unimplemented!()
     }
     /// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`.
-    pub async fn offset_for_timestamp(&self, _timestamp_ms: i64) -> Result<Option<(i64, i64)>, ReadError> {
+    pub async fn offset_for_timestamp(
+        &self,
+        _timestamp_ms: i64,
+    ) -> Result<Option<(i64, i64)>, ReadError> {
         unimplemented!()
     }
     /// Offset and timestamp of a record with the greatest timestamp.
