@@ -142,6 +142,13 @@ impl Broker {
     /// Starts on the folder and ports it has, and waits until it is ready.
     #[track_caller]
     pub fn restart(&mut self) {
+        self.spawn();
+        self.wait_until_ready();
+    }
+
+    /// Starts on the folder and ports it has; it may not be ready for a while.
+    #[track_caller]
+    pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "it is running");
         let stderr = File::options()
             .create(true)
@@ -152,7 +159,6 @@ impl Broker {
         command.stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().expect("the binary is built");
         self.child = Some(child);
-        self.wait_until_ready();
     }
 
     #[track_caller]
