@@ -80,16 +80,14 @@ impl Backend {
     pub fn run(&self, run: &Run) {
         let _abort = run.abort_on_panic();
         let consumer = self.kafka.join(&self.group, TOPIC);
-        let mut next: HashMap<i32, i64> = HashMap::new();
         let mut uncommitted = 0;
         while !run.is_over() {
             let Some(record) = poll_record(&consumer, Duration::from_millis(50)) else {
                 continue;
             };
-            next.insert(record.partition, record.offset + 1);
             self.take(record);
             uncommitted += 1;
-            if uncommitted >= COMMIT_EVERY && self.commit(&consumer, &next) {
+            if uncommitted >= COMMIT_EVERY && self.commit(&consumer) {
                 uncommitted = 0;
             }
         }
@@ -111,14 +109,22 @@ impl Backend {
         }
     }
 
-    /// Commits; a commit that meets a dead broker or a group that is being formed is tried
-    /// again after the next record.
-    fn commit(&self, consumer: &BaseConsumer, next: &HashMap<i32, i64>) -> bool {
+    /// Commits what was read; a commit that meets a dead broker or a group that is being formed
+    /// is tried again after the next record.
+    ///
+    /// A position is that of the present assignment: what was read before a rejoin and not
+    /// committed has none, for it comes again.
+    fn commit(&self, consumer: &BaseConsumer) -> bool {
+        let positions = consumer.position().expect("positions of the assignment");
         let mut offsets = TopicPartitionList::new();
-        for (partition, offset) in next {
-            offsets
-                .add_partition_offset(TOPIC, *partition, Offset::Offset(*offset))
-                .expect("a partition");
+        let mut next = Vec::new();
+        for element in positions.elements() {
+            if let Offset::Offset(offset) = element.offset() {
+                let partition = element.partition();
+                let added = offsets.add_partition_offset(TOPIC, partition, Offset::Offset(offset));
+                added.expect("a partition");
+                next.push((partition, offset));
+            }
         }
         let done = consumer.commit(&offsets, CommitMode::Sync).is_ok();
         if done {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a start may take, recovery included.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// The binary under test: `MILLSTREAM_BIN`, else the one cargo built beside these tests.
 pub fn binary() -> PathBuf {
@@ -34,6 +34,8 @@ pub struct Broker {
     kafka: Lease,
     admin: Lease,
     has_config: bool,
+    kafka_by_flag: bool,
+    data_dir: PathBuf,
     environment: Vec<(String, String)>,
     child: Option<Child>,
 }
@@ -66,12 +68,15 @@ impl Broker {
 
     /// A folder and ports; not started.
     pub fn prepared() -> Broker {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         Broker {
-            folder: tempfile::tempdir().expect("a temporary folder"),
+            data_dir: folder.path().join("data"),
+            folder,
             mqtt: lease(),
             kafka: lease(),
             admin: lease(),
             has_config: false,
+            kafka_by_flag: true,
             environment: Vec::new(),
             child: None,
         }
@@ -81,6 +86,18 @@ impl Broker {
     pub fn config(mut self, toml: &str) -> Broker {
         fs::write(self.config_path(), toml).expect("a writable folder");
         self.has_config = true;
+        self
+    }
+
+    /// Keeps its data in this folder instead of its own.
+    pub fn data_in(mut self, folder: &Path) -> Broker {
+        self.data_dir = folder.to_owned();
+        self
+    }
+
+    /// Leaves `--kafka` away, so that the configuration file says what becomes of it.
+    pub fn kafka_by_config(mut self) -> Broker {
+        self.kafka_by_flag = false;
         self
     }
 
@@ -99,8 +116,8 @@ impl Broker {
     }
 
     /// Where it keeps its data.
-    pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// A folder that lives as long as this broker.
@@ -132,7 +149,9 @@ impl Broker {
         }
         command.arg("--data-dir").arg(self.data_dir());
         command.arg("--mqtt").arg(self.mqtt().to_string());
-        command.arg("--kafka").arg(self.kafka().to_string());
+        if self.kafka_by_flag {
+            command.arg("--kafka").arg(self.kafka().to_string());
+        }
         command.arg("--admin").arg(self.admin().to_string());
         command.current_dir(self.folder.path());
         command.envs(self.environment.iter().cloned());
