@@ -1,0 +1,6 @@
+//! What devices say, as any Kafka client reads it.
+
+mod groups_resume;
+mod mapping;
+mod offsets;
+mod produce;
