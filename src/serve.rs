@@ -5,14 +5,14 @@ mod metrics;
 
 use std::error::Error;
 use std::io;
-use std::net::{self, SocketAddr};
+use std::net::{self, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bridge::{Bridge, Lane, kafka};
 use broker::Broker;
 use broker::mapping::Rule;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, error, info, warn};
@@ -21,6 +21,8 @@ use crate::admin::{self, AdminState, Readiness};
 use crate::config::{Address, Config};
 use crate::logs;
 
+/// Connections the kernel holds until they are accepted.
+const BACKLOG: u32 = 4_096;
 /// From SIGTERM to the end of the process.
 const STOP: Duration = Duration::from_millis(4_500);
 /// Of these, for acknowledging what was received and closing clients.
@@ -36,11 +38,13 @@ pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
         warn!("{warning}");
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything is opened: a used port is the commonest reason not to start.
+    let sockets = Sockets::bind(&config, &runtime)?;
     let bridge = Bridge::open(bridge_options(&config))?;
     info!(data_dir = %config.data_dir.display(), "log opened: {}", bridge.summary());
     let rules = if config.bridge.enabled { rules(&config)? } else { Vec::new() };
     let broker = Arc::new(Broker::start(broker_config(&config), &bridge, rules)?);
-    let served = runtime.block_on(serve(&config, &bridge, &broker));
+    let served = runtime.block_on(serve(&config, &bridge, &broker, sockets));
     let end = Instant::now() + STOP;
     broker.stop(Instant::now() + DRAIN);
     let complete = bridge.close(end);
@@ -48,11 +52,9 @@ pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
     Ok(served?)
 }
 
-async fn serve(config: &Config, bridge: &Bridge, broker: &Arc<Broker>) -> Result<(), Box<dyn Error>> {
+async fn serve(config: &Config, bridge: &Bridge, broker: &Arc<Broker>, sockets: Sockets) -> Result<(), Box<dyn Error>> {
     let stop = stop_signal()?;
-    let mqtt = bind("mqtt.tcp", &config.mqtt.tcp).await?;
-    let kafka_listener = bind("kafka.tcp", &config.kafka.tcp).await?;
-    let admin_listener = bind("admin.http", &config.admin.http).await?;
+    let [mqtt, kafka_listener, admin_listener] = sockets.listen()?;
     let addresses = [&mqtt, &kafka_listener, &admin_listener].map(said);
 
     let server = kafka::Server::new(bridge.clone(), kafka_config(config));
@@ -207,10 +209,44 @@ fn said(listener: &Option<TcpListener>) -> String {
     address.map_or_else(|| "off".to_owned(), |address| address.to_string())
 }
 
-async fn bind(key: &str, address: &Address) -> io::Result<Option<TcpListener>> {
+/// Bound sockets that do not listen yet: clients are turned away until there is someone to answer.
+struct Sockets([Option<TcpSocket>; 3]);
+
+impl Sockets {
+    fn bind(config: &Config, runtime: &runtime::Runtime) -> io::Result<Sockets> {
+        let _inside = runtime.enter();
+        Ok(Sockets([
+            bind("mqtt.tcp", &config.mqtt.tcp)?,
+            bind("kafka.tcp", &config.kafka.tcp)?,
+            bind("admin.http", &config.admin.http)?,
+        ]))
+    }
+
+    fn listen(self) -> io::Result<[Option<TcpListener>; 3]> {
+        let [mqtt, kafka, admin] = self.0.map(|socket| socket.map(|socket| socket.listen(BACKLOG)).transpose());
+        Ok([mqtt?, kafka?, admin?])
+    }
+}
+
+fn bind(key: &str, address: &Address) -> io::Result<Option<TcpSocket>> {
     let Some(host_port) = address.host_port() else { return Ok(None) };
     let told = |error: io::Error| io::Error::new(error.kind(), format!("{key} = \"{address}\": {error}"));
-    TcpListener::bind(host_port).await.map(Some).map_err(told)
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for at in host_port.to_socket_addrs().map_err(told)? {
+        match bind_one(at) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(error) => failed = error,
+        }
+    }
+    Err(told(failed))
+}
+
+fn bind_one(at: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for the connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)?;
+    Ok(socket)
 }
 
 /// Completes at SIGTERM or Ctrl-C; both are caught from here on.

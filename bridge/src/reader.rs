@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use crate::batch::{self, Header, Record};
 use crate::log::{Partition, ReadError, Topics};
@@ -29,7 +30,7 @@ pub struct Reader {
 pub enum Fetched<'a> {
     /// The record.
     Record(Record<'a>),
-    /// The disk has to be asked: [`Reader::fetch`] the pointer and [`Reader::install`] what it gives.
+    /// It has to be waited for, on the disk or on the apply thread: [`Reader::fetch`] the pointer and [`Reader::install`] what it gives.
     Cold,
     /// There is no such record any more.
     Gone,
@@ -46,6 +47,10 @@ impl Reader {
             return Ok(self.record(range));
         }
         let Some(partition) = self.find(pointer) else { return Ok(Fetched::Gone) };
+        if pointer.offset >= partition.high_watermark() {
+            // Durable, and not applied yet (J5).
+            return Ok(Fetched::Cold);
+        }
         match partition.read_cached(pointer.offset, CHUNK_BYTES) {
             Ok(Some(chunk)) => {
                 self.install_chunk(partition, chunk);
@@ -64,10 +69,15 @@ impl Reader {
     pub fn fetch(&self, pointer: &Pointer) -> impl Future<Output = Result<Bytes, ReadError>> + use<> {
         let (partition, offset) = (self.find(pointer), pointer.offset);
         async move {
-            match partition {
-                Some(partition) => partition.read(offset, CHUNK_BYTES).await,
-                None => Ok(Bytes::new()),
+            let Some(partition) = partition else { return Ok(Bytes::new()) };
+            let applied = Arc::new(Notify::new());
+            while partition.high_watermark() <= offset {
+                partition.wake_on_append(&applied);
+                if partition.high_watermark() <= offset {
+                    applied.notified().await;
+                }
             }
+            partition.read(offset, CHUNK_BYTES).await
         }
     }
 

@@ -253,7 +253,7 @@ fn settings_that_contradict_each_other_are_refused() {
         ),
         (
             "[[bridge.rule]]\nfilter = \"a\"\ntopic = \"a b\"",
-            "test.toml:1: bridge.rule[0]: topic \"a b\" must be 1 to 249 of a-z A-Z 0-9 . _ -, not . or ..",
+            "test.toml:1: bridge.rule[0]: topic \"a b\" must be 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __, not . or ..",
         ),
         ("[[bridge.rule]]\ntopic = \"t\"", "test.toml:1: bridge.rule[0].filter: must be given"),
     ] {

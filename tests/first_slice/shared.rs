@@ -96,20 +96,6 @@ fn the_rest_go_on_when_a_member_leaves() {
 }
 
 #[test]
-fn what_a_lost_member_had_not_acknowledged_goes_to_another() {
-    let broker = Broker::start();
-    let mut lost = broker.connect(Connect::v5("lost"));
-    lost.subscribe("$share/g/t", 1);
-    broker.publish(Publish::new("t", "1").qos(1));
-    assert_eq!(lost.expect_publish().text(), "1");
-    let mut other = broker.connect(Connect::v5("other"));
-    other.subscribe("$share/g/t", 1);
-    // Its session ends with its connection, so its message is sent to another member.
-    drop(lost);
-    assert_eq!(other.take().text(), "1");
-}
-
-#[test]
 fn a_share_of_absent_durable_members_is_kept_for_them() {
     let mut broker = Broker::start();
     let connect = || Connect::v5("worker").durable();
