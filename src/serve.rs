@@ -34,6 +34,7 @@ const HEALTH: Duration = Duration::from_millis(250);
 /// failed, for a supervisor to start it again (J8).
 pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
     logs::install(config.log_format, &config.log_level)?;
+    die_on_panic();
     for warning in config.warnings() {
         warn!("{warning}");
     }
@@ -49,7 +50,7 @@ pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
     broker.stop(Instant::now() + DRAIN);
     let complete = bridge.close(end);
     info!(checkpoint = if complete { "complete" } else { "not complete: the next start replays more" }, "stopped");
-    Ok(served?)
+    served
 }
 
 async fn serve(config: &Config, bridge: &Bridge, broker: &Arc<Broker>, sockets: Sockets) -> Result<(), Box<dyn Error>> {
@@ -207,6 +208,17 @@ fn rules(config: &Config) -> Result<Vec<Rule>, broker::mapping::RuleError> {
 fn said(listener: &Option<TcpListener>) -> String {
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+}
+
+/// A panic anywhere ends the process: what is on the disk is right, a shard that is half alive is not, and a
+/// supervisor starts it again.
+fn die_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        error!("a fault of Millstream's own, please report it: {panic}");
+        std::process::exit(101);
+    }));
 }
 
 /// Bound sockets that do not listen yet: clients are turned away until there is someone to answer.

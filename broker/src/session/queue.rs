@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use bridge::Ticket;
-use bridge::state::Entry;
+use bridge::state::{Entry, Pointer};
 
 use crate::codec::AckKind;
 
@@ -61,10 +61,7 @@ impl Queue {
             if queue.items.is_empty() {
                 queue.base = sequence;
             }
-            // What was acknowledged before its neighbours left a gap.
-            while queue.base + (queue.items.len() as u64) < sequence {
-                queue.items.push_back(Item { entry, sent: Some(Sent::Done) });
-            }
+            queue.fill_gap(sequence);
             let sent = match entry.released {
                 true => Some(Sent::Released),
                 false if queue.items.len() < maybe_sent => Some(first_state(&entry)),
@@ -75,8 +72,18 @@ impl Queue {
         if queue.items.is_empty() {
             queue.base = next;
         }
+        queue.fill_gap(next);
         queue.settled = queue.base;
         queue
+    }
+
+    /// What was acknowledged before its neighbours left a gap, in the middle or at the end.
+    fn fill_gap(&mut self, to: u64) {
+        let nowhere = Pointer { topic: 0, partition: 0, offset: 0 };
+        let entry = Entry { pointer: nowhere, tag: 0, expires_s: 0, released: true };
+        while self.base + (self.items.len() as u64) < to {
+            self.items.push_back(Item { entry, sent: Some(Sent::Done) });
+        }
     }
 
     /// Entries that are not done.
@@ -203,7 +210,6 @@ fn first_state(entry: &Entry) -> Sent {
 mod tests {
     use super::*;
     use crate::codec::QoS;
-    use bridge::state::Pointer;
 
     fn entry(offset: i64, qos: QoS) -> Entry {
         let pointer = Pointer { topic: 16, partition: 0, offset };
@@ -266,6 +272,10 @@ mod tests {
         let mut queue = Queue::recovered(11, found.into_iter(), 3);
         queue.restart(10);
         assert_eq!(send_all(&mut queue), [(1008, false), (10, true), (11, false)]);
+        let mut last_done = Queue::recovered(9, [(7, entry(7, QoS::AtLeastOnce))].into_iter(), 3);
+        last_done.push(9, entry(9, QoS::AtLeastOnce));
+        last_done.restart(10);
+        assert_eq!(send_all(&mut last_done), [(8, true), (10, false)], "8 was acknowledged before 7");
         let mut empty = Queue::recovered(42, std::iter::empty(), 3);
         empty.restart(10);
         empty.push(42, entry(1, QoS::AtLeastOnce));
