@@ -1,2 +1,53 @@
 //! Millstream: MQTT in, a persistent partitioned log that Kafka clients read out.
-fn main() {}
+//!
+//! The product, in the order of a start: `cli` (what was asked), `config` (what it means),
+//! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker).
+
+mod admin;
+mod cli;
+mod config;
+mod logs;
+mod serve;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::explain(&error),
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
+    match command {
+        Command::Serve(args) => {
+            let loaded = config::load(args.config.as_deref(), std::env::vars_os(), args.flags())?;
+            serve::run(loaded.config)
+        }
+        Command::CheckConfig { file } => {
+            let loaded = config::load(Some(&file), std::env::vars_os(), Vec::new())?;
+            // Not `println!`: it panics when the reader (`| head`) has gone.
+            Ok(io::stdout().write_all(config::report(&loaded).as_bytes())?)
+        }
+    }
+}
+
+/// One line per error on stderr. Nothing can be done when stderr itself is gone.
+fn complain(error: &dyn std::error::Error) {
+    for line in error.to_string().lines() {
+        let _ = writeln!(io::stderr(), "millstream: {line}");
+    }
+}

@@ -32,10 +32,7 @@ fn fails_to_start(broker: &Broker) -> String {
 #[track_caller]
 fn tells_in_one_line(words: &str, named: &[&str]) {
     let tells = |line: &&str| named.iter().all(|name| line.contains(name));
-    assert!(
-        words.lines().any(|line| tells(&line)),
-        "{named:?} in\n{words}"
-    );
+    assert!(words.lines().any(|line| tells(&line)), "{named:?} in\n{words}");
 }
 
 /// MQTT, Kafka and admin do what they are for.
@@ -46,10 +43,7 @@ fn serves_all(broker: &Broker) {
     assert_eq!(client.publish(Publish::new("serves/all", "x").qos(2)), 0);
     assert_eq!(client.take().text(), "x");
     assert!(!Kafka::at(broker.kafka()).read("mqtt", 1).is_empty());
-    assert_eq!(
-        http::get(broker.admin(), "/ready").map(|a| a.status).ok(),
-        Some(200)
-    );
+    assert_eq!(http::get(broker.admin(), "/ready").map(|a| a.status).ok(), Some(200));
 }
 
 #[test]
@@ -113,9 +107,7 @@ fn a_configuration_that_cannot_be_read_is_told_in_one_line() {
 
 #[test]
 fn a_listener_can_be_off() {
-    let mut broker = Broker::prepared()
-        .config("[kafka]\ntcp = \"off\"\n")
-        .kafka_by_config();
+    let mut broker = Broker::prepared().config("[kafka]\ntcp = \"off\"\n").kafka_by_config();
     broker.restart();
     broker.connect(Connect::v311("a")).ping();
     assert!(TcpStream::connect(broker.kafka()).is_err());

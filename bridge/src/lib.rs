@@ -1,16 +1,67 @@
-//! The log half of Millstream. It knows no MQTT: it takes records and state changes and gives
-//! back tickets that become durable.
+//! The log half of Millstream. It knows no MQTT: it takes records and state changes and gives back tickets
+//! that become durable.
 //!
-//! (Skeleton: the public face that the other modules build on.)
+//! In the order of the data:
+//!
+//! - [`Lane`] (`journal/lane.rs`): how operations come in, and how their durability is told
+//! - `journal/gather.rs`: many lanes become one frame; offsets and queue sequences are given
+//! - `journal/commit.rs`, `frame.rs`, `files.rs`: the frame is written and synced, once
+//! - `journal/apply.rs`: batches go to partitions, changes to the next checkpoint
+//! - [`log`]: topics, partitions, segments, indexes; [`Reader`] follows queues' pointers into them
+//! - `journal/checkpoint.rs`, `keyed.rs`: the state at one LSN made durable, journal files reused
+//! - `journal/recovery.rs`: the last checkpoint and every frame behind it
+//! - [`group`], [`kafka`]: consumer groups and the Kafka protocol on top
+//!
+//! [`disk`] is the only caller of the file system. Rules cited as J1, C2, R1 … are numbered in DURABILITY.md.
 
 pub mod batch;
+pub mod disk;
+pub mod group;
+mod journal;
+pub mod kafka;
+mod keyed;
 pub mod log;
+pub mod metrics;
+mod producer;
+mod reader;
 pub mod state;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use disk::{DiskError, Folder};
+use journal::apply::{Applied, Applier};
+use journal::changes::Whole;
+use journal::checkpoint::{self, Checkpoint, Checkpointer};
+use journal::commit::{Committer, Shared};
+use journal::gather::Gather;
+use journal::recovery::Journal;
+use keyed::KeyedLogs;
+use log::topic::{Definition, FIRST_PUBLIC_ID, PARTITIONS_MAX, name_ok};
+use log::{Extent, Topics};
+use producer::Producers;
+use state::Change;
+
+pub use journal::changes::WholeQueue as RecoveredQueue;
+pub use journal::lane::{Delivery, JournalFailed, Lane, Operation, ProduceSlot, Produced, Target, Ticket};
+pub use journal::recovery::ReplayError;
+pub use keyed::LoadError;
 pub use log::{Partition, ReadError, Topic};
+pub use reader::{Fetched, Reader};
 pub use state::Space;
+
+/// Frames committed and not yet applied, at most; each is about a group's bytes.
+const UNAPPLIED_FRAMES_MAX: usize = 32;
+/// Name and id of the topic that holds what queues need and no rule maps.
+const HIDDEN: (&str, u32) = ("__mqtt", 6);
 
 /// When a commit counts as durable (J7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,19 +83,11 @@ pub struct Options {
     pub commit_interval: Duration,
     /// A segment rolls when its next batch would pass this size.
     pub segment_bytes_max: u64,
-    /// Journal bytes after which a checkpoint starts.
+    /// Journal bytes after which a checkpoint starts; at twice as many, publishers wait.
     pub checkpoint_bytes: u64,
     /// Time after which a checkpoint starts, when anything changed.
     pub checkpoint_interval: Duration,
 }
-
-/// Number of an operation on its [`Lane`]; see [`Lane::wait`].
-pub type Ticket = u64;
-
-/// The journal could not be written or synced; nothing more becomes durable (J8).
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("disk: the journal failed and takes no more: {0}")]
-pub struct JournalFailed(pub Arc<str>);
 
 /// Why a topic was not made.
 #[derive(Debug, thiserror::Error)]
@@ -52,108 +95,372 @@ pub enum CreateTopicError {
     /// It is there already.
     #[error("topic {0:?} exists")]
     Exists(String),
-    /// Kafka allows `[a-zA-Z0-9._-]`, 1 to 249 characters, not `.` or `..`.
-    #[error("topic name {0:?}: 1 to 249 of a-z A-Z 0-9 . _ -")]
+    /// Kafka allows `[a-zA-Z0-9._-]`, 1 to 249 characters, not `.` or `..`; `__` is ours.
+    #[error("topic name {0:?}: 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __")]
     BadName(String),
     /// Partitions must be 1 to 10,000.
     #[error("{0} partitions: 1 to 10000")]
     BadPartitions(i64),
+    /// Its folders could not be made.
+    #[error(transparent)]
+    Disk(#[from] log::segment::OpenError),
 }
 
-/// The durable log and keyed state of one data folder. Cheap to clone.
+/// Why a data folder does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Another process has it.
+    #[error("data folder {0} is in use by another process: stop that one, or give this one another --data-dir")]
+    InUse(PathBuf),
+    /// The checkpoint file is damaged or of another version.
+    #[error("disk: {0} cannot be read: it is damaged, or a newer Millstream wrote it")]
+    Checkpoint(PathBuf),
+    /// Keyed state does not load.
+    #[error("internal topics: {0}")]
+    Load(#[from] LoadError),
+    /// A partition does not open.
+    #[error("topic {0}: {1}")]
+    Topic(String, log::segment::OpenError),
+    /// The journal does not replay.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// A thread could not be started.
+    #[error("the operating system gives no thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The durable log and keyed state of one data folder. Cheap to clone; the folder is closed by
+/// [`Bridge::close`], or by the end of the process, as by a crash.
 #[derive(Clone)]
-pub struct Bridge {}
+pub struct Bridge(Arc<Core>);
+
+struct Core {
+    options: Options,
+    shared: Arc<Shared>,
+    topics: Arc<Topics>,
+    topics_folder: Folder,
+    next_topic_id: Mutex<u32>,
+    recovered: Mutex<Whole>,
+    epoch: i32,
+    cluster_id: [u8; 16],
+    next_producer: AtomicI64,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// What the start found, for its log line.
+    summary: String,
+    _lock: disk::Lock,
+}
 
 impl Bridge {
+    /// Opens a data folder and brings it to where it was: the last checkpoint and the journal behind it.
+    pub fn open(options: Options) -> Result<Bridge, OpenError> {
+        let began = Instant::now();
+        let folder = Folder::open(&options.data_dir)?;
+        let lock = folder.lock()?.ok_or_else(|| OpenError::InUse(options.data_dir.clone()))?;
+        let topics_folder = Folder::open(&folder.join("topics"))?;
+        let journal = Journal::open(Folder::open(&folder.join("journal"))?)?;
+        let checkpoint = read_checkpoint(&folder)?;
+        let epoch = checkpoint.epoch.max(journal.last_epoch()) + 1;
+        let kafka_epoch = epoch as i32;
+        let keyed = KeyedLogs::open(&topics_folder, &checkpoint.extents, kafka_epoch)?;
+        let mut whole = keyed.load()?;
+
+        let topics = Arc::new(Topics::default());
+        let opener = Opener { topics: &topics, folder: &topics_folder, segment_bytes_max: options.segment_bytes_max };
+        opener.open_known(&whole, &checkpoint)?;
+        let mut applied = Applied::new(topics.clone(), checkpoint.lsn);
+        let mut opened = Ok(());
+        let replayed = journal.replay(&mut applied, epoch, |change| {
+            if let (Change::Put(Space::TOPICS, id, definition), Ok(())) = (change, &opened) {
+                opened = opener.open_defined(id, definition, &BTreeMap::new());
+            }
+        });
+        opened?;
+        let replayed = replayed?;
+        whole.apply(&applied.changes);
+
+        let shared = Arc::new(Shared::default());
+        shared.synced_lsn.store(replayed.synced_lsn, Ordering::Release);
+        shared.uncheckpointed_bytes.store(replayed.journal_bytes, Ordering::Release);
+        let gather = make_gather(&topics, &mut whole, kafka_epoch);
+        let (frame_sender, frames) = mpsc::sync_channel(UNAPPLIED_FRAMES_MAX);
+        let (checkpoints, jobs) = mpsc::channel();
+        let running = Arc::new(AtomicBool::new(false));
+        let committer = Committer::new(shared.clone(), gather, replayed.writer, frame_sender, options.clone());
+        let applier = Applier {
+            shared: shared.clone(),
+            applied,
+            frames,
+            checkpoints,
+            running: running.clone(),
+            checkpoint_bytes: options.checkpoint_bytes,
+            checkpoint_interval: options.checkpoint_interval,
+            journal_bytes: replayed.journal_bytes,
+        };
+        let checkpointer = Checkpointer {
+            shared: shared.clone(),
+            folder,
+            files: replayed.files,
+            state: keyed,
+            running,
+            epoch,
+            cluster_id: checkpoint.cluster_id,
+        };
+        let threads = vec![
+            spawn("checkpoint", move || checkpointer.run(jobs))?,
+            spawn("apply", move || applier.run())?,
+            spawn("commit", move || committer.run())?,
+        ];
+        let highest = topics.all().iter().map(|t| t.id + 1).max().unwrap_or(0);
+        let next_topic_id = checkpoint.next_topic_id.max(highest).max(FIRST_PUBLIC_ID);
+        let summary = format!(
+            "start {epoch}, checkpoint {}, {} journal frames replayed, {} topics, {} queues, {} ms",
+            checkpoint.lsn,
+            replayed.frames,
+            topics.public().len(),
+            whole.queues.len(),
+            began.elapsed().as_millis(),
+        );
+        Ok(Bridge(Arc::new(Core {
+            options,
+            shared,
+            topics,
+            topics_folder,
+            next_topic_id: Mutex::new(next_topic_id),
+            recovered: Mutex::new(whole),
+            epoch: kafka_epoch,
+            cluster_id: checkpoint.cluster_id,
+            next_producer: AtomicI64::new(0),
+            threads: Mutex::new(threads),
+            summary,
+            _lock: lock,
+        })))
+    }
+
     /// A new way in. One per thread that submits; any task on any thread may use it.
     pub fn lane(&self) -> Lane {
-        unimplemented!()
+        self.0.shared.lanes.add(None)
     }
+
+    /// The same, ringing `doorbell` (notify_one) at each commit and when the journal fails.
+    pub fn lane_with_doorbell(&self, doorbell: Arc<Notify>) -> Lane {
+        self.0.shared.lanes.add(Some(doorbell))
+    }
+
+    /// A reader for queues' pointers.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.0.topics.clone())
+    }
+
     /// A topic by name, hidden and internal ones excluded.
-    pub fn topic(&self, _name: &str) -> Option<Arc<Topic>> {
-        unimplemented!()
+    pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.0.topics.named(name)
     }
+
     /// Every public topic, by name.
     pub fn topics(&self) -> Vec<Arc<Topic>> {
-        unimplemented!()
+        self.0.topics.public()
     }
+
+    /// (topic id, partition) where records go that only queues need.
+    pub fn hidden(&self) -> (u32, u32) {
+        (HIDDEN.1, 0)
+    }
+
     /// Makes a topic. It can be appended to at once; it is durable when the ticket is.
     pub fn create_topic(
         &self,
-        _lane: &Lane,
-        _name: &str,
-        _partitions: u32,
-        _config: BTreeMap<String, String>,
+        lane: &Lane,
+        name: &str,
+        partitions: u32,
+        config: BTreeMap<String, String>,
     ) -> Result<(Arc<Topic>, Ticket), CreateTopicError> {
-        unimplemented!()
+        if !name_ok(name) || name.starts_with("__") {
+            return Err(CreateTopicError::BadName(name.to_owned()));
+        }
+        if !(1..=PARTITIONS_MAX).contains(&partitions) {
+            return Err(CreateTopicError::BadPartitions(partitions.into()));
+        }
+        let core = &self.0;
+        let mut next_id = core.next_topic_id.lock();
+        if core.topics.named(name).is_some() {
+            return Err(CreateTopicError::Exists(name.to_owned()));
+        }
+        let definition = Definition { uuid: random(), name: name.to_owned(), partitions, config };
+        let opener = Opener {
+            topics: &core.topics,
+            folder: &core.topics_folder,
+            segment_bytes_max: core.options.segment_bytes_max,
+        };
+        let topic = opener.make(*next_id, &definition, &BTreeMap::new())?;
+        *next_id += 1;
+        // In this order: whoever finds the topic may append to it, and the committer must know it by then.
+        core.shared.new_topics.lock().push(topic.clone());
+        core.topics.insert(topic.clone());
+        let ticket = lane.begin().submit();
+        lane.flush();
+        Ok((topic, ticket))
     }
+
     /// Keyed state of one space as it was when the folder was opened: (key, value), handed out once.
-    pub fn take_recovered(&self, _space: Space) -> Vec<(Box<[u8]>, Box<[u8]>)> {
-        unimplemented!()
+    pub fn take_recovered(&self, space: Space) -> Vec<(Box<[u8]>, Box<[u8]>)> {
+        let mut recovered = self.0.recovered.lock();
+        let keyed = std::mem::take(&mut recovered.keyed);
+        let (mine, others) = keyed.into_iter().partition(|((of, _), _)| *of == space);
+        recovered.keyed = others;
+        mine.into_iter().map(|((_, key), value): ((Space, _), _)| (key, value)).collect()
     }
+
+    /// Queues as they were when the folder was opened, handed out once. Each must be attached to a lane
+    /// ([`Operation::attach`]) or closed.
+    pub fn take_recovered_queues(&self) -> BTreeMap<u64, RecoveredQueue> {
+        std::mem::take(&mut self.0.recovered.lock().queues)
+    }
+
     /// The number of this start, written into batches as partition leader epoch (K3). Starts at 1.
     pub fn epoch(&self) -> i32 {
-        unimplemented!()
+        self.0.epoch
     }
+
     /// A random UUID of this data folder, made at the first start.
     pub fn cluster_id(&self) -> [u8; 16] {
-        unimplemented!()
+        self.0.cluster_id
     }
+
     /// A producer id never given before; usable once the ticket is durable.
-    pub fn new_producer_id(&self, _lane: &Lane) -> (i64, Ticket) {
-        unimplemented!()
+    pub fn new_producer_id(&self, lane: &Lane) -> (i64, Ticket) {
+        // Ids are this start's number and a count: the put makes the start itself durable, so that none
+        // after it takes the same number.
+        let count = self.0.next_producer.fetch_add(1, Ordering::Relaxed) & i64::from(u32::MAX);
+        let ticket = lane.put_all(&[(Space::META, b"producer epoch", Some(&self.0.epoch.to_be_bytes()))]);
+        (i64::from(self.0.epoch) << 32 | count, ticket)
+    }
+
+    /// What the start found and how long it took.
+    pub fn summary(&self) -> &str {
+        &self.0.summary
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> &metrics::Metrics {
+        &self.0.shared.metrics
+    }
+
+    /// Journal bytes that no checkpoint covers yet.
+    pub fn uncheckpointed_bytes(&self) -> u64 {
+        self.0.shared.uncheckpointed_bytes.load(Ordering::Acquire)
+    }
+
+    /// Why nothing more becomes durable, if so (J8).
+    pub fn failure(&self) -> Option<JournalFailed> {
+        self.0.shared.lanes.failure().cloned()
+    }
+
+    /// Makes everything submitted durable and starts a checkpoint; gives it until `deadline` to complete
+    /// (C3). Whether it did.
+    pub fn close(&self, deadline: Instant) -> bool {
+        self.0.shared.stop();
+        let threads = std::mem::take(&mut *self.0.threads.lock());
+        while !threads.iter().all(JoinHandle::is_finished) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        threads.into_iter().all(|thread| thread.join().is_ok()) && self.failure().is_none()
     }
 }
 
-/// What became of a produced batch; filled when it was gathered, to be read once its ticket is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Produced {
-    /// Offset of its first record, and the log start offset.
-    Appended {
-        /// Offset of the batch's first record.
-        base_offset: i64,
-        /// A repeat of an idempotent producer's batch: the offset is the original's (K1).
-        duplicate: bool,
-    },
-    /// Its sequence does not follow the last one of this producer.
-    OutOfOrderSequence,
-    /// A newer epoch of this producer is known.
-    InvalidProducerEpoch,
-    /// The topic was deleted while the batch waited.
-    UnknownTopic,
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(OpenError::Thread)
 }
 
-/// An ordered way into the journal. What is added between two [`Lane::submit`] is one atomic operation.
-#[derive(Clone)]
-pub struct Lane {}
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // PROOF: getrandom fails only where the kernel has no getrandom(2); Linux has had it since 3.17.
+    getrandom::fill(&mut bytes).expect("the kernel gives random numbers");
+    bytes
+}
 
-/// A place where [`Produced`] appears.
-#[derive(Clone)]
-pub struct ProduceSlot {}
-
-impl ProduceSlot {
-    /// The outcome; `None` until the batch was gathered.
-    pub fn get(&self) -> Option<Produced> {
-        unimplemented!()
+fn read_checkpoint(folder: &Folder) -> Result<Checkpoint, OpenError> {
+    match folder.read(checkpoint::FILE_NAME)? {
+        None => {
+            // The cluster id must be there before anyone is told it.
+            let fresh = Checkpoint { cluster_id: random(), ..Checkpoint::default() };
+            folder.replace(checkpoint::FILE_NAME, &fresh.encode())?;
+            Ok(fresh)
+        }
+        Some(bytes) => {
+            Checkpoint::decode(&bytes).ok_or_else(|| OpenError::Checkpoint(folder.join(checkpoint::FILE_NAME)))
+        }
     }
 }
 
-impl Lane {
-    /// Submits one validated record batch as an operation of its own and flushes.
-    pub fn produce(
-        &self,
-        _partition: &Partition,
-        _batch: &batch::Header,
-        _bytes: &[u8],
-    ) -> (ProduceSlot, Ticket) {
-        unimplemented!()
+fn make_gather(topics: &Topics, whole: &mut Whole, epoch: i32) -> Gather {
+    let mut producers = Producers::default();
+    whole.keyed.retain(|(space, key), value| {
+        if *space == Space::PRODUCERS && producers.restore(key, value).is_none() {
+            tracing::warn!("a producer's stored state does not parse and is left out");
+        }
+        ![Space::PRODUCERS, Space::TOPICS, Space::META].contains(space)
+    });
+    let mut gather = Gather::new(epoch, producers);
+    for topic in topics.all() {
+        gather.add_topic(&topic);
     }
-    /// Submits puts (value) and deletes (None) of keyed state as one operation and flushes.
-    pub fn put_all(&self, _changes: &[(Space, &[u8], Option<&[u8]>)]) -> Ticket {
-        unimplemented!()
+    for (queue, held) in &whole.queues {
+        gather.add_queue(*queue, held.next);
     }
-    /// Waits until everything up to `ticket` is durable.
-    pub async fn wait(&self, _ticket: Ticket) -> Result<(), JournalFailed> {
-        unimplemented!()
+    gather
+}
+
+/// Makes topics out of their definitions.
+struct Opener<'a> {
+    topics: &'a Topics,
+    folder: &'a Folder,
+    segment_bytes_max: u64,
+}
+
+type Extents = BTreeMap<(u32, u32), Extent>;
+
+impl Opener<'_> {
+    fn open_known(&self, whole: &Whole, checkpoint: &Checkpoint) -> Result<(), OpenError> {
+        let (name, id) = HIDDEN;
+        let hidden = Definition { uuid: [0; 16], name: name.to_owned(), partitions: 1, config: BTreeMap::new() };
+        let hidden = self.make(id, &hidden, &checkpoint.extents).map_err(|e| OpenError::Topic(name.to_owned(), e))?;
+        self.topics.insert(hidden);
+        for ((space, id), definition) in &whole.keyed {
+            if *space == Space::TOPICS {
+                self.open_defined(id, definition, &checkpoint.extents)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_defined(&self, id: &[u8], definition: &[u8], extents: &Extents) -> Result<(), OpenError> {
+        let (Ok(id), Some(definition)) = (id.try_into().map(u32::from_be_bytes), Definition::decode(definition)) else {
+            tracing::error!("a stored topic definition does not parse and is left out");
+            return Ok(());
+        };
+        if self.topics.with_id(id).is_some() {
+            return Ok(());
+        }
+        let topic = self.make(id, &definition, extents).map_err(|e| OpenError::Topic(definition.name.clone(), e))?;
+        self.topics.insert(topic);
+        Ok(())
+    }
+
+    fn make(&self, id: u32, definition: &Definition, extents: &Extents) -> Result<Arc<Topic>, log::segment::OpenError> {
+        let folder = Folder::open(&self.folder.join(&format!("{}.{id}", definition.name)))?;
+        let mut partitions = Vec::new();
+        for index in 0..definition.partitions {
+            let folder = Folder::open(&folder.join(&index.to_string()))?;
+            let extent = extents.get(&(id, index)).cloned().unwrap_or_default();
+            partitions.push(Arc::new(Partition::open(folder, (id, index), extent, self.segment_bytes_max)?));
+        }
+        let Definition { uuid, name, config, .. } = definition.clone();
+        Ok(Arc::new(Topic { id, uuid, name, partitions, config }))
     }
 }

@@ -1,1 +1,38 @@
-//! The MQTT half of Millstream.
+//! The MQTT half of Millstream. It knows no Kafka: what it maps to the log it hands to `bridge` as records.
+//!
+//! # Life of a publish
+//!
+//! ```text
+//! socket → codec → session → router ─┬─▶ sessions without durable state: at once
+//!                                    └─▶ bridge ─┬─▶ PUBACK / PUBREC
+//!                                      (commit)  ├─▶ durable sessions' queues
+//!                                                └─▶ partitions
+//! ```
+//!
+//! - [`listener`] reads a CONNECT and brings the client to its [`shard`]
+//! - [`connection`] moves bytes: one task per client
+//! - [`codec`] turns them into packets and back; pure
+//! - [`shard`] owns sessions: `packets` handles what a client sends, `publish` is the hot path,
+//!   `lifecycle` begins and ends sessions
+//! - [`session`]: windows and queues; pure state machines
+//! - [`router`]: who gets a topic's messages; [`mapping`]: where they go in the log
+//! - [`message`]: what a message looks like there; [`store`]: what is kept of sessions
+//! - [`limits`]: every bound
+//!
+//! Rules cited as S1, J6, R5 … are numbered in DURABILITY.md.
+
+pub mod codec;
+pub mod connection;
+pub mod limits;
+pub mod listener;
+pub mod mapping;
+pub mod message;
+pub mod router;
+pub mod session;
+pub mod shard;
+pub mod stats;
+pub mod store;
+
+mod start;
+
+pub use start::{Broker, Config, StartError};

@@ -60,10 +60,7 @@ fn a_silent_client_is_closed_after_one_and_a_half_keep_alives() {
 fn keep_alive_zero_is_no_keep_alive() {
     let broker = Broker::start();
     let mut client = broker.connect(Connect::v311("a").keep_alive_s(0));
-    assert_eq!(
-        client.try_recv(Duration::from_millis(2500)),
-        Err(Lost::Silent)
-    );
+    assert_eq!(client.try_recv(Duration::from_millis(2500)), Err(Lost::Silent));
     client.ping();
 }
 
@@ -96,10 +93,7 @@ fn an_unknown_protocol_level_is_refused_by_its_code() {
 
 /// Bytes after CONNECT that a server must answer by closing the connection.
 const VIOLATIONS: [(&str, &[u8]); 9] = [
-    (
-        "a second CONNECT",
-        b"\x10\x0D\0\x04MQTT\x04\x02\0\x3C\0\x01a",
-    ),
+    ("a second CONNECT", b"\x10\x0D\0\x04MQTT\x04\x02\0\x3C\0\x01a"),
     ("a reserved packet type", b"\x00\x00"),
     ("a CONNACK from a client", b"\x20\x02\0\0"),
     ("SUBSCRIBE with wrong flags", b"\x80\x06\0\x01\0\x01a\0"),
@@ -137,11 +131,7 @@ fn a_v5_client_is_told_what_it_did_wrong() {
 #[test]
 fn whatever_comes_before_connect_is_refused() {
     let broker = Broker::start();
-    for bytes in [
-        &b"\xC0\0"[..],
-        b"\x30\x04\0\x01ax",
-        b"GET / HTTP/1.1\r\n\r\n",
-    ] {
+    for bytes in [&b"\xC0\0"[..], b"\x30\x04\0\x01ax", b"GET / HTTP/1.1\r\n\r\n"] {
         let mut client = Client::bare(broker.mqtt(), Version::V311);
         client.send(bytes);
         assert_eq!(client.expect_closed(), None);

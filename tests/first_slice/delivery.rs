@@ -16,13 +16,7 @@ fn each_qos_between_each_pair_of_versions() {
                     from.publish(Publish::new("sensors/kitchen", "21.5").qos(sent));
                     let got = to.take();
                     let told = (got.topic.as_str(), got.text(), got.qos, got.retain, got.dup);
-                    let due = (
-                        "sensors/kitchen",
-                        "21.5".into(),
-                        sent.min(granted),
-                        false,
-                        false,
-                    );
+                    let due = ("sensors/kitchen", "21.5".into(), sent.min(granted), false, false);
                     assert_eq!(told, due, "{publisher:?} to {subscriber:?}");
                 }
             }
@@ -49,10 +43,7 @@ fn an_empty_payload_and_a_large_one_arrive_whole() {
 /// Which of these topics a subscriber with this filter receives, in the order sent.
 fn matching(broker: &Broker, filter: &str, topics: &[&str]) -> Vec<String> {
     let mut client = broker.connect(Connect::v5("matching"));
-    assert_eq!(
-        client.subscribe_with(&[(filter, 1), ("end", 1)], &[]),
-        [1, 1]
-    );
+    assert_eq!(client.subscribe_with(&[(filter, 1), ("end", 1)], &[]), [1, 1]);
     for topic in topics {
         let reason = client.publish(Publish::new(topic, topic).qos(1));
         assert!(reason < 0x80, "{topic} refused with {reason:#04x}");
@@ -71,10 +62,7 @@ fn plus_stands_for_one_level() {
     assert_eq!(matching(&broker, "a/+", &topics), ["a/b", "a/", "a/é"]);
     assert_eq!(matching(&broker, "+/b", &topics), ["a/b", "/b"]);
     assert_eq!(matching(&broker, "+", &topics), ["a"]);
-    assert_eq!(
-        matching(&broker, "+/+", &topics),
-        ["a/b", "a/", "/b", "/", "a/é"]
-    );
+    assert_eq!(matching(&broker, "+/+", &topics), ["a/b", "a/", "/b", "/", "a/é"]);
     assert_eq!(matching(&broker, "a/+/c", &topics), ["a/b/c"]);
 }
 
@@ -82,18 +70,9 @@ fn plus_stands_for_one_level() {
 fn hash_stands_for_the_parent_and_all_below() {
     let broker = Broker::start();
     let topics = ["sport", "sport/", "sport/tennis/p1", "sports", "/sport"];
-    assert_eq!(
-        matching(&broker, "sport/#", &topics),
-        ["sport", "sport/", "sport/tennis/p1"]
-    );
-    assert_eq!(
-        matching(&broker, "sport/tennis/#", &topics),
-        ["sport/tennis/p1"]
-    );
-    assert_eq!(
-        matching(&broker, "+/tennis/#", &topics),
-        ["sport/tennis/p1"]
-    );
+    assert_eq!(matching(&broker, "sport/#", &topics), ["sport", "sport/", "sport/tennis/p1"]);
+    assert_eq!(matching(&broker, "sport/tennis/#", &topics), ["sport/tennis/p1"]);
+    assert_eq!(matching(&broker, "+/tennis/#", &topics), ["sport/tennis/p1"]);
     assert_eq!(matching(&broker, "/#", &topics), ["/sport"]);
 }
 
@@ -167,9 +146,7 @@ fn order_is_kept_at_each_qos() {
                 from.send_ack(AckKind::PubRel, id);
             }
         }
-        let got: Vec<u16> = (0..200)
-            .map(|_| to.take().text().parse().expect("a number"))
-            .collect();
+        let got: Vec<u16> = (0..200).map(|_| to.take().text().parse().expect("a number")).collect();
         assert!(got.is_sorted(), "QoS {qos}: {got:?}");
     }
 }

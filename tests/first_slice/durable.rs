@@ -4,11 +4,7 @@ use support::broker::Broker;
 use support::mqtt::{AckKind, Connect, Prop, Publish, VERSIONS, Version};
 
 /// The ways a broker comes back.
-const COMEBACKS: [fn(&mut Broker); 3] = [
-    |_not_gone| {},
-    Broker::restart_gracefully,
-    Broker::kill9_and_restart,
-];
+const COMEBACKS: [fn(&mut Broker); 3] = [|_not_gone| {}, Broker::restart_gracefully, Broker::kill9_and_restart];
 
 #[test]
 fn subscriptions_and_queue_survive() {

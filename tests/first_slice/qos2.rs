@@ -141,10 +141,7 @@ fn the_server_resends_publish_then_pubrel_with_one_id() {
             // Not answered: the same message again, marked.
             let mut client = come_back(&mut broker, client);
             let again = client.expect_publish();
-            assert_eq!(
-                (again.id, again.dup, again.text()),
-                (first.id, true, "once".into())
-            );
+            assert_eq!((again.id, again.dup, again.text()), (first.id, true, "once".into()));
             client.send_ack(AckKind::PubRec, first.id);
             client.expect_ack(AckKind::PubRel, first.id);
 

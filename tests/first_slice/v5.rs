@@ -3,8 +3,7 @@
 use std::time::Duration;
 use support::broker::Broker;
 use support::mqtt::{
-    AckKind, Client, Connect, NO_LOCAL, Prop, Publish, RETAIN_AS_PUBLISHED, RETAINED_IF_NEW,
-    RETAINED_NEVER,
+    AckKind, Client, Connect, NO_LOCAL, Prop, Publish, RETAIN_AS_PUBLISHED, RETAINED_IF_NEW, RETAINED_NEVER,
 };
 
 #[test]
@@ -118,15 +117,9 @@ fn an_expired_message_is_not_delivered_and_the_rest_is_counted_down() {
         Prop::MessageExpiryS(seconds) => Some(*seconds),
         _ => None,
     });
-    assert!(
-        left.is_some_and(|left| (80..=98).contains(&left)),
-        "{left:?}"
-    );
+    assert!(left.is_some_and(|left| (80..=98).contains(&left)), "{left:?}");
     let for_ever = client.take();
-    assert_eq!(
-        (for_ever.text().as_str(), for_ever.props),
-        ("for ever", vec![])
-    );
+    assert_eq!((for_ever.text().as_str(), for_ever.props), ("for ever", vec![]));
 }
 
 #[test]
@@ -152,9 +145,7 @@ fn a_topic_alias_stands_for_its_topic() {
     assert!(maximum.is_some_and(|maximum| maximum >= 2), "{maximum:?}");
     client.subscribe("#", 1);
     let mut said = |topic: &str, alias| {
-        let publish = Publish::new(topic, "x")
-            .qos(1)
-            .with(Prop::TopicAlias(alias));
+        let publish = Publish::new(topic, "x").qos(1).with(Prop::TopicAlias(alias));
         assert!(client.publish(publish) < 0x80);
         let got = client.take();
         assert!(got.props.is_empty(), "an alias ends here: {got:?}");
@@ -235,10 +226,7 @@ fn properties_are_forwarded_in_order() {
         let order: Vec<&Prop> = got.props.iter().filter(user).collect();
         assert_eq!(order, forwarded.iter().filter(user).collect::<Vec<_>>());
         assert_eq!(got.props.len(), forwarded.len(), "{got:?}");
-        assert!(
-            forwarded.iter().all(|prop| got.props.contains(prop)),
-            "{got:?}"
-        );
+        assert!(forwarded.iter().all(|prop| got.props.contains(prop)), "{got:?}");
     }
 }
 

@@ -16,10 +16,7 @@ fn it_is_sent_when_the_connection_is_lost() {
         watcher.subscribe("gone", 1);
         drop(broker.connect(Connect::new(version, "client").will(will())));
         let got = watcher.take();
-        assert_eq!(
-            (got.text().as_str(), got.qos, got.retain),
-            ("client", 1, false)
-        );
+        assert_eq!((got.text().as_str(), got.qos, got.retain), ("client", 1, false));
     }
 }
 
@@ -29,9 +26,7 @@ fn it_is_not_sent_after_disconnect() {
         let broker = Broker::start();
         let mut watcher = broker.connect(Connect::new(version, "watcher"));
         watcher.subscribe("gone", 1);
-        broker
-            .connect(Connect::new(version, "client").will(will()))
-            .disconnect();
+        broker.connect(Connect::new(version, "client").will(will())).disconnect();
         broker.publish(Publish::new("gone", "end").qos(1));
         assert!(watcher.take_until("end").is_empty());
     }
@@ -42,9 +37,7 @@ fn a_v5_client_may_leave_with_it() {
     let broker = Broker::start();
     let mut watcher = broker.connect(Connect::v5("watcher"));
     watcher.subscribe("gone", 1);
-    broker
-        .connect(Connect::v5("client").will(will()))
-        .disconnect_with(0x04, &[]);
+    broker.connect(Connect::v5("client").will(will())).disconnect_with(0x04, &[]);
     assert_eq!(watcher.take().text(), "client");
 }
 
@@ -92,9 +85,7 @@ fn its_delay_is_waited_for() {
     let broker = Broker::start();
     let mut watcher = broker.connect(Connect::v5("watcher"));
     watcher.subscribe("gone", 1);
-    let connect = Connect::v5("client")
-        .with(Prop::SessionExpiryS(60))
-        .will(will().with(Prop::WillDelayS(2)));
+    let connect = Connect::v5("client").with(Prop::SessionExpiryS(60)).will(will().with(Prop::WillDelayS(2)));
     drop(broker.connect(connect));
     let lost = Instant::now();
     let early = watcher.try_recv(Duration::from_millis(1500));
@@ -109,9 +100,7 @@ fn coming_back_within_the_delay_takes_it_back() {
     let broker = Broker::start();
     let mut watcher = broker.connect(Connect::v5("watcher"));
     watcher.subscribe("gone", 1);
-    let connect = Connect::v5("client")
-        .with(Prop::SessionExpiryS(60))
-        .clean(false);
+    let connect = Connect::v5("client").with(Prop::SessionExpiryS(60)).clean(false);
     let with_will = connect.clone().will(will().with(Prop::WillDelayS(1)));
     drop(broker.connect(with_will));
     let back = broker.connect(connect);
@@ -125,9 +114,7 @@ fn the_end_of_the_session_cuts_the_delay_short() {
     let broker = Broker::start();
     let mut watcher = broker.connect(Connect::v5("watcher"));
     watcher.subscribe("gone", 1);
-    let connect = Connect::v5("client")
-        .with(Prop::SessionExpiryS(1))
-        .will(will().with(Prop::WillDelayS(3600)));
+    let connect = Connect::v5("client").with(Prop::SessionExpiryS(1)).will(will().with(Prop::WillDelayS(3600)));
     drop(broker.connect(connect));
     assert_eq!(watcher.take().text(), "client");
 }

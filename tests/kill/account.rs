@@ -61,17 +61,12 @@ impl Account<'_> {
     }
 
     fn exactly_once(who: &str, got: &HashMap<String, Vec<u64>>) {
-        let of_qos_2 = got
-            .iter()
-            .filter(|(topic, _)| topic.starts_with("kill/q2/"));
+        let of_qos_2 = got.iter().filter(|(topic, _)| topic.starts_with("kill/q2/"));
         for (topic, sequences) in of_qos_2 {
             let mut seen = HashSet::new();
             let is_repeat = |sequence: &&u64| !seen.insert(**sequence);
             let repeats: Vec<_> = sequences.iter().filter(is_repeat).collect();
-            assert!(
-                repeats.is_empty(),
-                "{who} has {topic} {repeats:?} more than once"
-            );
+            assert!(repeats.is_empty(), "{who} has {topic} {repeats:?} more than once");
         }
     }
 
@@ -80,11 +75,7 @@ impl Account<'_> {
         let mut next: BTreeMap<i32, i64> = BTreeMap::new();
         for record in &self.log {
             let due = next.entry(record.partition).or_default();
-            assert_eq!(
-                record.offset, *due,
-                "a gap in partition {}",
-                record.partition
-            );
+            assert_eq!(record.offset, *due, "a gap in partition {}", record.partition);
             *due += 1;
         }
         let texts: Vec<String> = self.log.iter().map(Record::text).collect();
@@ -96,18 +87,12 @@ impl Account<'_> {
 
     /// The consumer group saw the whole log, and each record as it is now.
     pub fn backend_saw(&self, seen: &BTreeMap<(i32, i64), String>) {
-        let log: BTreeMap<(i32, i64), String> = self
-            .log
-            .iter()
-            .map(|record| ((record.partition, record.offset), record.text()))
-            .collect();
+        let log: BTreeMap<(i32, i64), String> =
+            self.log.iter().map(|record| ((record.partition, record.offset), record.text())).collect();
         for (place, text) in seen {
             assert_eq!(log.get(place), Some(text), "{place:?} was read once");
         }
-        let missing: Vec<_> = log
-            .keys()
-            .filter(|place| !seen.contains_key(place))
-            .collect();
+        let missing: Vec<_> = log.keys().filter(|place| !seen.contains_key(place)).collect();
         assert!(missing.is_empty(), "the group did not get {missing:?}");
     }
 

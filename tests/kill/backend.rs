@@ -31,18 +31,12 @@ pub struct Backend {
 impl Backend {
     /// A consumer of this group, not yet running.
     pub fn new(kafka: Kafka, group: &str) -> Backend {
-        Backend {
-            kafka,
-            group: group.to_owned(),
-            seen: Mutex::default(),
-        }
+        Backend { kafka, group: group.to_owned(), seen: Mutex::default() }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         // A poisoned lock only means that the consumer failed; its panic is the one to report.
-        self.seen
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner())
+        self.seen.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// Offsets whose commit was acknowledged.
@@ -68,10 +62,7 @@ impl Backend {
             if seen >= count {
                 return;
             }
-            assert!(
-                Instant::now() < deadline,
-                "the group gets {seen} of {count}"
-            );
+            assert!(Instant::now() < deadline, "the group gets {seen} of {count}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -98,10 +89,7 @@ impl Backend {
         let place = (record.partition, record.offset);
         if let Some(committed) = seen.committed.get(&record.partition) {
             let offset = record.offset;
-            assert!(
-                offset >= *committed,
-                "{committed} is committed, came {offset}"
-            );
+            assert!(offset >= *committed, "{committed} is committed, came {offset}");
         }
         let text = record.text();
         if let Some(before) = seen.records.insert(place, text.clone()) {

@@ -29,10 +29,7 @@ const GROUP: &str = "kill";
 
 fn from_environment(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is no number")),
-    )
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
 fn seed() -> u64 {
@@ -60,26 +57,18 @@ fn nothing_acknowledged_is_lost() {
     kafka.read("mqtt", 1);
 
     let backend = Backend::new(kafka, GROUP);
-    let mut publishers: Vec<Publisher> = [
-        (Version::V311, 1),
-        (Version::V5, 1),
-        (Version::V311, 2),
-        (Version::V5, 2),
-    ]
-    .into_iter()
-    .enumerate()
-    .map(|(n, (version, qos))| Publisher::new(&format!("p{n}"), version, qos, mqtt))
-    .collect();
+    let mut publishers: Vec<Publisher> = [(Version::V311, 1), (Version::V5, 1), (Version::V311, 2), (Version::V5, 2)]
+        .into_iter()
+        .enumerate()
+        .map(|(n, (version, qos))| Publisher::new(&format!("p{n}"), version, qos, mqtt))
+        .collect();
 
     let log = thread::scope(|scope| {
         let _abort = run.abort_on_panic();
-        let subscribers = [&mut at_least_once, &mut exactly_once]
-            .map(|subscriber| scope.spawn(|| subscriber.run(&run)));
+        let subscribers =
+            [&mut at_least_once, &mut exactly_once].map(|subscriber| scope.spawn(|| subscriber.run(&run)));
         let consumer = scope.spawn(|| backend.run(&run));
-        let publishers: Vec<_> = publishers
-            .iter_mut()
-            .map(|publisher| scope.spawn(|| publisher.run(&run)))
-            .collect();
+        let publishers: Vec<_> = publishers.iter_mut().map(|publisher| scope.spawn(|| publisher.run(&run))).collect();
 
         kill_and_restart(&mut broker, rounds, seed, &backend, &run);
         run.drain();
@@ -92,9 +81,7 @@ fn nothing_acknowledged_is_lost() {
         }
         let log = support::eventually("the end in the log", || {
             let log = kafka.read("mqtt", 2);
-            log.iter()
-                .any(|record| record.text() == "end")
-                .then_some(log)
+            log.iter().any(|record| record.text() == "end").then_some(log)
         });
         backend.wait_for(log.len(), &run);
         run.finish();
@@ -135,10 +122,7 @@ fn kill_and_restart(broker: &mut Broker, rounds: u64, seed: u64, backend: &Backe
 fn never_back(before: &HashMap<i32, i64>, after: &HashMap<i32, i64>) {
     for (partition, offset) in before {
         let now = after.get(partition).copied().unwrap_or(-1);
-        assert!(
-            now >= *offset,
-            "partition {partition}: {offset} fell to {now}"
-        );
+        assert!(now >= *offset, "partition {partition}: {offset} fell to {now}");
     }
 }
 

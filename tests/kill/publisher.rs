@@ -84,11 +84,7 @@ impl Publisher {
     }
 
     fn publish_on(&mut self, mut client: Client, run: &Run) -> Result<(), Lost> {
-        assert!(
-            client.connack.session_present || !self.had_session,
-            "the session of {} is lost",
-            self.name
-        );
+        assert!(client.connack.session_present || !self.had_session, "the session of {} is lost", self.name);
         self.had_session = true;
         self.resume(&mut client)?;
         loop {
@@ -100,11 +96,7 @@ impl Publisher {
                 return Ok(());
             }
             let full = run.is_draining() || self.under_way.len() == WINDOW;
-            let wait = if full {
-                PATIENCE
-            } else {
-                Duration::from_micros(100)
-            };
+            let wait = if full { PATIENCE } else { Duration::from_micros(100) };
             match client.try_recv(wait) {
                 Ok(Packet::Ack(ack)) => self.answered(ack, &mut client)?,
                 Ok(other) => panic!("a publisher got {other:?}"),
@@ -127,9 +119,7 @@ impl Publisher {
 
     fn packet(&self, id: u16, sequence: u64) -> Publish {
         let payload = format!("{}:{sequence}", self.name);
-        Publish::new(&self.topic(sequence), payload)
-            .qos(self.qos)
-            .id(id)
+        Publish::new(&self.topic(sequence), payload).qos(self.qos).id(id)
     }
 
     fn publish_next(&mut self, client: &mut Client) -> Result<(), Lost> {
@@ -140,11 +130,7 @@ impl Publisher {
                 break;
             }
         }
-        let message = UnderWay {
-            id: self.last_id,
-            sequence: self.sent,
-            released: false,
-        };
+        let message = UnderWay { id: self.last_id, sequence: self.sent, released: false };
         let packet = self.packet(message.id, message.sequence);
         // It counts as sent even if the connection is lost now: it is sent again.
         self.under_way.push_back(message);
@@ -172,8 +158,7 @@ impl Publisher {
                 // 0x92, unknown, when the release before the kill was complete.
                 let released = |message: &UnderWay| message.released && message.id == ack.id;
                 let place = self.under_way.iter().position(released);
-                self.under_way
-                    .remove(place.unwrap_or_else(|| panic!("nobody waits for {ack:?}")));
+                self.under_way.remove(place.unwrap_or_else(|| panic!("nobody waits for {ack:?}")));
                 Ok(())
             }
             AckKind::PubRel => panic!("a publisher got {ack:?}"),

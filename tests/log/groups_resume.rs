@@ -20,18 +20,13 @@ fn publish_numbers(broker: &Broker, numbers: std::ops::Range<u32>) {
 fn read_and_commit(kafka: Kafka, group: &str, count: usize) -> Vec<u32> {
     let consumer = kafka.join(group, "mqtt");
     let numbers = read(&consumer, count);
-    consumer
-        .commit_consumer_state(CommitMode::Sync)
-        .expect("committed");
+    consumer.commit_consumer_state(CommitMode::Sync).expect("committed");
     numbers
 }
 
 fn read(consumer: &BaseConsumer, count: usize) -> Vec<u32> {
     let records = poll_records(consumer, count);
-    let mut numbers: Vec<u32> = records
-        .iter()
-        .map(|record| record.text().parse().expect("a number"))
-        .collect();
+    let mut numbers: Vec<u32> = records.iter().map(|record| record.text().parse().expect("a number")).collect();
     numbers.sort_unstable();
     numbers
 }
@@ -48,17 +43,11 @@ fn a_group_goes_on_where_it_had_committed() {
     broker.kill9_and_restart();
     assert_eq!(kafka.committed("backend", "mqtt"), committed);
     publish_numbers(&broker, 50..80);
-    assert_eq!(
-        read_and_commit(kafka, "backend", 30),
-        Vec::from_iter(50..80)
-    );
+    assert_eq!(read_and_commit(kafka, "backend", 30), Vec::from_iter(50..80));
 
     broker.restart_gracefully();
     publish_numbers(&broker, 80..90);
-    assert_eq!(
-        read_and_commit(kafka, "backend", 10),
-        Vec::from_iter(80..90)
-    );
+    assert_eq!(read_and_commit(kafka, "backend", 10), Vec::from_iter(80..90));
     // A new group reads from the beginning.
     assert_eq!(read_and_commit(kafka, "new", 90), Vec::from_iter(0..90));
 }
@@ -84,16 +73,12 @@ fn a_member_lives_through_a_kill() {
     publish_numbers(&broker, 0..20);
     let consumer = kafka.join("backend", "mqtt");
     assert_eq!(read(&consumer, 20), Vec::from_iter(0..20));
-    consumer
-        .commit_consumer_state(CommitMode::Sync)
-        .expect("committed");
+    consumer.commit_consumer_state(CommitMode::Sync).expect("committed");
     broker.kill9_and_restart();
     publish_numbers(&broker, 20..40);
     assert_eq!(read(&consumer, 20), Vec::from_iter(20..40));
     assert_eq!(poll_record(&consumer, Duration::from_millis(300)), None);
-    consumer
-        .commit_consumer_state(CommitMode::Sync)
-        .expect("committed");
+    consumer.commit_consumer_state(CommitMode::Sync).expect("committed");
     let committed = kafka.committed("backend", "mqtt");
     assert_eq!(committed.values().sum::<i64>(), 40);
 }

@@ -35,10 +35,7 @@ fn a_message_is_a_record_with_key_and_headers() {
             let retain = if qos == 1 { "1" } else { "0" };
             assert_eq!(record.header("mqtt.retain"), [retain]);
             let stamp = record.timestamp_ms.expect("a timestamp");
-            assert!(
-                (before..=after).contains(&stamp),
-                "{before} {stamp} {after}"
-            );
+            assert!((before..=after).contains(&stamp), "{before} {stamp} {after}");
         }
     }
 }
@@ -64,11 +61,7 @@ fn properties_become_headers() {
     assert_eq!(record.header("site"), ["north"]);
     assert_eq!(record.header("mqtt.payload_format"), ["1"]);
     assert_eq!(record.header("mqtt.expiry_s"), ["600"]);
-    assert_eq!(
-        record.header("mqtt.topic"),
-        ["t"],
-        "a device cannot forge it"
-    );
+    assert_eq!(record.header("mqtt.topic"), ["t"], "a device cannot forge it");
     let values: Vec<_> = record.headers.iter().map(|(_, value)| value).collect();
     for due in [&b"text/plain"[..], b"answer/here", &[0xFF, 0, 7], b"forged"] {
         let found = values.iter().any(|value| value.as_deref() == Some(due));
@@ -108,16 +101,12 @@ fn keys_choose_partitions_as_the_java_client_does() {
     }
     assert_eq!(kafka.partitions("mqtt"), 4);
     // The same keys from a Kafka producer with Java's partitioner land in the same places.
-    let records: Vec<_> = topics
-        .iter()
-        .map(|topic| (topic.as_str(), "kafka"))
-        .collect();
+    let records: Vec<_> = topics.iter().map(|topic| (topic.as_str(), "kafka")).collect();
     kafka.produce("mqtt", &records, &[("partitioner", "murmur2_random")]);
     let records = kafka.read("mqtt", 80);
     let places = |text: &str| -> HashSet<(String, i32)> {
         let of = records.iter().filter(|record| record.text() == text);
-        of.map(|record| (record.key_text(), record.partition))
-            .collect()
+        of.map(|record| (record.key_text(), record.partition)).collect()
     };
     assert_eq!(places("mqtt").len(), 40);
     assert_eq!(places("mqtt"), places("kafka"));
@@ -149,12 +138,7 @@ partitions = 1
 fn the_first_rule_that_matches_wins() {
     let broker = Broker::with_config(RULES);
     let mut client = broker.connect(Connect::v5("gateway"));
-    for topic in [
-        "sensors/oven/temp",
-        "sensors/oven/humidity",
-        "sensors",
-        "other",
-    ] {
+    for topic in ["sensors/oven/temp", "sensors/oven/humidity", "sensors", "other"] {
         client.publish(Publish::new(topic, topic).qos(1));
     }
     let message = Publish::new("mixed/x", "mixed").qos(1);
@@ -162,31 +146,17 @@ fn the_first_rule_that_matches_wins() {
     let kafka = Kafka::at(broker.kafka());
     let only = |topic: &str| {
         let records = kafka.read(topic, 1);
-        let told = records
-            .iter()
-            .map(|record| (record.key_text(), record.text()));
+        let told = records.iter().map(|record| (record.key_text(), record.text()));
         told.collect::<HashSet<_>>()
     };
     let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    assert_eq!(
-        only("temps"),
-        HashSet::from([pair("oven", "sensors/oven/temp")])
-    );
+    assert_eq!(only("temps"), HashSet::from([pair("oven", "sensors/oven/temp")]));
     let rest = ["sensors", "sensors/oven/humidity"];
-    assert_eq!(
-        only("sensors"),
-        rest.map(|value| pair("gateway", value)).into()
-    );
-    assert_eq!(
-        only("mixed"),
-        HashSet::from([pair("mixed-42-mixed/x", "mixed")])
-    );
+    assert_eq!(only("sensors"), rest.map(|value| pair("gateway", value)).into());
+    assert_eq!(only("mixed"), HashSet::from([pair("mixed-42-mixed/x", "mixed")]));
     let partitions = ["temps", "sensors", "mixed"].map(|topic| kafka.partitions(topic));
     assert_eq!(partitions, [2, 3, 1]);
-    assert!(
-        !kafka.topics().contains_key("mqtt"),
-        "rules replace the default"
-    );
+    assert!(!kafka.topics().contains_key("mqtt"), "rules replace the default");
 }
 
 /// Nothing is mapped, and MQTT with all its durability is as ever.
@@ -202,10 +172,7 @@ fn nothing_is_mapped(mut broker: Broker) {
     assert_eq!(client.take().text(), "kept");
     let topics = Kafka::at(broker.kafka()).topics();
     for (topic, _) in topics.iter().filter(|(name, _)| !name.starts_with("__")) {
-        assert!(
-            Kafka::at(broker.kafka()).read(topic, 0).is_empty(),
-            "{topic}"
-        );
+        assert!(Kafka::at(broker.kafka()).read(topic, 0).is_empty(), "{topic}");
     }
 }
 
@@ -216,10 +183,7 @@ fn a_bridge_switched_off_maps_nothing() {
 
 #[test]
 fn the_environment_switches_it_off_too() {
-    nothing_is_mapped(Broker::with_environment(&[(
-        "MILLSTREAM__BRIDGE__ENABLED",
-        "false",
-    )]));
+    nothing_is_mapped(Broker::with_environment(&[("MILLSTREAM__BRIDGE__ENABLED", "false")]));
 }
 
 #[test]

@@ -54,11 +54,7 @@ fn they_stay_through_restart_and_kill() {
     contiguous(&after);
     assert_eq!(after.len(), 300);
     let old = after.iter().filter(|record| before.contains(record));
-    assert_eq!(
-        old.count(),
-        200,
-        "bytes, stamps and places are as they were"
-    );
+    assert_eq!(old.count(), 200, "bytes, stamps and places are as they were");
 }
 
 #[test]
@@ -93,19 +89,14 @@ fn order_within_a_topic_is_the_publishers() {
 
 #[test]
 fn time_finds_offsets() {
-    let broker =
-        Broker::with_config("[[bridge.rule]]\nfilter = \"#\"\ntopic = \"t\"\npartitions = 1\n");
+    let broker = Broker::with_config("[[bridge.rule]]\nfilter = \"#\"\ntopic = \"t\"\npartitions = 1\n");
     let kafka = Kafka::at(broker.kafka());
     for n in 0..3 {
         broker.publish(Publish::new("x", n.to_string()).qos(1));
         // So that stamps differ.
         std::thread::sleep(Duration::from_millis(5));
     }
-    let stamps: Vec<i64> = kafka
-        .read("t", 3)
-        .iter()
-        .map(|record| record.timestamp_ms.expect("a timestamp"))
-        .collect();
+    let stamps: Vec<i64> = kafka.read("t", 3).iter().map(|record| record.timestamp_ms.expect("a timestamp")).collect();
     assert_eq!(kafka.offset_at("t", 0, 0), Some(0));
     assert_eq!(kafka.offset_at("t", 0, stamps[1]), Some(1));
     assert_eq!(kafka.offset_at("t", 0, stamps[1] + 1), Some(2));
@@ -122,18 +113,12 @@ fn a_waiting_consumer_is_woken() {
     // longer: its first fetch may name an empty partition only, and is kept waiting, too.)
     let settings = [("fetch.wait.max.ms", "6000")];
     let consumer = kafka.join_with("waiting", "mqtt", &settings);
-    let first = support::eventually("the first record", || {
-        poll_record(&consumer, Duration::from_millis(100))
-    });
+    let first = support::eventually("the first record", || poll_record(&consumer, Duration::from_millis(100)));
     assert_eq!(first.text(), "0");
     assert_eq!(poll_record(&consumer, Duration::from_millis(500)), None);
     let asked = Instant::now();
     broker.publish(Publish::new("t", "1").qos(1));
     let second = poll_record(&consumer, support::PATIENCE);
     assert_eq!(second.map(|record| record.text()).as_deref(), Some("1"));
-    assert!(
-        asked.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        asked.elapsed()
-    );
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
 }

@@ -24,11 +24,7 @@ fn every_acks_and_compression_is_read_back() {
         for codec in ["none", "snappy", "lz4"] {
             let topic = format!("acks-{acks}-{codec}");
             kafka.create_topic(&topic, 1, &[]).expect("created");
-            let settings = [
-                ("acks", acks),
-                ("compression.type", codec),
-                ("linger.ms", "20"),
-            ];
+            let settings = [("acks", acks), ("compression.type", codec), ("linger.ms", "20")];
             kafka.produce(&topic, &keyed(&values), &settings);
             assert_eq!(kafka.texts(&topic, 200), values, "{topic}");
             topics.push(topic);
@@ -48,11 +44,7 @@ fn what_was_acknowledged_is_there_after_a_kill() {
     kafka.create_topic("t", 1, &[]).expect("created");
     let values = numbers(50);
     for value in &values {
-        kafka.produce(
-            "t",
-            &[("key", value)],
-            &[("acks", "all"), ("linger.ms", "0")],
-        );
+        kafka.produce("t", &[("key", value)], &[("acks", "all"), ("linger.ms", "0")]);
     }
     broker.kill9_and_restart();
     assert_eq!(kafka.texts("t", 50), values);
@@ -76,40 +68,22 @@ fn nulls_headers_and_stamps_pass_through() {
     kafka.create_topic("t", 1, &[]).expect("created");
     let producer: BaseProducer = kafka.config().create().expect("a producer");
     let headers = OwnedHeaders::new()
-        .insert(Header {
-            key: "a",
-            value: Some("1"),
-        })
-        .insert(Header::<&str> {
-            key: "a",
-            value: None,
-        });
+        .insert(Header { key: "a", value: Some("1") })
+        .insert(Header::<&str> { key: "a", value: None });
     let record: BaseRecord<'_, str, str> = BaseRecord::to("t").key("tombstone");
     let record = record.timestamp(1_500_000_000_123).headers(headers);
-    producer
-        .send(record)
-        .map_err(|(error, _)| error)
-        .expect("queued");
+    producer.send(record).map_err(|(error, _)| error).expect("queued");
     let record: BaseRecord<'_, str, str> = BaseRecord::to("t").payload("");
-    producer
-        .send(record)
-        .map_err(|(error, _)| error)
-        .expect("queued");
+    producer.send(record).map_err(|(error, _)| error).expect("queued");
     producer.flush(support::PATIENCE).expect("produced");
 
     let records = kafka.read("t", 2);
     assert_eq!(records[0].value, None);
     assert_eq!(records[0].key_text(), "tombstone");
     assert_eq!(records[0].timestamp_ms, Some(1_500_000_000_123));
-    let due = [
-        ("a".to_owned(), Some(b"1".to_vec())),
-        ("a".to_owned(), None),
-    ];
+    let due = [("a".to_owned(), Some(b"1".to_vec())), ("a".to_owned(), None)];
     assert_eq!(records[0].headers, due);
-    assert_eq!(
-        (&records[1].key, records[1].value.as_deref()),
-        (&None, Some(&b""[..]))
-    );
+    assert_eq!((&records[1].key, records[1].value.as_deref()), (&None, Some(&b""[..])));
 }
 
 #[test]

@@ -169,10 +169,7 @@ impl Broker {
     #[track_caller]
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "it is running");
-        let stderr = File::options()
-            .create(true)
-            .append(true)
-            .open(self.stderr_path());
+        let stderr = File::options().create(true).append(true).open(self.stderr_path());
         let stderr = stderr.expect("a writable folder");
         let mut command = self.command();
         command.stdout(Stdio::null()).stderr(stderr);
@@ -191,10 +188,7 @@ impl Broker {
             if let Some(status) = child.try_wait().expect("our own child") {
                 panic!("it ended at start with {status}");
             }
-            assert!(
-                Instant::now() < deadline,
-                "not ready within {START_LIMIT:?}"
-            );
+            assert!(Instant::now() < deadline, "not ready within {START_LIMIT:?}");
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -31,11 +31,7 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
 fn parse(text: &str) -> Option<Answer> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer {
-        status,
-        head: head.to_owned(),
-        body: body.to_owned(),
-    })
+    Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
 }
 
 #[cfg(test)]

@@ -35,9 +35,7 @@ impl Record {
     fn of(message: &impl Message) -> Record {
         let headers = message.headers().map_or_else(Vec::new, |headers| {
             let owned = |value: &[u8]| value.to_vec();
-            let pair = |header: rdkafka::message::Header<'_, &[u8]>| {
-                (header.key.to_owned(), header.value.map(owned))
-            };
+            let pair = |header: rdkafka::message::Header<'_, &[u8]>| (header.key.to_owned(), header.value.map(owned));
             headers.iter().map(pair).collect()
         });
         Record {
@@ -63,9 +61,7 @@ impl Record {
     /// Every value of the header of this name, in order.
     pub fn header(&self, name: &str) -> Vec<String> {
         let named = self.headers.iter().filter(|(key, _)| key == name);
-        named
-            .map(|(_, value)| String::from_utf8_lossy(value.as_deref().unwrap_or(b"null")).into())
-            .collect()
+        named.map(|(_, value)| String::from_utf8_lossy(value.as_deref().unwrap_or(b"null")).into()).collect()
     }
 }
 
@@ -103,9 +99,7 @@ impl Kafka {
         let client = self.bare_consumer();
         let metadata = client.fetch_metadata(None, PATIENCE).expect("metadata");
         let topics = metadata.topics().iter();
-        topics
-            .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
-            .collect()
+        topics.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect()
     }
 
     /// The number of partitions of a topic that exists or is about to.
@@ -130,10 +124,7 @@ impl Kafka {
 
     fn bare_consumer(&self) -> BaseConsumer {
         let mut config = self.config();
-        config
-            .set("group.id", "bare")
-            .set("enable.auto.commit", "false")
-            .set("allow.auto.create.topics", "false");
+        config.set("group.id", "bare").set("enable.auto.commit", "false").set("allow.auto.create.topics", "false");
         config.create().expect("a consumer")
     }
 
@@ -167,9 +158,7 @@ impl Kafka {
     #[track_caller]
     pub fn offset_at(&self, topic: &str, partition: i32, timestamp_ms: i64) -> Option<i64> {
         let mut asked = TopicPartitionList::new();
-        asked
-            .add_partition_offset(topic, partition, Offset::Offset(timestamp_ms))
-            .expect("a partition");
+        asked.add_partition_offset(topic, partition, Offset::Offset(timestamp_ms)).expect("a partition");
         let told = self.bare_consumer().offsets_for_times(asked, PATIENCE);
         let told = told.expect("offsets for times");
         match told.elements_for_topic(topic)[0].offset() {
@@ -212,16 +201,12 @@ impl Kafka {
         let client: BaseConsumer = config.create().expect("a consumer");
         let mut asked = TopicPartitionList::new();
         asked.add_partition_range(topic, 0, self.partitions(topic) - 1);
-        let told = eventually("the committed offsets", || {
-            client.committed_offsets(asked.clone(), PATIENCE).ok()
-        });
+        let told = eventually("the committed offsets", || client.committed_offsets(asked.clone(), PATIENCE).ok());
         let elements = told.elements_for_topic(topic);
-        let committed = elements
-            .iter()
-            .filter_map(|element| match element.offset() {
-                Offset::Offset(offset) => Some((element.partition(), offset)),
-                _ => None,
-            });
+        let committed = elements.iter().filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => Some((element.partition(), offset)),
+            _ => None,
+        });
         committed.collect()
     }
 
@@ -234,15 +219,10 @@ impl Kafka {
         for (name, value) in settings {
             config.set(*name, *value);
         }
-        let producer: BaseProducer<Failures> = config
-            .create_with_context(Failures::default())
-            .expect("a producer");
+        let producer: BaseProducer<Failures> = config.create_with_context(Failures::default()).expect("a producer");
         for (key, value) in records {
             let record = BaseRecord::to(topic).key(*key).payload(*value);
-            producer
-                .send(record)
-                .map_err(|(error, _)| error)
-                .expect("room in the queue");
+            producer.send(record).map_err(|(error, _)| error).expect("room in the queue");
         }
         producer.flush(PATIENCE).expect("each is answered in time");
         let failures = producer.context().0.lock().expect("no panic in a callback");
@@ -256,12 +236,7 @@ impl Kafka {
 
     /// Creates a topic with these settings; the error is the broker's.
     #[track_caller]
-    pub fn create_topic(
-        &self,
-        name: &str,
-        partitions: i32,
-        settings: &[(&str, &str)],
-    ) -> Result<(), RDKafkaErrorCode> {
+    pub fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<(), RDKafkaErrorCode> {
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         for (name, value) in settings {
             topic = topic.set(name, value);
@@ -292,9 +267,7 @@ fn read_ranges(client: &BaseConsumer, topic: &str, ranges: &[(i64, i64)]) -> Vec
     let mut wanted = TopicPartitionList::new();
     for (partition, (low, high)) in ranges.iter().enumerate() {
         if low < high {
-            wanted
-                .add_partition_offset(topic, partition as i32, Offset::Offset(*low))
-                .expect("a partition");
+            wanted.add_partition_offset(topic, partition as i32, Offset::Offset(*low)).expect("a partition");
         }
     }
     let mut left: i64 = ranges.iter().map(|(low, high)| high - low).sum();
@@ -302,10 +275,7 @@ fn read_ranges(client: &BaseConsumer, topic: &str, ranges: &[(i64, i64)]) -> Vec
     let mut records = Vec::new();
     let deadline = Instant::now() + 3 * PATIENCE;
     while left > 0 {
-        assert!(
-            Instant::now() < deadline,
-            "{left} records of {topic} do not come"
-        );
+        assert!(Instant::now() < deadline, "{left} records of {topic} do not come");
         let Some(Ok(message)) = client.poll(Duration::from_millis(100)) else {
             continue;
         };
@@ -352,9 +322,7 @@ impl ProducerContext for Failures {
     fn delivery(&self, result: &DeliveryResult<'_>, _opaque: ()) {
         if let Err((error, _)) = result {
             let failures = self.0.lock();
-            failures
-                .expect("no panic in a callback")
-                .push(error.to_string());
+            failures.expect("no panic in a callback").push(error.to_string());
         }
     }
 }

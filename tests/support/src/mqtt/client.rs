@@ -70,11 +70,7 @@ impl Client {
             inbound: Vec::new(),
             set_aside: VecDeque::new(),
             last_id: 0,
-            connack: ConnAck {
-                session_present: false,
-                code: 0,
-                props: Vec::new(),
-            },
+            connack: ConnAck { session_present: false, code: 0, props: Vec::new() },
         }
     }
 
@@ -329,9 +325,7 @@ impl Client {
     #[track_caller]
     pub fn ping(&mut self) {
         self.send(&[0xC0, 0]);
-        self.expect("PINGRESP", |packet| {
-            (*packet == Packet::PingResp).then_some(())
-        });
+        self.expect("PINGRESP", |packet| (*packet == Packet::PingResp).then_some(()));
     }
 
     /// What the server has sent by the time it answers a ping: each PUBLISH among it.
@@ -402,11 +396,8 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_told_apart() {
-        let (address, server) = server(vec![
-            (CONNECT, b"\x20\x02\x01\0"),
-            (b"\xC0\0", b"\xD0\0"),
-            (b"\x40\x02\0\x01", b""),
-        ]);
+        let (address, server) =
+            server(vec![(CONNECT, b"\x20\x02\x01\0"), (b"\xC0\0", b"\xD0\0"), (b"\x40\x02\0\x01", b"")]);
         let mut client = Client::connect(address, &Connect::v311("a"));
         assert!(client.connack.session_present);
         let moment = std::time::Duration::from_millis(1);

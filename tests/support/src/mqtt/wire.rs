@@ -117,11 +117,7 @@ pub(super) fn connect(connect: &Connect) -> Vec<u8> {
     }
     let mut body = Vec::new();
     put_bytes(&mut body, b"MQTT");
-    body.push(if connect.version == Version::V311 {
-        4
-    } else {
-        5
-    });
+    body.push(if connect.version == Version::V311 { 4 } else { 5 });
     body.push(flags);
     body.extend_from_slice(&connect.keep_alive_s.to_be_bytes());
     put_props(&mut body, connect.version, &connect.props);
@@ -156,12 +152,7 @@ pub(super) fn ack(kind: AckKind, id: u16) -> Vec<u8> {
     packet(first_byte, &id.to_be_bytes())
 }
 
-pub(super) fn subscribe(
-    version: Version,
-    id: u16,
-    filters: &[(&str, u8)],
-    props: &[Prop],
-) -> Vec<u8> {
+pub(super) fn subscribe(version: Version, id: u16, filters: &[(&str, u8)], props: &[Prop]) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
     put_props(&mut body, version, props);
     for (filter, options) in filters {
@@ -255,9 +246,7 @@ impl<'a> Reader<'a> {
             return Ok(props);
         }
         let length = self.varint()?;
-        let mut inner = Reader {
-            left: self.take(length)?,
-        };
+        let mut inner = Reader { left: self.take(length)? };
         while !inner.left.is_empty() {
             props.push(inner.prop()?);
         }
@@ -359,16 +348,8 @@ fn parse_connack(version: Version, body: &mut Reader) -> Parsed<Packet> {
         return malformed(format!("CONNACK flags {flags:#04x}"));
     }
     // A server that refuses a client's version answers in the form of 3.1.1.
-    let props = if body.left.is_empty() && code != 0 {
-        Vec::new()
-    } else {
-        body.props(version)?
-    };
-    Ok(Packet::ConnAck(ConnAck {
-        session_present: flags == 1,
-        code,
-        props,
-    }))
+    let props = if body.left.is_empty() && code != 0 { Vec::new() } else { body.props(version)? };
+    Ok(Packet::ConnAck(ConnAck { session_present: flags == 1, code, props }))
 }
 
 fn parse_publish(version: Version, first_byte: u8, body: &mut Reader) -> Parsed<Packet> {
@@ -422,16 +403,10 @@ mod tests {
         let bytes = connect(&Connect::v311("ab").keep_alive_s(10));
         assert_eq!(bytes, b"\x10\x0E\0\x04MQTT\x04\x02\0\x0A\0\x02ab");
         let bytes = connect(&Connect::v5("").with(Prop::SessionExpiryS(10)));
-        assert_eq!(
-            bytes,
-            b"\x10\x12\0\x04MQTT\x05\x02\0\x3C\x05\x11\0\0\0\x0A\0\0"
-        );
+        assert_eq!(bytes, b"\x10\x12\0\x04MQTT\x05\x02\0\x3C\x05\x11\0\0\0\x0A\0\0");
         let will = Publish::new("w", "x").qos(1).retain();
         let bytes = connect(&Connect::v311("a").keep_alive_s(0).will(will));
-        assert_eq!(
-            bytes,
-            b"\x10\x13\0\x04MQTT\x04\x2E\0\0\0\x01a\0\x01w\0\x01x"
-        );
+        assert_eq!(bytes, b"\x10\x13\0\x04MQTT\x04\x2E\0\0\0\x01a\0\x01w\0\x01x");
     }
 
     #[test]
@@ -457,14 +432,8 @@ mod tests {
     fn acknowledgements_in_both_forms() {
         let reason = |version, bytes: &[u8]| take_packet(version, &mut bytes.to_vec());
         let ack_of = |kind, id, reason| Ok(Some(Packet::Ack(Ack { kind, id, reason })));
-        assert_eq!(
-            reason(Version::V5, b"\x70\x03\0\x05\x92"),
-            ack_of(AckKind::PubComp, 5, 0x92)
-        );
-        assert_eq!(
-            reason(Version::V311, &ack(AckKind::PubRel, 5)),
-            ack_of(AckKind::PubRel, 5, 0)
-        );
+        assert_eq!(reason(Version::V5, b"\x70\x03\0\x05\x92"), ack_of(AckKind::PubComp, 5, 0x92));
+        assert_eq!(reason(Version::V311, &ack(AckKind::PubRel, 5)), ack_of(AckKind::PubRel, 5, 0));
         assert!(reason(Version::V311, b"\x40\x03\0\x05\0").is_err());
         assert!(reason(Version::V5, b"\x60\x02\0\x05").is_err());
         assert!(reason(Version::V5, b"\x40\x02\0\0").is_err());
@@ -472,17 +441,9 @@ mod tests {
 
     #[test]
     fn connack_of_both_versions() {
-        let connack = |session_present, code, props| {
-            Ok(Some(Packet::ConnAck(ConnAck {
-                session_present,
-                code,
-                props,
-            })))
-        };
-        assert_eq!(
-            take_packet(Version::V311, &mut b"\x20\x02\x01\0".to_vec()),
-            connack(true, 0, vec![])
-        );
+        let connack =
+            |session_present, code, props| Ok(Some(Packet::ConnAck(ConnAck { session_present, code, props })));
+        assert_eq!(take_packet(Version::V311, &mut b"\x20\x02\x01\0".to_vec()), connack(true, 0, vec![]));
         assert_eq!(
             take_packet(Version::V5, &mut b"\x20\x06\0\0\x03\x21\0\x0A".to_vec()),
             connack(false, 0, vec![Prop::ReceiveMaximum(10)])

@@ -1,0 +1,209 @@
+//! The apply thread: after the sync, batches go to partitions and changes to the next checkpoint (J5, C1).
+//! It alone writes public partitions, so a slow page cache delays readers and never an acknowledgement.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use crate::batch::Header;
+use crate::log::partition::AppendError;
+use crate::log::{Partition, Topics};
+use crate::state::Change;
+
+use super::changes::Changes;
+use super::checkpoint::Job;
+use super::commit::Shared;
+use super::frame::{self, Frame, Section};
+
+/// How long to wait before the disk is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Applies frames; used by the apply thread and by recovery.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    topics: Arc<Topics>,
+    /// Net changes since the last checkpoint.
+    pub(crate) changes: Changes,
+    /// The last frame applied.
+    pub(crate) lsn: u64,
+    touched: BTreeMap<(u32, u32), Arc<Partition>>,
+}
+
+/// A frame that cannot be applied as it stands.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplyError {
+    #[error("topic {0} partition {1}: {2}")]
+    Append(u32, u32, AppendError),
+    #[error("a change in frame {0} does not parse")]
+    Change(u64),
+}
+
+impl Applied {
+    pub(crate) fn new(topics: Arc<Topics>, lsn: u64) -> Applied {
+        Applied { topics, changes: Changes::default(), lsn, touched: BTreeMap::new() }
+    }
+
+    /// Takes in the changes of a frame.
+    pub(crate) fn changes(
+        &mut self,
+        lsn: u64,
+        body: &[u8],
+        mut each: impl FnMut(&Change<'_>),
+    ) -> Result<(), ApplyError> {
+        let mut rest = body;
+        while let Some(section) = frame::next_section(&mut rest) {
+            if let Section::Changes(mut bytes) = section {
+                while !bytes.is_empty() {
+                    let change = Change::decode(&mut bytes).ok_or(ApplyError::Change(lsn))?;
+                    each(&change);
+                    self.changes.add(&change);
+                }
+            }
+        }
+        self.lsn = lsn;
+        Ok(())
+    }
+
+    /// Appends the batches of a frame from the `done`th on, counting `done` up; gives their bytes and records.
+    pub(crate) fn batches(&mut self, body: &[u8], done: &mut usize) -> Result<(u64, u64), ApplyError> {
+        let (mut bytes_written, mut records) = (0, 0);
+        let mut rest = body;
+        let mut index = 0;
+        while let Some(section) = frame::next_section(&mut rest) {
+            let Section::Batch { topic, partition, bytes } = section else { continue };
+            index += 1;
+            if index <= *done {
+                continue;
+            }
+            // J4: replay skips nothing but what belongs to a topic that is no more.
+            if let Some(found) = self.partition(topic, partition) {
+                found.append(bytes).map_err(|e| ApplyError::Append(topic, partition, e))?;
+                bytes_written += bytes.len() as u64;
+                records += Header::parse(bytes).map_or(0, |h| h.record_count as u64);
+            }
+            *done = index;
+        }
+        Ok((bytes_written, records))
+    }
+
+    fn partition(&mut self, topic: u32, partition: u32) -> Option<Arc<Partition>> {
+        if let Some(found) = self.touched.get(&(topic, partition)) {
+            return Some(found.clone());
+        }
+        let found = self.topics.with_id(topic)?.partitions.get(partition as usize)?.clone();
+        self.touched.insert((topic, partition), found.clone());
+        Some(found)
+    }
+
+    /// A checkpoint's work at exactly the last frame applied; what it takes is forgotten here.
+    pub(crate) fn checkpoint_job(&mut self, journal_bytes: u64) -> Job {
+        let mut extents = BTreeMap::new();
+        let mut dirty = Vec::new();
+        for topic in self.topics.all() {
+            for partition in &topic.partitions {
+                let (extent, files) = partition.extent();
+                extents.insert((topic.id, partition.index), extent);
+                dirty.extend(files);
+            }
+        }
+        Job {
+            lsn: self.lsn,
+            changes: std::mem::take(&mut self.changes),
+            extents,
+            dirty,
+            touched: std::mem::take(&mut self.touched).into_values().collect(),
+            journal_bytes,
+        }
+    }
+}
+
+/// The apply thread.
+pub(crate) struct Applier {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) applied: Applied,
+    pub(crate) frames: Receiver<Arc<Frame>>,
+    pub(crate) checkpoints: Sender<Job>,
+    /// A checkpoint is under way.
+    pub(crate) running: Arc<AtomicBool>,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) checkpoint_interval: Duration,
+    /// Bytes applied that no checkpoint covers.
+    pub(crate) journal_bytes: u64,
+}
+
+impl Applier {
+    /// Runs until the committer is gone, then starts a last checkpoint.
+    pub(crate) fn run(mut self) {
+        let mut journal_bytes = self.journal_bytes;
+        let mut last = Instant::now();
+        let mut woken: Vec<Arc<Partition>> = Vec::new();
+        loop {
+            let wait = self.checkpoint_interval.saturating_sub(last.elapsed()).max(Duration::from_millis(10));
+            let ended = match self.frames.recv_timeout(wait) {
+                Ok(frame) => {
+                    journal_bytes += frame::padded_bytes(frame.body().len()) as u64;
+                    if let Err(error) = self.apply(&frame, &mut woken) {
+                        tracing::error!(%error, "a committed frame cannot be applied");
+                        return self.shared.lanes.fail(&error.to_string());
+                    }
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
+            let due = ended || journal_bytes >= self.checkpoint_bytes || last.elapsed() >= self.checkpoint_interval;
+            if due && journal_bytes > 0 && (ended || !self.running.load(Ordering::Acquire)) {
+                self.running.store(true, Ordering::Release);
+                // A checkpoint thread that is gone has failed the lanes already.
+                let _ = self.checkpoints.send(self.applied.checkpoint_job(journal_bytes));
+                journal_bytes = 0;
+                last = Instant::now();
+            } else if due {
+                last = Instant::now();
+            }
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// Applies one frame, trying again while the disk refuses (J9): the frame stays in the journal.
+    fn apply(&mut self, frame: &Frame, woken: &mut Vec<Arc<Partition>>) -> Result<(), ApplyError> {
+        let body = frame.body();
+        self.applied.changes(frame.lsn, body, |_| {})?;
+        let mut done = 0;
+        loop {
+            match self.applied.batches(body, &mut done) {
+                Ok((bytes, records)) => {
+                    self.shared.metrics.segment_bytes.fetch_add(bytes, Ordering::Relaxed);
+                    self.shared.metrics.records.fetch_add(records, Ordering::Relaxed);
+                    break;
+                }
+                Err(ApplyError::Append(topic, partition, AppendError::Disk(error))) => {
+                    tracing::error!(topic, partition, %error, "cannot write to the log, trying again");
+                    std::thread::sleep(RETRY);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.applied.partitions_of(body, woken);
+        woken.drain(..).for_each(|partition| partition.wake_waiting());
+        Ok(())
+    }
+}
+
+impl Applied {
+    /// The partitions that a frame's batches went to.
+    fn partitions_of(&mut self, body: &[u8], out: &mut Vec<Arc<Partition>>) {
+        let mut rest = body;
+        while let Some(section) = frame::next_section(&mut rest) {
+            if let Section::Batch { topic, partition, .. } = section
+                && let Some(partition) = self.partition(topic, partition)
+            {
+                out.push(partition);
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Checkpoints: the state at exactly one LSN made durable, so that journal files can be reused (C1, C2).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::disk::{DiskError, File, Folder};
+use crate::log::{Extent, Partition};
+use crate::state::{put_number, take_number, take_u32};
+
+use super::changes::Changes;
+use super::commit::Shared;
+use super::files::Files;
+
+/// The checkpoint's file in the data folder.
+pub(crate) const FILE_NAME: &str = "checkpoint";
+const MAGIC: &[u8; 4] = b"MSCP";
+const VERSION: u8 = 1;
+const RETRY: Duration = Duration::from_secs(1);
+
+/// (topic id, partition index) to what is durable of it.
+pub(crate) type Extents = BTreeMap<(u32, u32), Extent>;
+
+/// What the apply thread hands over for one checkpoint.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) lsn: u64,
+    pub(crate) changes: Changes,
+    pub(crate) extents: Extents,
+    pub(crate) dirty: Vec<Arc<File>>,
+    pub(crate) touched: Vec<Arc<Partition>>,
+    pub(crate) journal_bytes: u64,
+}
+
+/// What the checkpoint file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    pub(crate) lsn: u64,
+    /// Of the start that wrote it.
+    pub(crate) epoch: u64,
+    pub(crate) cluster_id: [u8; 16],
+    pub(crate) next_topic_id: u32,
+    pub(crate) extents: Extents,
+}
+
+impl Checkpoint {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        out.push(VERSION);
+        out.extend_from_slice(&self.cluster_id);
+        for number in [self.lsn, self.epoch, self.next_topic_id.into(), self.extents.len() as u64] {
+            put_number(&mut out, number);
+        }
+        for ((topic, partition), extent) in &self.extents {
+            let lengths = [extent.segments.len() as u64, extent.epochs.len() as u64];
+            let head = [u64::from(*topic), (*partition).into(), extent.log_start as u64, extent.end as u64];
+            let segments = extent.segments.iter().flat_map(|(base, bytes)| [*base as u64, *bytes]);
+            let epochs = extent.epochs.iter().flat_map(|(epoch, start)| [*epoch as u64, *start as u64]);
+            head.into_iter().chain(lengths).chain(segments).chain(epochs).for_each(|n| put_number(&mut out, n));
+        }
+        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        out
+    }
+
+    /// `None` when it is damaged or of a version not known here.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Checkpoint> {
+        let (covered, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32c::crc32c(covered) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let mut rest = covered.strip_prefix(MAGIC)?.strip_prefix(&[VERSION])?;
+        let (cluster_id, after) = rest.split_first_chunk::<16>()?;
+        rest = after;
+        let mut checkpoint = Checkpoint {
+            cluster_id: *cluster_id,
+            lsn: take_number(&mut rest)?,
+            epoch: take_number(&mut rest)?,
+            next_topic_id: take_u32(&mut rest)?,
+            extents: Extents::new(),
+        };
+        for _ in 0..take_number(&mut rest)? {
+            let key = (take_u32(&mut rest)?, take_u32(&mut rest)?);
+            let mut extent =
+                Extent { log_start: take_offset(&mut rest)?, end: take_offset(&mut rest)?, ..Extent::default() };
+            let (segments, epochs) = (take_number(&mut rest)?, take_number(&mut rest)?);
+            for _ in 0..segments {
+                extent.segments.push((take_offset(&mut rest)?, take_number(&mut rest)?));
+            }
+            for _ in 0..epochs {
+                extent.epochs.push((take_u32(&mut rest)?.try_into().ok()?, take_offset(&mut rest)?));
+            }
+            checkpoint.extents.insert(key, extent);
+        }
+        rest.is_empty().then_some(checkpoint)
+    }
+}
+
+fn take_offset(bytes: &mut &[u8]) -> Option<i64> {
+    take_number(bytes)?.try_into().ok()
+}
+
+/// The checkpoint thread.
+pub(crate) struct Checkpointer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) folder: Folder,
+    pub(crate) files: Arc<Files>,
+    pub(crate) state: crate::keyed::KeyedLogs,
+    pub(crate) running: Arc<AtomicBool>,
+    pub(crate) epoch: u64,
+    pub(crate) cluster_id: [u8; 16],
+}
+
+impl Checkpointer {
+    /// Runs until the apply thread is gone.
+    pub(crate) fn run(mut self, jobs: Receiver<Job>) {
+        self.keep_spare();
+        for job in jobs {
+            let began = Instant::now();
+            // J9: a full disk is tried again; meanwhile the frames stay in the journal and publishers wait.
+            while let Err(error) = self.checkpoint(&job) {
+                match error {
+                    CheckpointError::Sync(error) => {
+                        // J8: what could not be synced is never synced again.
+                        tracing::error!(%error, "a checkpoint could not be synced");
+                        return self.shared.lanes.fail(&error.to_string());
+                    }
+                    CheckpointError::Write(error) => {
+                        tracing::error!(%error, "a checkpoint could not be written, trying again");
+                        thread::sleep(RETRY);
+                    }
+                }
+            }
+            self.shared.uncheckpointed_bytes.fetch_sub(job.journal_bytes, Ordering::AcqRel);
+            self.shared.metrics.checkpoints.fetch_add(1, Ordering::Relaxed);
+            self.running.store(false, Ordering::Release);
+            tracing::debug!(lsn = job.lsn, took_ms = began.elapsed().as_millis() as u64, "checkpoint");
+            self.keep_spare();
+        }
+    }
+
+    fn keep_spare(&self) {
+        if let Err(error) = self.files.ensure_spare() {
+            tracing::warn!(%error, "no spare journal file could be made");
+        }
+    }
+
+    /// C2, in its order.
+    fn checkpoint(&mut self, job: &Job) -> Result<(), CheckpointError> {
+        // J7: with durability "os" a frame is applied before it is synced.
+        while self.shared.synced_lsn.load(Ordering::Acquire) < job.lsn {
+            if let Some(failed) = self.shared.lanes.failure() {
+                tracing::debug!(%failed, "no checkpoint after the journal failed");
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        for file in &job.dirty {
+            file.sync_data().map_err(CheckpointError::Sync)?;
+        }
+        for partition in &job.touched {
+            partition.settle().map_err(CheckpointError::Write)?;
+        }
+        let outdated = self.state.store(&job.changes)?;
+        let mut checkpoint = Checkpoint {
+            lsn: job.lsn,
+            epoch: self.epoch,
+            cluster_id: self.cluster_id,
+            next_topic_id: job.extents.keys().map(|(topic, _)| topic + 1).max().unwrap_or(0),
+            extents: job.extents.clone(),
+        };
+        checkpoint.extents.extend(self.state.extents());
+        self.folder.replace(FILE_NAME, &checkpoint.encode()).map_err(CheckpointError::Write)?;
+        self.files.recycle(job.lsn);
+        for (folder, name) in outdated {
+            // Left behind, it is removed at the next start.
+            if let Err(error) = folder.remove(&name) {
+                tracing::warn!(%error, "an outdated file stays");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a checkpoint did not complete.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckpointError {
+    #[error(transparent)]
+    Write(DiskError),
+    #[error(transparent)]
+    Sync(DiskError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_comes_back_and_a_damaged_one_does_not() {
+        let extent =
+            Extent { log_start: 3, end: 90, segments: vec![(0, 4096), (50, 7)], epochs: vec![(1, 0), (2, 60)] };
+        let checkpoint = Checkpoint {
+            lsn: 77,
+            epoch: 4,
+            cluster_id: [9; 16],
+            next_topic_id: 18,
+            extents: Extents::from([((16, 0), extent), ((16, 1), Extent::default())]),
+        };
+        let bytes = checkpoint.encode();
+        assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 4;
+            assert_eq!(Checkpoint::decode(&bad), None, "byte {at}");
+        }
+    }
+}

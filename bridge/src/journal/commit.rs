@@ -1,0 +1,229 @@
+//! The committer: one thread that gathers what the lanes hold, writes it as one frame, syncs once and
+//! tells who waits (J1, J5). While the disk works, the lanes fill.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::disk::DiskError;
+use crate::log::Topic;
+use crate::log::topic::Definition;
+use crate::metrics::Metrics;
+use crate::state::{Change, Space};
+use crate::{Durability, Options};
+
+use super::files::Writer;
+use super::frame::Frame;
+use super::gather::Gather;
+use super::lane::{Delivery, Lanes, Pending, Ticket};
+
+/// A group takes lanes in rotation until it holds this much; the rest goes into the next (J1).
+const GROUP_BYTES_MAX: usize = 1 << 20;
+/// How often durability "os" syncs (J7).
+const OS_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an idle committer sleeps at most before it looks again.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What others tell the committer, and what it publishes.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) lanes: Arc<Lanes>,
+    /// Topics made since the last group. Read after the lanes were taken: whoever appends to a topic found
+    /// it after it was put here.
+    pub(crate) new_topics: Mutex<Vec<Arc<Topic>>>,
+    pub(crate) stopping: AtomicBool,
+    /// Everything up to here has reached the disk itself, in either durability.
+    pub(crate) synced_lsn: AtomicU64,
+    /// Journal bytes that no checkpoint covers.
+    pub(crate) uncheckpointed_bytes: AtomicU64,
+    pub(crate) metrics: Metrics,
+}
+
+impl Shared {
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.lanes.signal.ring();
+    }
+}
+
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    gather: Gather,
+    writer: Writer,
+    applier: SyncSender<Arc<Frame>>,
+    options: Options,
+    last_sync: Instant,
+    /// The lane to begin the next group with.
+    first_lane: usize,
+    /// Empty lane buffers, to be swapped for full ones.
+    buffers: Vec<Pending>,
+}
+
+/// What one lane has in the group.
+#[derive(Default)]
+struct Share {
+    lane: usize,
+    ticket: Ticket,
+    bytes: usize,
+    deliveries: Vec<Delivery>,
+}
+
+impl Committer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        gather: Gather,
+        writer: Writer,
+        applier: SyncSender<Arc<Frame>>,
+        options: Options,
+    ) -> Committer {
+        let (last_sync, buffers) = (Instant::now(), Vec::new());
+        Committer { shared, gather, writer, applier, options, last_sync, first_lane: 0, buffers }
+    }
+
+    /// Runs until stopped; then everything submitted before is durable and the applier's channel closes.
+    pub(crate) fn run(mut self) {
+        self.shared.lanes.signal.attach_current_thread();
+        if let Err(error) = self.commit_until_stopped() {
+            tracing::error!(%error, "the journal cannot be written: nothing more is acknowledged");
+            self.shared.lanes.fail(&error.to_string());
+        }
+    }
+
+    fn commit_until_stopped(&mut self) -> Result<(), DiskError> {
+        loop {
+            // Read before gathering: what was submitted before the stop is in the last group.
+            let stopping = self.shared.stopping.load(Ordering::Acquire);
+            let rang = self.shared.lanes.signal.take();
+            if rang && !stopping {
+                self.wait_for_company();
+            }
+            let more = self.commit_group()?;
+            if self.writer.dirty() && (stopping || self.last_sync.elapsed() >= OS_SYNC_INTERVAL) {
+                self.sync()?;
+            }
+            if more {
+                continue;
+            }
+            if stopping {
+                return Ok(());
+            }
+            self.wait_for_checkpoint();
+            // A ring that an earlier park swallowed still stands in the signal.
+            if self.shared.lanes.signal.rang() {
+                continue;
+            }
+            thread::park_timeout(if self.writer.dirty() { OS_SYNC_INTERVAL } else { IDLE });
+        }
+    }
+
+    /// `commit_interval_ms`: lets a group grow before it is written.
+    fn wait_for_company(&self) {
+        let until = Instant::now() + self.options.commit_interval;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
+            if self.shared.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            thread::park_timeout(left);
+        }
+    }
+
+    /// C3: publishers wait when checkpoints fall behind.
+    fn wait_for_checkpoint(&self) {
+        let bound = self.options.checkpoint_bytes.saturating_mul(2);
+        while self.shared.uncheckpointed_bytes.load(Ordering::Acquire) > bound
+            && self.shared.lanes.failure().is_none()
+            && !self.shared.stopping.load(Ordering::Acquire)
+        {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Writes one group; whether there may be more to gather at once.
+    fn commit_group(&mut self) -> Result<bool, DiskError> {
+        let began = Instant::now();
+        let (taken, full) = self.take_lanes();
+        let new_topics = std::mem::take(&mut *self.shared.new_topics.lock());
+        for topic in new_topics {
+            self.add_topic(&topic);
+        }
+        let mut shares: Vec<Share> = Vec::with_capacity(taken.len());
+        for (lane, mut pending) in taken {
+            self.gather.take_in(lane, &pending);
+            shares.push(Share { lane, ticket: pending.last_ticket, bytes: pending.bytes.len(), ..Share::default() });
+            pending.clear();
+            self.buffers.push(pending);
+        }
+        let mut frame = Frame::new(Vec::new());
+        if self.gather.finish(&mut frame) {
+            let bytes = self.writer.write(&mut frame)?;
+            self.shared.uncheckpointed_bytes.fetch_add(bytes, Ordering::AcqRel);
+            if self.options.durability == Durability::Fsync {
+                self.sync()?;
+            }
+            self.shared.metrics.commit(began.elapsed(), bytes);
+            let frame = Arc::new(frame);
+            self.gather.deliveries(&frame, |lane, delivery| match shares.iter_mut().find(|share| share.lane == lane) {
+                Some(share) => share.deliveries.push(delivery),
+                None => shares.push(Share { lane, deliveries: vec![delivery], ..Share::default() }),
+            });
+            self.publish(shares);
+            // An applier that is gone has failed the lanes already.
+            let _ = self.applier.send(frame);
+        } else {
+            self.publish(shares);
+        }
+        Ok(full)
+    }
+
+    /// Takes whole lane buffers in rotation, up to a group's size; whether some were left.
+    fn take_lanes(&mut self) -> (Vec<(usize, Pending)>, bool) {
+        let lanes = self.shared.lanes.list.read();
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        for i in 0..lanes.len() {
+            let lane = &lanes[(self.first_lane + i) % lanes.len()];
+            if bytes >= GROUP_BYTES_MAX {
+                self.first_lane = lane.index();
+                return (taken, true);
+            }
+            let mut buffer = self.buffers.pop().unwrap_or_default();
+            if lane.take(&mut buffer) {
+                bytes += buffer.bytes.len();
+                taken.push((lane.index(), buffer));
+            } else {
+                self.buffers.push(buffer);
+            }
+        }
+        (taken, false)
+    }
+
+    fn add_topic(&mut self, topic: &Topic) {
+        self.gather.add_topic(topic);
+        let definition = Definition {
+            uuid: topic.uuid,
+            name: topic.name.clone(),
+            partitions: topic.partitions.len() as u32,
+            config: topic.config.clone(),
+        };
+        self.gather.change(Change::Put(Space::TOPICS, &topic.id.to_be_bytes(), &definition.encode()));
+    }
+
+    fn publish(&self, shares: Vec<Share>) {
+        let lanes = self.shared.lanes.list.read();
+        for mut share in shares {
+            lanes[share.lane].publish(share.ticket, share.bytes, &mut share.deliveries);
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        let synced = self.writer.sync()?;
+        self.last_sync = Instant::now();
+        self.shared.metrics.fsyncs.fetch_add(1, Ordering::Relaxed);
+        self.shared.synced_lsn.store(synced, Ordering::Release);
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! Gathering: what the lanes hand over becomes one frame (J1). Offsets and queue sequences are given
+//! here and nowhere else, so journal order = partition order = delivery order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::batch::{self, Builder, Header};
+use crate::log::Topic;
+use crate::producer::{Producers, Verdict};
+use crate::state::{Change, Entry, Pointer, Space};
+
+use super::frame::{Frame, u32_at, u64_at};
+use super::lane::{self, APPEND, ATTACH, BATCH, Delivery, Pending, ProduceSlot, Produced, Target};
+
+/// A builder's batch is closed at this size, so that readers get batches they can hold.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// The committer's view of what exists, and the group being gathered.
+#[derive(Debug)]
+pub(crate) struct Gather {
+    epoch: i32,
+    /// First of a topic's consecutive heads.
+    topics: HashMap<u32, (usize, u32)>,
+    heads: Vec<Head>,
+    queues: HashMap<u64, Queue>,
+    producers: Producers,
+    changes: Vec<u8>,
+    /// Heads with something in this group.
+    touched: Vec<usize>,
+    deliveries: Vec<Unplaced>,
+}
+
+/// Where a partition's next record goes.
+#[derive(Debug)]
+struct Head {
+    topic: u32,
+    partition: u32,
+    next: i64,
+    /// R5: broker-stamped times do not fall.
+    last_ms: i64,
+    builder: Builder,
+    /// Whole batches of this group, before the builder's; then their positions in the frame.
+    closed: Vec<Vec<u8>>,
+    placed: Vec<usize>,
+    touched: bool,
+}
+
+#[derive(Debug)]
+struct Queue {
+    next: u64,
+    lane: Option<usize>,
+}
+
+/// A delivery before its frame is laid out.
+#[derive(Debug)]
+struct Unplaced {
+    queue: u64,
+    sequence: u64,
+    entry: Entry,
+    lane: usize,
+    head: usize,
+    batch: usize,
+    position: usize,
+}
+
+impl Gather {
+    pub(crate) fn new(epoch: i32, producers: Producers) -> Gather {
+        Gather {
+            epoch,
+            topics: HashMap::new(),
+            heads: Vec::new(),
+            queues: HashMap::new(),
+            producers,
+            changes: Vec::new(),
+            touched: Vec::new(),
+            deliveries: Vec::new(),
+        }
+    }
+
+    /// Lets a topic be appended to.
+    pub(crate) fn add_topic(&mut self, topic: &Topic) {
+        self.topics.insert(topic.id, (self.heads.len(), topic.partitions.len() as u32));
+        for partition in &topic.partitions {
+            self.heads.push(Head {
+                topic: topic.id,
+                partition: partition.index,
+                next: partition.high_watermark(),
+                last_ms: 0,
+                builder: Builder::default(),
+                closed: Vec::new(),
+                placed: Vec::new(),
+                touched: false,
+            });
+        }
+    }
+
+    /// A queue that recovery found, with the sequence it goes on with.
+    pub(crate) fn add_queue(&mut self, queue: u64, next: u64) {
+        self.queues.insert(queue, Queue { next, lane: None });
+    }
+
+    /// Adds a change of the bridge's own to the group.
+    pub(crate) fn change(&mut self, change: Change<'_>) {
+        change.encode(&mut self.changes);
+    }
+
+    /// Takes in one lane's operations.
+    pub(crate) fn take_in(&mut self, lane: usize, pending: &Pending) {
+        let mut rest = &pending.bytes[..];
+        let mut slots = pending.slots.iter();
+        while let Some(kind) = rest.first() {
+            match *kind {
+                APPEND => rest = self.take_append(&rest[1..]),
+                BATCH => rest = self.take_batch(&rest[1..], slots.next()),
+                ATTACH => {
+                    if let Some(queue) = self.queues.get_mut(&u64_at(rest, 1)) {
+                        queue.lane = Some(lane);
+                    }
+                    rest = &rest[9..];
+                }
+                _ => rest = self.take_change(lane, rest),
+            }
+        }
+    }
+
+    fn take_append<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (topic, partition) = (u32_at(bytes, 0), u32_at(bytes, 4));
+        let timestamp_ms = u64_at(bytes, 8) as i64;
+        let targets_bytes = u32_at(bytes, 16) as usize * 16;
+        let targets = &bytes[20..20 + targets_bytes];
+        let body_at = 24 + targets_bytes;
+        let body_end = body_at + u32_at(bytes, body_at - 4) as usize;
+        let body = &bytes[body_at..body_end];
+        if let Some(index) = self.touch(topic, partition) {
+            let head = &mut self.heads[index];
+            if head.builder.len() + body.len() > BATCH_BYTES_MAX {
+                head.close_builder(self.epoch);
+            }
+            if head.builder.is_empty() {
+                head.builder.restart(head.next);
+            }
+            head.last_ms = head.last_ms.max(timestamp_ms);
+            let (offset, position) = head.builder.push(head.last_ms, body);
+            head.next = offset + 1;
+            let batch = head.closed.len();
+            let pointer = Pointer { topic, partition, offset };
+            for target in targets.chunks_exact(16) {
+                let target = Target { queue: u64_at(target, 0), tag: u32_at(target, 8), expires_s: u32_at(target, 12) };
+                self.enqueue(pointer, &target, (index, batch, position));
+            }
+        }
+        &bytes[body_end..]
+    }
+
+    fn enqueue(&mut self, pointer: Pointer, target: &Target, (head, batch, position): (usize, usize, usize)) {
+        // J4: a queue that ended while the record waited gets nothing.
+        let Some(queue) = self.queues.get_mut(&target.queue) else { return };
+        let entry = lane::entry(pointer, target);
+        let sequence = queue.next;
+        queue.next += 1;
+        Change::Enqueue(target.queue, sequence, entry).encode(&mut self.changes);
+        if let Some(lane) = queue.lane {
+            self.deliveries.push(Unplaced { queue: target.queue, sequence, entry, lane, head, batch, position });
+        }
+    }
+
+    fn take_batch<'a>(&mut self, bytes: &'a [u8], slot: Option<&ProduceSlot>) -> &'a [u8] {
+        let (topic, partition) = (u32_at(bytes, 0), u32_at(bytes, 4));
+        let end = 12 + u32_at(bytes, 8) as usize;
+        let produced = match Header::parse(&bytes[12..end]) {
+            Ok(header) => self.append_batch((topic, partition), &header, &bytes[12..end]),
+            // It was validated before it was submitted.
+            Err(_) => Produced::UnknownTopic,
+        };
+        if let Some(slot) = slot {
+            slot.set(produced);
+        }
+        &bytes[end..]
+    }
+
+    fn append_batch(&mut self, (topic, partition): (u32, u32), header: &Header, bytes: &[u8]) -> Produced {
+        let verdict = self.producers.check(topic, partition, header);
+        match verdict {
+            Verdict::Duplicate(base_offset) => return Produced::Appended { base_offset, duplicate: true },
+            Verdict::OutOfOrder => return Produced::OutOfOrderSequence,
+            Verdict::OldEpoch => return Produced::InvalidProducerEpoch,
+            Verdict::Next | Verdict::NotIdempotent => {}
+        }
+        let Some(index) = self.touch(topic, partition) else { return Produced::UnknownTopic };
+        let head = &mut self.heads[index];
+        head.close_builder(self.epoch);
+        let base_offset = head.next;
+        let mut batch = bytes.to_vec();
+        batch::place(&mut batch, base_offset, self.epoch);
+        head.closed.push(batch);
+        head.next += i64::from(header.record_count);
+        if verdict == Verdict::Next {
+            let (key, value) = self.producers.remember(topic, partition, header, base_offset);
+            Change::Put(Space::PRODUCERS, &key, &value).encode(&mut self.changes);
+        }
+        Produced::Appended { base_offset, duplicate: false }
+    }
+
+    fn take_change<'a>(&mut self, lane: usize, bytes: &'a [u8]) -> &'a [u8] {
+        let mut rest = bytes;
+        let Some(change) = Change::decode(&mut rest) else {
+            // PROOF: lanes are filled by `Change::encode` alone, and it round-trips (its property test).
+            unreachable!("a lane holds what is no change")
+        };
+        let applies = match change {
+            Change::Open(queue) => self.queues.insert(queue, Queue { next: 0, lane: Some(lane) }).is_none(),
+            Change::Close(queue) => self.queues.remove(&queue).is_some(),
+            Change::Remove(queue, _) | Change::Release(queue, _) => self.queues.contains_key(&queue),
+            Change::Put(..) | Change::Delete(..) => true,
+            Change::Enqueue(..) => false,
+        };
+        if applies {
+            self.changes.extend_from_slice(&bytes[..bytes.len() - rest.len()]);
+        }
+        rest
+    }
+
+    fn touch(&mut self, topic: u32, partition: u32) -> Option<usize> {
+        let (first, count) = self.topics.get(&topic)?;
+        if partition >= *count {
+            return None;
+        }
+        let index = first + partition as usize;
+        let head = &mut self.heads[index];
+        if !head.touched {
+            head.touched = true;
+            self.touched.push(index);
+        }
+        Some(index)
+    }
+
+    /// Lays the group out in `frame`; `false` when there is nothing to write.
+    pub(crate) fn finish(&mut self, frame: &mut Frame) -> bool {
+        frame.push_changes(&self.changes);
+        self.changes.clear();
+        for index in self.touched.drain(..) {
+            let head = &mut self.heads[index];
+            head.touched = false;
+            head.placed.clear();
+            for batch in head.closed.drain(..) {
+                head.placed.push(frame.push_batch(head.topic, head.partition, &batch));
+            }
+            if !head.builder.is_empty() {
+                let batch = head.builder.finish(self.epoch);
+                head.placed.push(frame.push_batch(head.topic, head.partition, batch));
+                head.builder.restart(head.next);
+            }
+        }
+        !frame.body().is_empty()
+    }
+
+    /// The finished group's deliveries by lane, once its frame is on disk.
+    pub(crate) fn deliveries(&mut self, frame: &Arc<Frame>, mut deliver: impl FnMut(usize, Delivery)) {
+        for d in self.deliveries.drain(..) {
+            let position = self.heads[d.head].placed[d.batch] + d.position;
+            deliver(d.lane, Delivery::new((d.queue, d.sequence), d.entry, frame.clone(), position));
+        }
+    }
+}
+
+impl Head {
+    /// Makes what was built so far a whole batch, so that another can follow it.
+    fn close_builder(&mut self, epoch: i32) {
+        if !self.builder.is_empty() {
+            self.closed.push(self.builder.finish(epoch).to_vec());
+            self.builder.restart(self.next);
+        }
+    }
+}

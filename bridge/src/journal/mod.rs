@@ -1,0 +1,12 @@
+//! The one durable path: lanes → gather → frame → fdatasync → apply → checkpoint, and back at recovery.
+
+pub mod lane;
+
+pub(crate) mod apply;
+pub(crate) mod changes;
+pub(crate) mod checkpoint;
+pub(crate) mod commit;
+mod files;
+mod frame;
+pub(crate) mod gather;
+pub(crate) mod recovery;

@@ -1,0 +1,173 @@
+//! Recovery: the last checkpoint, then every frame behind it, in order (R1, R2).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::disk::{DiskError, File, Folder};
+use crate::state::Change;
+
+use super::apply::{Applied, ApplyError};
+use super::files::{FileHeader, Files, Writer};
+use super::frame::{self, BOUNDARY_BYTES, Frame};
+
+/// Why a journal could not be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The disk refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A newer Millstream wrote it.
+    #[error("disk: {file} has journal format {version}; this binary reads 1: start the newer one")]
+    Version {
+        /// The file.
+        file: String,
+        /// What it says.
+        version: u32,
+    },
+    /// Frames that had reached the disk are gone.
+    #[error("disk: the journal lost frame {lsn}, which {file} says was durable: restore the folder from a copy")]
+    Damaged {
+        /// The first that is missing.
+        lsn: u64,
+        /// Where a later one is.
+        file: String,
+    },
+    /// A frame does not fit what the checkpoint says.
+    #[error("disk: frame {lsn}: {why}")]
+    Apply {
+        /// Which frame.
+        lsn: u64,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A journal file as it was found.
+struct Found {
+    name: String,
+    header: FileHeader,
+    last_lsn: u64,
+}
+
+/// What is in the journal's folder.
+pub(crate) struct Journal {
+    folder: Folder,
+    used: Vec<Found>,
+    blank: Vec<String>,
+}
+
+/// What replay gave.
+pub(crate) struct Replayed {
+    pub(crate) writer: Writer,
+    pub(crate) files: Arc<Files>,
+    /// Journal bytes behind the checkpoint.
+    pub(crate) journal_bytes: u64,
+    pub(crate) frames: u64,
+    pub(crate) synced_lsn: u64,
+}
+
+impl Journal {
+    pub(crate) fn open(folder: Folder) -> Result<Journal, ReplayError> {
+        let (mut used, mut blank) = (Vec::new(), Vec::new());
+        for name in folder.names()? {
+            if !name.ends_with(".journal") {
+                continue;
+            }
+            let bytes = File::open(&folder.join(&name))?.read_at(0, BOUNDARY_BYTES)?;
+            match FileHeader::decode(&bytes) {
+                Ok(Some(header)) => used.push(Found { name, header, last_lsn: 0 }),
+                Ok(None) => blank.push(name),
+                Err(version) => return Err(ReplayError::Version { file: name, version }),
+            }
+        }
+        used.sort_by_key(|found| (found.header.epoch, found.header.first_lsn));
+        Ok(Journal { folder, used, blank })
+    }
+
+    /// The newest start that wrote here.
+    pub(crate) fn last_epoch(&self) -> u64 {
+        self.used.last().map_or(0, |found| found.header.epoch)
+    }
+
+    /// Applies every frame after `applied.lsn`, telling `each` about every change before it takes effect;
+    /// then writes again, under the new epoch, what no later frame declared durable (R2).
+    pub(crate) fn replay(
+        mut self,
+        applied: &mut Applied,
+        epoch: u64,
+        mut each: impl FnMut(&Change<'_>),
+    ) -> Result<Replayed, ReplayError> {
+        let limits = self.epoch_limits();
+        let checkpoint_lsn = applied.lsn;
+        let mut tail: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
+        let (mut journal_bytes, mut frames) = (0, 0);
+        let mut torn = false;
+        for found in &mut self.used {
+            let limit = limits.get(&found.header.epoch).copied().unwrap_or(u64::MAX);
+            let file = File::open(&self.folder.join(&found.name))?;
+            let bytes = file.read_at(0, file.len()? as usize)?;
+            let mut at = BOUNDARY_BYTES;
+            while at < bytes.len() && !torn {
+                let Some(frame) = frame::find(&bytes[at..], found.header.salt).filter(|f| f.lsn < limit) else {
+                    at += BOUNDARY_BYTES;
+                    continue;
+                };
+                at += frame::padded_bytes(frame.body.len());
+                found.last_lsn = frame.lsn;
+                while tail.front().is_some_and(|(lsn, _)| *lsn <= frame.durable_lsn) {
+                    tail.pop_front();
+                }
+                if frame.lsn <= applied.lsn {
+                    continue;
+                }
+                let next = applied.lsn + 1;
+                if frame.lsn > next {
+                    if frame.durable_lsn >= next {
+                        return Err(ReplayError::Damaged { lsn: next, file: found.name.clone() });
+                    }
+                    // Durability "os": a later frame reached the disk and this one did not.
+                    torn = true;
+                    continue;
+                }
+                let failed = |error: ApplyError| ReplayError::Apply { lsn: frame.lsn, why: error.to_string() };
+                applied.changes(frame.lsn, frame.body, &mut each).map_err(failed)?;
+                applied.batches(frame.body, &mut 0).map_err(failed)?;
+                journal_bytes += frame::padded_bytes(frame.body.len()) as u64;
+                frames += 1;
+                tail.push_back((frame.lsn, frame.body.to_vec()));
+            }
+        }
+        let first_lsn = tail.front().map_or(applied.lsn + 1, |(lsn, _)| *lsn);
+        let files = Arc::new(self.into_files(checkpoint_lsn));
+        let mut writer = Writer::new(files.clone(), epoch, first_lsn);
+        for (_, body) in &tail {
+            writer.write(&mut Frame::with_body(body))?;
+        }
+        let synced_lsn = writer.sync()?;
+        Ok(Replayed { writer, files, journal_bytes, frames, synced_lsn })
+    }
+
+    /// By epoch, the LSN from which a newer epoch voids its frames (J2).
+    fn epoch_limits(&self) -> BTreeMap<u64, u64> {
+        let mut limits = BTreeMap::new();
+        let mut limit = u64::MAX;
+        for found in self.used.iter().rev() {
+            limits.entry(found.header.epoch).or_insert(limit);
+            limit = limit.min(found.header.epoch_first_lsn);
+        }
+        limits
+    }
+
+    /// Files that hold nothing after the checkpoint are free for use.
+    fn into_files(self, checkpoint_lsn: u64) -> Files {
+        let mut spares = self.blank;
+        let mut full = Vec::new();
+        for found in self.used {
+            match found.last_lsn > checkpoint_lsn {
+                true => full.push((found.name, found.last_lsn)),
+                false => spares.push(found.name),
+            }
+        }
+        Files::new(self.folder, full, spares)
+    }
+}

@@ -1,0 +1,134 @@
+//! What all connections share.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use kafka_protocol::protocol::StrBytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    call::{Client, ConnectionError},
+    connection,
+    groups::Groups,
+    metrics::{Metrics, add},
+    offsets::Offsets,
+};
+use crate::{Bridge, Lane, group};
+
+/// Groups with members, at once.
+const GROUPS_MAX: usize = 10_000;
+/// Members of one group.
+const GROUP_MEMBERS_MAX: usize = 1_000;
+/// Bytes of one member's subscription, and of one assignment.
+const MEMBER_METADATA_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of all members' subscriptions and assignments.
+const GROUP_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How the server behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This broker's number, the only one of the cluster.
+    pub node_id: i32,
+    /// Makes a topic when a client asks for its metadata, and allows it.
+    pub auto_create_topics: bool,
+    /// Partitions of a topic whose creator names no number.
+    pub num_partitions: u32,
+    /// How long a group that was empty waits for more members after the first.
+    pub group_initial_rebalance_delay_ms: u64,
+    /// Shortest session timeout a group member may ask for.
+    pub group_min_session_timeout_ms: u64,
+    /// Longest session timeout a group member may ask for.
+    pub group_max_session_timeout_ms: u64,
+    /// Largest record batch taken.
+    pub message_bytes_max: usize,
+}
+
+/// The Kafka protocol server of one bridge. Shared by all threads that serve connections.
+pub struct Server {
+    pub(super) bridge: Bridge,
+    pub(super) config: Config,
+    pub(super) cluster_id: StrBytes,
+    pub(super) groups: Groups,
+    pub(super) offsets: Offsets,
+    metrics: Arc<Metrics>,
+}
+
+impl Server {
+    /// Takes the committed offsets out of what was recovered, and is ready to serve.
+    pub fn new(bridge: Bridge, config: Config) -> Arc<Server> {
+        let metrics = Arc::new(Metrics::default());
+        let limits = group::Limits {
+            session_timeout_min_ms: config.group_min_session_timeout_ms,
+            session_timeout_max_ms: config.group_max_session_timeout_ms,
+            initial_rebalance_delay_ms: config.group_initial_rebalance_delay_ms,
+            groups_max: GROUPS_MAX,
+            members_max: GROUP_MEMBERS_MAX,
+            metadata_bytes_max: MEMBER_METADATA_BYTES_MAX,
+            total_bytes_max: GROUP_BYTES_MAX,
+        };
+        Arc::new(Server {
+            cluster_id: StrBytes::from_string(base64url(bridge.cluster_id())),
+            groups: Groups::new(limits, metrics.clone()),
+            offsets: Offsets::recover(&bridge),
+            bridge,
+            config,
+            metrics,
+        })
+    }
+
+    /// Serves one connection until it ends. `advertised` is the address that clients of this
+    /// listener reach the broker at; `lane` is the calling thread's.
+    pub async fn serve<S>(
+        self: Arc<Self>,
+        stream: S,
+        peer: SocketAddr,
+        advertised: (String, u16),
+        lane: Lane,
+    ) -> Result<(), ConnectionError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let host = StrBytes::from_string(advertised.0);
+        let client = Client { peer, host, port: advertised.1.into(), lane };
+        add(&self.metrics.connections, 1);
+        let ended = connection::serve(self.clone(), client, stream).await;
+        add(&self.metrics.connections_closed, 1);
+        match &ended {
+            Ok(()) => tracing::debug!(%peer, "kafka connection closed"),
+            Err(reason) => tracing::info!(%peer, %reason, "kafka connection closed"),
+        }
+        ended
+    }
+
+    /// Lets time pass for consumer groups: sessions, rebalances. Runs as long as the server; to be
+    /// spawned once.
+    pub async fn run_timers(self: Arc<Self>) {
+        self.groups.run_timers().await;
+    }
+
+    /// What was counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+/// 16 bytes as Kafka shows them: 22 characters, no padding.
+fn base64url(bytes: [u8; 16]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let value = u128::from_be_bytes(bytes);
+    // 21 digits of 6 bits from the top; 2 bits are left for the last one.
+    let top = (0..21).map(|i| (value >> (122 - 6 * i)) & 63);
+    let digits = top.chain([(value & 3) << 4]);
+    digits.map(|d| char::from(DIGITS[d as usize])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64url;
+
+    #[test]
+    fn cluster_ids_look_like_kafkas() {
+        assert_eq!(base64url([0; 16]), "AAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(base64url([255; 16]), "_____________________w");
+        assert_eq!(base64url(*b"0123456789abcdef"), "MDEyMzQ1Njc4OWFiY2RlZg");
+    }
+}

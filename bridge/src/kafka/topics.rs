@@ -1,0 +1,178 @@
+//! CreateTopics.
+
+use std::collections::{BTreeMap, HashMap};
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        CreateTopicsRequest, CreateTopicsResponse,
+        create_topics_request::CreatableTopic,
+        create_topics_response::{CreatableTopicConfigs, CreatableTopicResult},
+    },
+    protocol::StrBytes,
+};
+
+use super::{
+    Server,
+    call::{Call, Work},
+    configs::{DEFAULT_CONFIG, DYNAMIC_TOPIC_CONFIG, check_topic_config, topic_settings},
+};
+use crate::{
+    CreateTopicError,
+    log::topic::{PARTITIONS_MAX, name_ok},
+};
+
+/// Why a topic was not made, in words for its creator.
+struct Refused(ResponseError, String);
+
+/// A topic as it would be made.
+struct Plan {
+    partitions: u32,
+    config: BTreeMap<String, String>,
+}
+
+pub(super) fn create_topics(mut call: Call) -> Work {
+    Box::pin(async move {
+        let request: CreateTopicsRequest = call.decode()?;
+        let mut mentions: HashMap<StrBytes, usize> = HashMap::new();
+        for topic in &request.topics {
+            *mentions.entry(topic.name.0.clone()).or_default() += 1;
+        }
+        let mut response = CreateTopicsResponse::default();
+        let mut last_ticket = None;
+        for topic in request.topics {
+            let twice = mentions.get(&topic.name.0).is_some_and(|count| *count > 1);
+            let planned = match twice {
+                true => Err(refused(ResponseError::InvalidRequest, "the request names it twice")),
+                false => plan(&call.server, &topic),
+            };
+            let made = planned.and_then(|plan| make(&call, &topic, plan, request.validate_only));
+            let result = CreatableTopicResult::default().with_name(topic.name);
+            response.topics.push(match made {
+                Ok(made) => {
+                    last_ticket = last_ticket.max(made.ticket);
+                    made.describe(&call.server, result)
+                }
+                Err(Refused(error, message)) => {
+                    result.with_error_code(error.code()).with_error_message(Some(StrBytes::from_string(message)))
+                }
+            });
+        }
+        if let Some(ticket) = last_ticket {
+            call.client.lane.wait(ticket).await?;
+        }
+        call.answer(&response)
+    })
+}
+
+fn refused(error: ResponseError, message: &str) -> Refused {
+    Refused(error, message.to_owned())
+}
+
+fn plan(server: &Server, topic: &CreatableTopic) -> Result<Plan, Refused> {
+    if !name_ok(&topic.name) || topic.name.starts_with("__") {
+        let message = "a topic name is 1 to 249 of a-z A-Z 0-9 . _ - not . or .., not beginning with __";
+        return Err(refused(ResponseError::InvalidTopicException, message));
+    }
+    let partitions = match topic.assignments.is_empty() {
+        true => counted_partitions(server, topic)?,
+        false => assigned_partitions(server, topic)?,
+    };
+    if partitions > PARTITIONS_MAX {
+        let message = format!("{partitions} partitions: at most {PARTITIONS_MAX}");
+        return Err(Refused(ResponseError::InvalidPartitions, message));
+    }
+    let mut config = BTreeMap::new();
+    for given in &topic.configs {
+        let value = given.value.as_ref().map(|value| value.as_str());
+        let checked = check_topic_config(server, &given.name, value);
+        checked.map_err(|message| Refused(ResponseError::InvalidConfig, message))?;
+        config.insert(given.name.to_string(), value.unwrap_or_default().to_owned());
+    }
+    Ok(Plan { partitions, config })
+}
+
+fn counted_partitions(server: &Server, topic: &CreatableTopic) -> Result<u32, Refused> {
+    if !matches!(topic.replication_factor, -1 | 1) {
+        let message = "there is one broker: the replication factor is 1";
+        return Err(refused(ResponseError::InvalidReplicationFactor, message));
+    }
+    match topic.num_partitions {
+        -1 => Ok(server.config.num_partitions),
+        count => match u32::try_from(count) {
+            Ok(count) if count > 0 => Ok(count),
+            _ => Err(refused(ResponseError::InvalidPartitions, "at least one partition")),
+        },
+    }
+}
+
+/// The creator says which broker has which partition: there is one way to say it.
+fn assigned_partitions(server: &Server, topic: &CreatableTopic) -> Result<u32, Refused> {
+    if topic.num_partitions != -1 || topic.replication_factor != -1 {
+        let message = "with assignments, number of partitions and replication factor must be -1";
+        return Err(refused(ResponseError::InvalidRequest, message));
+    }
+    let mut indexes: Vec<i32> = topic.assignments.iter().map(|a| a.partition_index).collect();
+    indexes.sort_unstable();
+    let consecutive = (0..).zip(&indexes).all(|(expected, index)| expected == *index);
+    let here = |ids: &[_]| matches!(ids, [id] if *id == server.config.node_id);
+    if !consecutive || !topic.assignments.iter().all(|a| here(&a.broker_ids)) {
+        let message = "partitions are numbered from 0, each on the one broker there is";
+        return Err(refused(ResponseError::InvalidReplicaAssignment, message));
+    }
+    Ok(u32::try_from(indexes.len()).unwrap_or(u32::MAX))
+}
+
+/// What was made, or would have been.
+struct Made {
+    uuid: [u8; 16],
+    plan: Plan,
+    ticket: Option<crate::Ticket>,
+}
+
+fn make(call: &Call, topic: &CreatableTopic, plan: Plan, only_validate: bool) -> Result<Made, Refused> {
+    let name = topic.name.as_str();
+    let exists = || refused(ResponseError::TopicAlreadyExists, "a topic of this name exists");
+    if only_validate {
+        return match call.server.bridge.topic(name) {
+            Some(_) => Err(exists()),
+            None => Ok(Made { uuid: [0; 16], plan, ticket: None }),
+        };
+    }
+    let (partitions, config) = (plan.partitions, plan.config.clone());
+    match call.server.bridge.create_topic(&call.client.lane, name, partitions, config) {
+        Ok((made, ticket)) => {
+            tracing::info!(topic = name, partitions, peer = %call.client.peer, "topic made");
+            Ok(Made { uuid: made.uuid, plan, ticket: Some(ticket) })
+        }
+        Err(CreateTopicError::Exists(_)) => Err(exists()),
+        Err(error @ CreateTopicError::BadName(_)) => {
+            Err(Refused(ResponseError::InvalidTopicException, error.to_string()))
+        }
+        Err(error @ CreateTopicError::BadPartitions(_)) => {
+            Err(Refused(ResponseError::InvalidPartitions, error.to_string()))
+        }
+        Err(error @ CreateTopicError::Disk(_)) => {
+            tracing::error!(topic = name, %error, "a topic could not be made");
+            Err(Refused(ResponseError::KafkaStorageError, error.to_string()))
+        }
+    }
+}
+
+impl Made {
+    fn describe(&self, server: &Server, result: CreatableTopicResult) -> CreatableTopicResult {
+        let configs = topic_settings(server).into_iter().map(|setting| {
+            let given = self.plan.config.contains_key(setting.name);
+            CreatableTopicConfigs::default()
+                .with_name(StrBytes::from_static_str(setting.name))
+                .with_value(Some(StrBytes::from_string(setting.value)))
+                .with_config_source(if given { DYNAMIC_TOPIC_CONFIG } else { DEFAULT_CONFIG })
+        });
+        result
+            // 16 bytes are always an id.
+            .with_topic_id(self.uuid.to_vec().try_into().unwrap_or_default())
+            .with_num_partitions(i32::try_from(self.plan.partitions).unwrap_or(i32::MAX))
+            .with_replication_factor(1)
+            .with_configs(Some(configs.collect()))
+    }
+}

@@ -1,0 +1,272 @@
+//! Where checkpoints keep keyed state: internal compacted topics, in the same segment format as the log.
+//! Written by the checkpoint thread alone and read back whole at a start.
+
+use std::sync::Arc;
+
+use crate::batch::{self, Builder, Header};
+use crate::disk::Folder;
+use crate::journal::changes::{Changes, Whole};
+use crate::journal::checkpoint::{CheckpointError, Extents};
+use crate::log::partition::{AppendError, ReadError};
+use crate::log::segment::OpenError;
+use crate::log::{Extent, Partition};
+use crate::state::{Change, Entry, Space};
+
+/// Name and id of each internal topic, and the spaces it holds.
+const TOPICS: [(&str, u32, std::ops::RangeInclusive<u8>); 5] = [
+    ("__meta", 1, 0..=1),
+    ("__consumer_offsets", 2, 2..=4),
+    ("__queues", 3, 5..=15),
+    ("__sessions", 4, 16..=31),
+    ("__retained", 5, 32..=255),
+];
+
+/// Segments of internal topics roll at this size.
+const SEGMENT_BYTES_MAX: u64 = 4 << 20;
+/// A batch is closed at about this size.
+const BATCH_BYTES: usize = 256 << 10;
+/// An internal topic smaller than this is not worth compacting.
+const COMPACT_BYTES_MIN: u64 = 8 << 20;
+
+/// The internal topics of keyed state.
+#[derive(Debug)]
+pub(crate) struct KeyedLogs {
+    logs: Vec<KeyedLog>,
+    epoch: i32,
+}
+
+#[derive(Debug)]
+struct KeyedLog {
+    partition: Arc<Partition>,
+    /// Its size after it was last compacted, or at the start.
+    compacted_bytes: u64,
+}
+
+/// Files that go once a checkpoint no longer names them.
+pub(crate) type Outdated = Vec<(Folder, String)>;
+
+impl KeyedLogs {
+    /// Opens them as the checkpoint names them.
+    pub(crate) fn open(topics: &Folder, extents: &Extents, epoch: i32) -> Result<KeyedLogs, LoadError> {
+        let mut logs = Vec::new();
+        for (name, id, _) in TOPICS {
+            let folder = Folder::open(&topics.join(&format!("{name}.{id}"))).map_err(OpenError::Disk)?;
+            let folder = Folder::open(&folder.join("0")).map_err(OpenError::Disk)?;
+            let extent = extents.get(&(id, 0)).cloned().unwrap_or_default();
+            let partition = Arc::new(Partition::open(folder, (id, 0), extent, SEGMENT_BYTES_MAX)?);
+            // Counted as half its size, what the last process left is compacted about when it would have.
+            let compacted_bytes = partition.size_bytes() / 2;
+            logs.push(KeyedLog { partition, compacted_bytes });
+        }
+        Ok(KeyedLogs { logs, epoch })
+    }
+
+    /// Reads everything back.
+    pub(crate) fn load(&self) -> Result<Whole, LoadError> {
+        let mut whole = Whole::default();
+        for log in &self.logs {
+            log.load(&mut whole)?;
+        }
+        Ok(whole)
+    }
+
+    /// Appends net changes and syncs them; compacts what has grown. Gives the files that compaction made
+    /// needless.
+    pub(crate) fn store(&mut self, changes: &Changes) -> Result<Outdated, CheckpointError> {
+        let mut outdated = Vec::new();
+        for (log, (_, _, spaces)) in self.logs.iter_mut().zip(TOPICS) {
+            let mut writer = Writer::new(&log.partition, self.epoch);
+            for ((space, key), value) in &changes.keyed {
+                if spaces.contains(&space.0) {
+                    writer.push(&full_key(*space, key), value.as_deref())?;
+                }
+            }
+            if spaces.contains(&Space::QUEUES.0) {
+                store_queues(&mut writer, changes)?;
+            }
+            writer.finish()?;
+            outdated.extend(log.compact_if_grown(self.epoch)?);
+            let (_, dirty) = log.partition.extent();
+            for file in dirty {
+                file.sync_data().map_err(CheckpointError::Sync)?;
+            }
+            log.partition.settle().map_err(CheckpointError::Write)?;
+        }
+        Ok(outdated)
+    }
+
+    /// What the checkpoint file has to name of them.
+    pub(crate) fn extents(&self) -> impl Iterator<Item = ((u32, u32), Extent)> + '_ {
+        self.logs.iter().map(|log| ((log.partition.topic_id, 0), log.partition.extent().0))
+    }
+}
+
+impl KeyedLog {
+    fn load(&self, whole: &mut Whole) -> Result<(), LoadError> {
+        let mut offset = self.partition.log_start();
+        while offset < self.partition.high_watermark() {
+            let bytes = self.partition.read_blocking(offset, BATCH_BYTES)?;
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let header = Header::parse(rest)?;
+                let batch = rest.get(..header.total_bytes()).ok_or(batch::BatchError::Corrupt("cut"))?;
+                if !batch::crc_ok(&header, batch) {
+                    return Err(batch::BatchError::Corrupt("CRC does not match").into());
+                }
+                let mut records = batch::records(batch, &header);
+                while let Some(record) = records.next()? {
+                    fold(whole, record.key.unwrap_or_default(), record.value);
+                }
+                offset = header.last_offset() + 1;
+                rest = &rest[batch.len()..];
+            }
+        }
+        Ok(())
+    }
+
+    /// Rewrites its live keys into fresh segments once it is twice what it was after the last time: each
+    /// byte is then rewritten about once.
+    fn compact_if_grown(&mut self, epoch: i32) -> Result<Outdated, CheckpointError> {
+        if self.partition.size_bytes() < COMPACT_BYTES_MIN.max(self.compacted_bytes * 2) {
+            return Ok(Vec::new());
+        }
+        let mut whole = Whole::default();
+        if let Err(error) = self.load(&mut whole) {
+            tracing::error!(topic = self.partition.topic_id, %error, "cannot be compacted");
+            return Ok(Vec::new());
+        }
+        self.partition.roll().map_err(CheckpointError::Write)?;
+        let base = self.partition.high_watermark();
+        let mut writer = Writer::new(&self.partition, epoch);
+        for ((space, key), value) in &whole.keyed {
+            writer.push(&full_key(*space, key), Some(value))?;
+        }
+        for (queue, held) in &whole.queues {
+            writer.push(&queue_key(*queue, None), Some(&held.next.to_be_bytes()))?;
+            for (sequence, entry) in &held.entries {
+                writer.push(&queue_key(*queue, Some(*sequence)), Some(&encode_entry(entry)))?;
+            }
+        }
+        writer.finish()?;
+        let names = self.partition.forget_below(base);
+        self.compacted_bytes = self.partition.size_bytes();
+        Ok(names.into_iter().map(|name| (self.partition.folder().clone(), name)).collect())
+    }
+}
+
+fn store_queues(writer: &mut Writer<'_>, changes: &Changes) -> Result<(), CheckpointError> {
+    for (queue, change) in &changes.queues {
+        if change.closed {
+            writer.push(&queue_key(*queue, None), None)?;
+            continue;
+        }
+        if let Some(next) = change.next {
+            writer.push(&queue_key(*queue, None), Some(&next.to_be_bytes()))?;
+        }
+        for (sequence, entry) in &change.entries {
+            let value = entry.as_ref().map(encode_entry);
+            writer.push(&queue_key(*queue, Some(*sequence)), value.as_deref())?;
+        }
+    }
+    Ok(())
+}
+
+fn full_key(space: Space, key: &[u8]) -> Vec<u8> {
+    [&[space.0], key].concat()
+}
+
+fn queue_key(queue: u64, sequence: Option<u64>) -> Vec<u8> {
+    let mut key = vec![Space::QUEUES.0];
+    key.extend_from_slice(&queue.to_be_bytes());
+    key.extend(sequence.map(u64::to_be_bytes).into_iter().flatten());
+    key
+}
+
+fn encode_entry(entry: &Entry) -> Vec<u8> {
+    let mut out = Vec::new();
+    Change::Enqueue(0, 0, *entry).encode(&mut out);
+    out
+}
+
+/// Applies one stored record; what does not parse is not ours and left out.
+fn fold(whole: &mut Whole, key: &[u8], value: Option<&[u8]>) {
+    let Some((space, key)) = key.split_first() else { return };
+    if *space != Space::QUEUES.0 {
+        let key = (Space(*space), key.into());
+        match value {
+            Some(value) => whole.keyed.insert(key, value.into()),
+            None => whole.keyed.remove(&key),
+        };
+        return;
+    }
+    let Some((queue, sequence)) = key.split_first_chunk::<8>() else { return };
+    let queue = u64::from_be_bytes(*queue);
+    match (<[u8; 8]>::try_from(sequence).map(u64::from_be_bytes), value) {
+        (Err(_), None) => {
+            whole.queues.remove(&queue);
+        }
+        (Err(_), Some(next)) => {
+            let next = <[u8; 8]>::try_from(next).map_or(0, u64::from_be_bytes);
+            whole.queues.entry(queue).or_default().next = next;
+        }
+        (Ok(sequence), value) => {
+            let Some(held) = whole.queues.get_mut(&queue) else { return };
+            match value.and_then(|mut bytes| Change::decode(&mut bytes)) {
+                Some(Change::Enqueue(_, _, entry)) => held.entries.insert(sequence, entry),
+                _ => held.entries.remove(&sequence),
+            };
+        }
+    }
+}
+
+/// Appends records to an internal partition, a batch at a time.
+struct Writer<'a> {
+    partition: &'a Partition,
+    builder: Builder,
+    epoch: i32,
+    body: Vec<u8>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(partition: &'a Partition, epoch: i32) -> Writer<'a> {
+        let mut builder = Builder::default();
+        builder.restart(partition.high_watermark());
+        Writer { partition, builder, epoch, body: Vec::new() }
+    }
+
+    fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), CheckpointError> {
+        self.body.clear();
+        batch::encode_body(&mut self.body, Some(key), value, std::iter::empty());
+        self.builder.push(0, &self.body);
+        if self.builder.len() >= BATCH_BYTES {
+            self.finish()?;
+            self.builder.restart(self.partition.high_watermark());
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), CheckpointError> {
+        if self.builder.is_empty() {
+            return Ok(());
+        }
+        match self.partition.append(self.builder.finish(self.epoch)) {
+            Ok(()) => Ok(()),
+            Err(AppendError::Disk(error)) => Err(CheckpointError::Write(error)),
+            Err(other) => unreachable!("a batch built at the partition's end is appended: {other}"),
+        }
+    }
+}
+
+/// Why keyed state could not be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A segment does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A read failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A stored batch is damaged.
+    #[error("disk: {0}")]
+    Batch(#[from] batch::BatchError),
+}

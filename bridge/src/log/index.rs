@@ -1,0 +1,124 @@
+//! Sparse indexes of a segment, in Kafka's file format: `.index` (last offset of a batch relative to the
+//! segment's base, position of the batch) and `.timeindex` (greatest timestamp so far, offset of it).
+//! Derived: whatever does not fit the segment is thrown away and found again by reading batches.
+
+use crate::batch::Header;
+use crate::disk::{DiskError, File};
+
+/// An entry about every so many bytes of log, as Kafka's `log.index.interval.bytes`.
+const INTERVAL_BYTES: u64 = 4096;
+const OFFSET_ENTRY_BYTES: usize = 8;
+const TIME_ENTRY_BYTES: usize = 12;
+
+/// What is known of a segment's batches without reading them.
+#[derive(Debug, Default)]
+pub struct Index {
+    offsets: Vec<(u32, u32)>,
+    times: Vec<(i64, u32)>,
+    /// Log bytes since the last entry.
+    since_entry: u64,
+    /// Greatest timestamp so far and the offset, relative to the base, of the batch's last record.
+    newest: Option<(i64, u32)>,
+    /// Entries that are in the files already.
+    offsets_written: usize,
+    times_written: usize,
+}
+
+impl Index {
+    /// Takes note of a batch that was appended at `position`.
+    pub fn note(&mut self, segment_base: i64, header: &Header, position: u64) {
+        // A segment holds under 2^31 bytes, and a record takes several: both fit.
+        let relative = (header.last_offset() - segment_base) as u32;
+        if self.newest.is_none_or(|(newest, _)| header.max_timestamp > newest) {
+            self.newest = Some((header.max_timestamp, relative));
+        }
+        if self.since_entry > INTERVAL_BYTES {
+            self.offsets.push((relative, position as u32));
+            if let Some(newest) = self.newest
+                && self.times.last().is_none_or(|last| newest.0 > last.0)
+            {
+                self.times.push(newest);
+            }
+            self.since_entry = 0;
+        }
+        self.since_entry += header.total_bytes() as u64;
+    }
+
+    /// A position at or before the batch that holds `relative` (offset less base).
+    pub fn position_before(&self, relative: u32) -> u64 {
+        let after = self.offsets.partition_point(|(last, _)| *last <= relative);
+        after.checked_sub(1).map_or(0, |i| u64::from(self.offsets[i].1))
+    }
+
+    /// A position at or before the first batch that reaches `timestamp_ms`.
+    pub fn position_before_time(&self, timestamp_ms: i64) -> u64 {
+        let after = self.times.partition_point(|(time, _)| *time < timestamp_ms);
+        after.checked_sub(1).map_or(0, |i| self.position_before(self.times[i].1))
+    }
+
+    /// Greatest timestamp held.
+    pub fn max_timestamp(&self) -> Option<i64> {
+        self.newest.map(|(time, _)| time)
+    }
+
+    /// Reads the files of a segment of `log_bytes` bytes; gives the index and the position from which the
+    /// batches still have to be noted. Entries that cannot be true are dropped.
+    pub fn load(offsets: &File, times: &File, log_bytes: u64) -> Result<(Index, u64), DiskError> {
+        let mut index = Index::default();
+        let bytes = offsets.read_at(0, offsets.len()? as usize)?;
+        for entry in bytes.chunks_exact(OFFSET_ENTRY_BYTES) {
+            let (relative, position) = (u32_at(entry, 0), u32_at(entry, 4));
+            let rises = index.offsets.last().is_none_or(|(r, p)| relative > *r && position > *p);
+            if !rises || u64::from(position) >= log_bytes {
+                break;
+            }
+            index.offsets.push((relative, position));
+        }
+        let Some((last_relative, last_position)) = index.offsets.last().copied() else {
+            return Ok((Index::default(), 0));
+        };
+        let bytes = times.read_at(0, times.len()? as usize)?;
+        for entry in bytes.chunks_exact(TIME_ENTRY_BYTES) {
+            let time = i64::from(u32_at(entry, 0)) << 32 | i64::from(u32_at(entry, 4));
+            let relative = u32_at(entry, 8);
+            if relative > last_relative || index.times.last().is_some_and(|(t, r)| time <= *t || relative <= *r) {
+                break;
+            }
+            index.times.push((time, relative));
+        }
+        // Without its time entries the offsets would hide older, greater timestamps: read the whole segment.
+        let Some(newest) = index.times.last().copied() else { return Ok((Index::default(), 0)) };
+        index.newest = Some(newest);
+        // The batch of the last entry is noted again; its entry must not be doubled.
+        index.offsets.pop();
+        index.offsets_written = index.offsets.len();
+        index.times_written = index.times.len();
+        index.since_entry = INTERVAL_BYTES + 1;
+        Ok((index, u64::from(last_position)))
+    }
+
+    /// Writes what the files lack; not synced, for they are derived.
+    pub fn store(&mut self, offsets: &File, times: &File) -> Result<(), DiskError> {
+        let bytes: Vec<u8> = self.offsets[self.offsets_written..]
+            .iter()
+            .flat_map(|(relative, position)| [relative.to_be_bytes(), position.to_be_bytes()])
+            .flatten()
+            .collect();
+        offsets.write_at(&bytes, (self.offsets_written * OFFSET_ENTRY_BYTES) as u64)?;
+        offsets.set_len((self.offsets.len() * OFFSET_ENTRY_BYTES) as u64)?;
+        self.offsets_written = self.offsets.len();
+        let mut bytes = Vec::new();
+        for (time, relative) in &self.times[self.times_written..] {
+            bytes.extend_from_slice(&time.to_be_bytes());
+            bytes.extend_from_slice(&relative.to_be_bytes());
+        }
+        times.write_at(&bytes, (self.times_written * TIME_ENTRY_BYTES) as u64)?;
+        times.set_len((self.times.len() * TIME_ENTRY_BYTES) as u64)?;
+        self.times_written = self.times.len();
+        Ok(())
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}

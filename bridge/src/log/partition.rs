@@ -1,0 +1,454 @@
+//! One partition: its segments in order, written by the apply thread alone, read by everyone.
+
+use std::io;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use crate::batch::{self, Header};
+use crate::disk::{DiskError, File, Folder};
+
+use super::segment::{self, Segment};
+
+/// Bytes read beyond what was asked for, since an index points at most this far before its batch.
+const INDEX_SLACK_BYTES: usize = 8192;
+
+/// One partition of a topic.
+#[derive(Debug)]
+pub struct Partition {
+    /// Its topic's id.
+    pub topic_id: u32,
+    /// Its index in the topic.
+    pub index: u32,
+    folder: Folder,
+    segment_bytes_max: u64,
+    segments: RwLock<Segments>,
+    log_start: AtomicI64,
+    high_watermark: AtomicI64,
+    waiting: Mutex<Vec<Weak<Notify>>>,
+}
+
+#[derive(Debug, Default)]
+struct Segments {
+    /// Ascending; appends go to the last.
+    list: Vec<Segment>,
+    /// (leader epoch, its first offset), ascending.
+    epochs: Vec<(i32, i64)>,
+}
+
+/// Why a read gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Below the log start or above the high watermark.
+    #[error("offset {offset} is outside {start}..={end}")]
+    OutOfRange {
+        /// Asked for.
+        offset: i64,
+        /// First offset held.
+        start: i64,
+        /// High watermark.
+        end: i64,
+    },
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A stored batch does not parse.
+    #[error("disk: {0}")]
+    Damaged(#[from] segment::OpenError),
+}
+
+/// What a checkpoint says of a partition: up to here it is durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// First offset held.
+    pub log_start: i64,
+    /// Offset after the last record.
+    pub end: i64,
+    /// (base, bytes) of each segment.
+    pub segments: Vec<(i64, u64)>,
+    /// (leader epoch, its first offset).
+    pub epochs: Vec<(i32, i64)>,
+}
+
+/// Where a read has to look.
+struct Place {
+    file: Arc<File>,
+    position: u64,
+    end: u64,
+}
+
+impl Partition {
+    /// Opens a partition at exactly what the checkpoint names; anything else in its folder goes (R1).
+    pub fn open(
+        folder: Folder,
+        (topic_id, index): (u32, u32),
+        extent: Extent,
+        segment_bytes_max: u64,
+    ) -> Result<Partition, segment::OpenError> {
+        for name in folder.names()? {
+            let base = name.split('.').next().and_then(|digits| digits.parse::<i64>().ok());
+            if base.is_some_and(|base| !extent.segments.iter().any(|(named, _)| *named == base)) {
+                folder.remove(&name)?;
+            }
+        }
+        let mut list = Vec::new();
+        for (base, bytes) in &extent.segments {
+            list.push(Segment::open(&folder, *base, *bytes)?.0);
+        }
+        Ok(Partition {
+            topic_id,
+            index,
+            folder,
+            segment_bytes_max,
+            segments: RwLock::new(Segments { list, epochs: extent.epochs }),
+            log_start: AtomicI64::new(extent.log_start),
+            high_watermark: AtomicI64::new(extent.end),
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// First offset held.
+    pub fn log_start(&self) -> i64 {
+        self.log_start.load(Ordering::Acquire)
+    }
+
+    /// The offset after the last record that is durable and can be read.
+    pub fn high_watermark(&self) -> i64 {
+        self.high_watermark.load(Ordering::Acquire)
+    }
+
+    /// Appends one batch whose base offset is the high watermark. Called by the one thread that writes this
+    /// partition; readers see it when this returns.
+    pub fn append(&self, bytes: &[u8]) -> Result<(), AppendError> {
+        let header = Header::parse(bytes)?;
+        let expected = self.high_watermark();
+        if header.base_offset != expected {
+            return Err(AppendError::Gap { expected, found: header.base_offset });
+        }
+        self.roll_if_full(bytes.len() as u64, header.base_offset)?;
+        let (file, position) = {
+            let segments = self.segments.read();
+            // PROOF: roll_if_full leaves at least one segment.
+            let active = segments.list.last().ok_or(AppendError::NoSegment)?;
+            (active.file.clone(), active.bytes)
+        };
+        file.write_at(bytes, position)?;
+        {
+            let mut segments = self.segments.write();
+            if segments.epochs.last().is_none_or(|(epoch, _)| *epoch < header.leader_epoch) {
+                segments.epochs.push((header.leader_epoch, header.base_offset));
+            }
+            let active = segments.list.last_mut().ok_or(AppendError::NoSegment)?;
+            active.index.note(active.base, &header, position);
+            active.bytes += bytes.len() as u64;
+            active.dirty = true;
+        }
+        self.high_watermark.store(header.last_offset() + 1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Wakes who waits for an append.
+    pub fn wake_waiting(&self) {
+        for notify in self.waiting.lock().drain(..) {
+            if let Some(notify) = notify.upgrade() {
+                notify.notify_one();
+            }
+        }
+    }
+
+    fn roll_if_full(&self, more: u64, base: i64) -> Result<(), DiskError> {
+        {
+            let mut segments = self.segments.write();
+            match segments.list.last_mut() {
+                Some(active) if active.bytes == 0 || active.bytes + more <= self.segment_bytes_max => return Ok(()),
+                Some(active) => active.store_index(&self.folder)?,
+                None => {}
+            }
+        }
+        let fresh = Segment::create(&self.folder, base)?;
+        self.segments.write().list.push(fresh);
+        Ok(())
+    }
+
+    /// Starts a new segment at the high watermark, whatever the size of the last one.
+    pub fn roll(&self) -> Result<(), DiskError> {
+        let fresh = Segment::create(&self.folder, self.high_watermark())?;
+        self.segments.write().list.push(fresh);
+        Ok(())
+    }
+
+    /// What a checkpoint at this very moment has to name, and the files to sync for it, which count as
+    /// clean from here on. Called by the thread that appends.
+    pub fn extent(&self) -> (Extent, Vec<Arc<File>>) {
+        let mut segments = self.segments.write();
+        let extent = Extent {
+            log_start: self.log_start(),
+            end: self.high_watermark(),
+            segments: segments.list.iter().map(|s| (s.base, s.bytes)).collect(),
+            epochs: segments.epochs.clone(),
+        };
+        let mut dirty = Vec::new();
+        for segment in segments.list.iter_mut().filter(|s| s.dirty) {
+            segment.dirty = false;
+            dirty.push(segment.file.clone());
+        }
+        (extent, dirty)
+    }
+
+    /// Writes the active segment's index files and makes the folder's names durable.
+    pub fn settle(&self) -> Result<(), DiskError> {
+        if let Some(active) = self.segments.write().list.last_mut() {
+            active.store_index(&self.folder)?;
+        }
+        self.folder.sync()
+    }
+
+    /// Forgets every segment below `base`; gives their names, to be unlinked after the next checkpoint (C2).
+    pub fn forget_below(&self, base: i64) -> Vec<String> {
+        let mut segments = self.segments.write();
+        let gone: Vec<_> = segments.list.iter().filter(|s| s.base < base).map(|s| s.base).collect();
+        segments.list.retain(|s| s.base >= base);
+        self.log_start.fetch_max(base, Ordering::AcqRel);
+        let extensions = ["log", "index", "timeindex"];
+        gone.iter().flat_map(|base| extensions.map(|extension| segment::file_name(*base, extension))).collect()
+    }
+
+    /// The folder its files are in.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Bytes of its segments.
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.read().list.iter().map(|s| s.bytes).sum()
+    }
+
+    /// For OffsetForLeaderEpoch: the greatest epoch held that is at most `epoch` and the offset after its
+    /// last record; `None` when every epoch held is newer.
+    pub fn end_of_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        let segments = self.segments.read();
+        let after = segments.epochs.partition_point(|(known, _)| *known <= epoch);
+        let found = segments.epochs[after.checked_sub(1)?].0;
+        let end = segments.epochs.get(after).map_or_else(|| self.high_watermark(), |(_, start)| *start);
+        Some((found, end))
+    }
+
+    /// `notify` is told (notify_one) once at the next append that became readable. Registering the same one
+    /// again costs nothing; dropped ones are forgotten.
+    pub fn wake_on_append(&self, notify: &Arc<Notify>) {
+        let mut waiting = self.waiting.lock();
+        let mine = Arc::downgrade(notify);
+        if waiting.iter().any(|w| w.ptr_eq(&mine)) {
+            return;
+        }
+        waiting.retain(|w| w.strong_count() > 0);
+        waiting.push(mine);
+    }
+
+    /// Whole stored batches, from the one that holds `offset` on, at most `bytes_max` but always at least
+    /// one; none above the high watermark; empty at the high watermark. Does not block the thread.
+    pub async fn read(&self, offset: i64, bytes_max: usize) -> Result<Bytes, ReadError> {
+        let Some(place) = self.place(offset)? else { return Ok(Bytes::new()) };
+        let mut want = bytes_max.saturating_add(INDEX_SLACK_BYTES);
+        loop {
+            let chunk = place.read(want).await?;
+            match cut(&chunk, offset, bytes_max)? {
+                Cut::Batches(range) => return Ok(chunk.slice(range)),
+                Cut::More(bytes) => want = place.more(chunk.len(), bytes)?,
+            }
+        }
+    }
+
+    /// The same, from the page cache alone: `None` when the disk would have to be asked.
+    pub fn read_cached(&self, offset: i64, bytes_max: usize) -> Result<Option<Bytes>, ReadError> {
+        let Some(place) = self.place(offset)? else { return Ok(Some(Bytes::new())) };
+        let mut want = bytes_max.saturating_add(INDEX_SLACK_BYTES);
+        loop {
+            let Some(chunk) = place.read_cached(want)? else { return Ok(None) };
+            match cut(&chunk, offset, bytes_max)? {
+                Cut::Batches(range) => return Ok(Some(chunk.slice(range))),
+                Cut::More(bytes) => want = place.more(chunk.len(), bytes)?,
+            }
+        }
+    }
+
+    /// The same, waiting for the disk where needed; not for I/O threads.
+    pub fn read_blocking(&self, offset: i64, bytes_max: usize) -> Result<Bytes, ReadError> {
+        let Some(place) = self.place(offset)? else { return Ok(Bytes::new()) };
+        let mut want = bytes_max.saturating_add(INDEX_SLACK_BYTES);
+        loop {
+            let chunk = place.file.read_at(place.position, place.clamp(want))?;
+            match cut(&chunk, offset, bytes_max)? {
+                Cut::Batches(range) => return Ok(chunk.slice(range)),
+                Cut::More(bytes) => want = place.more(chunk.len(), bytes)?,
+            }
+        }
+    }
+
+    fn place(&self, offset: i64) -> Result<Option<Place>, ReadError> {
+        let (start, end) = (self.log_start(), self.high_watermark());
+        if offset < start || offset > end {
+            return Err(ReadError::OutOfRange { offset, start, end });
+        }
+        if offset == end {
+            return Ok(None);
+        }
+        let segments = self.segments.read();
+        let after = segments.list.partition_point(|s| s.base <= offset);
+        let Some(segment) = after.checked_sub(1).map(|i| &segments.list[i]) else {
+            return Err(ReadError::OutOfRange { offset, start, end });
+        };
+        let position = segment.index.position_before((offset - segment.base) as u32);
+        Ok(Some(Place { file: segment.file.clone(), position, end: segment.bytes }))
+    }
+
+    /// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`; of a compressed
+    /// batch, whose records are not looked into, its first offset.
+    pub async fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(i64, i64)>, ReadError> {
+        let place = {
+            let segments = self.segments.read();
+            let found = segments.list.iter().find(|s| s.index.max_timestamp().is_some_and(|t| t >= timestamp_ms));
+            found.map(|s| Place {
+                file: s.file.clone(),
+                position: s.index.position_before_time(timestamp_ms),
+                end: s.bytes,
+            })
+        };
+        let Some(place) = place else { return Ok(None) };
+        let (start, high_watermark) = (self.log_start(), self.high_watermark());
+        let found = blocking(move || place.find_time(timestamp_ms, start)).await?;
+        Ok(found.filter(|(offset, _)| *offset < high_watermark))
+    }
+
+    /// Offset and timestamp of a record with the greatest timestamp.
+    pub async fn max_timestamp(&self) -> Result<Option<(i64, i64)>, ReadError> {
+        let newest = self.segments.read().list.iter().filter_map(|s| s.index.max_timestamp()).max();
+        match newest {
+            Some(newest) => self.offset_for_timestamp(newest).await,
+            None => Ok(None),
+        }
+    }
+}
+
+impl Place {
+    fn clamp(&self, want: usize) -> usize {
+        usize::try_from(self.end - self.position).map_or(want, |left| left.min(want))
+    }
+
+    /// How much to read when `had` was too little; damage when there is no more.
+    fn more(&self, had: usize, want: usize) -> Result<usize, ReadError> {
+        if self.clamp(want) > had {
+            return Ok(want);
+        }
+        let error = batch::BatchError::Corrupt("it runs past the segment's end");
+        Err(segment::OpenError::Batch { position: self.position, error }.into())
+    }
+
+    fn read_cached(&self, want: usize) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.file.read_cached_at(self.position, self.clamp(want))?)
+    }
+
+    async fn read(&self, want: usize) -> Result<Bytes, ReadError> {
+        if let Some(bytes) = self.read_cached(want)? {
+            return Ok(bytes);
+        }
+        let (file, position, want) = (self.file.clone(), self.position, self.clamp(want));
+        blocking(move || Ok(file.read_at(position, want)?)).await
+    }
+
+    fn find_time(&self, timestamp_ms: i64, log_start: i64) -> Result<Option<(i64, i64)>, ReadError> {
+        let mut found = None;
+        segment::walk(&self.file, self.position, self.end, |header, position| {
+            if found.is_none() && header.max_timestamp >= timestamp_ms && header.last_offset() >= log_start {
+                found = Some((*header, position));
+            }
+        })?;
+        let Some((header, position)) = found else { return Ok(None) };
+        if header.compressed() {
+            return Ok(Some((header.base_offset, header.base_timestamp)));
+        }
+        let bytes = self.file.read_at(position, header.total_bytes())?;
+        let mut walk = batch::records(&bytes, &header);
+        let damaged = |error| segment::OpenError::Batch { position, error };
+        while let Some(record) = walk.next().map_err(damaged)? {
+            if record.timestamp_ms >= timestamp_ms && record.offset >= log_start {
+                return Ok(Some((record.offset, record.timestamp_ms)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Runs a read that may wait for the disk off the I/O threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(stopped) => std::panic::resume_unwind(
+            stopped.try_into_panic().unwrap_or_else(|_| Box::new(io::Error::other("the runtime is shutting down"))),
+        ),
+    }
+}
+
+enum Cut {
+    Batches(std::ops::Range<usize>),
+    /// The first batch alone needs this many bytes from the place's position.
+    More(usize),
+}
+
+/// The whole batches in `chunk` from the one that holds `offset`: at least one, at most `bytes_max`.
+fn cut(chunk: &[u8], offset: i64, bytes_max: usize) -> Result<Cut, ReadError> {
+    let mut at = 0;
+    let mut start = None;
+    while chunk.len() - at >= batch::HEADER_BYTES {
+        let header =
+            Header::parse(&chunk[at..]).map_err(|error| segment::OpenError::Batch { position: at as u64, error })?;
+        let next = at + header.total_bytes();
+        if start.is_none() && header.last_offset() >= offset {
+            start = Some(at);
+            if next > chunk.len() {
+                return Ok(Cut::More(next));
+            }
+        } else if let Some(start) = start {
+            if next > chunk.len() || next - start > bytes_max {
+                return Ok(Cut::Batches(start..at));
+            }
+        } else if next + batch::HEADER_BYTES > chunk.len() {
+            return Ok(Cut::More(next + INDEX_SLACK_BYTES));
+        }
+        at = next;
+        if at >= chunk.len() {
+            break;
+        }
+    }
+    match start {
+        Some(start) => Ok(Cut::Batches(start..at.min(chunk.len()))),
+        None => Ok(Cut::Batches(0..0)),
+    }
+}
+
+/// Why an append did not happen; the journal still has the batch.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The disk refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The batch is not one.
+    #[error(transparent)]
+    Batch(#[from] batch::BatchError),
+    /// The batch does not continue the partition.
+    #[error("batch at offset {found}, the partition ends at {expected}")]
+    Gap {
+        /// The partition's end.
+        expected: i64,
+        /// The batch's base offset.
+        found: i64,
+    },
+    /// There is no segment to append to.
+    #[error("the partition has no segment")]
+    NoSegment,
+}

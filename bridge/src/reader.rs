@@ -1,0 +1,152 @@
+//! Reads records back by pointer, for queues. Queues point forward through the log, so the last chunk read
+//! usually holds the next record too.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::batch::{self, Header, Record};
+use crate::log::{Partition, ReadError, Topics};
+use crate::state::Pointer;
+
+/// Bytes read from the log at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// A reader with a chunk of its own. One per thread.
+#[derive(Debug)]
+pub struct Reader {
+    topics: Arc<Topics>,
+    partition: Option<Arc<Partition>>,
+    chunk: Bytes,
+    batch: Option<Header>,
+    /// Where the current batch starts in the chunk, and the next record of it.
+    batch_at: usize,
+    record_at: usize,
+}
+
+/// What a pointer led to.
+#[derive(Debug)]
+pub enum Fetched<'a> {
+    /// The record.
+    Record(Record<'a>),
+    /// The disk has to be asked: [`Reader::fetch`] the pointer and [`Reader::install`] what it gives.
+    Cold,
+    /// There is no such record any more.
+    Gone,
+}
+
+impl Reader {
+    pub(crate) fn new(topics: Arc<Topics>) -> Reader {
+        Reader { topics, partition: None, chunk: Bytes::new(), batch: None, batch_at: 0, record_at: 0 }
+    }
+
+    /// The record a pointer points to, if it can be had without waiting for the disk.
+    pub fn get(&mut self, pointer: &Pointer) -> Result<Fetched<'_>, ReadError> {
+        if let Some(range) = self.seek(pointer) {
+            return Ok(self.record(range));
+        }
+        let Some(partition) = self.find(pointer) else { return Ok(Fetched::Gone) };
+        match partition.read_cached(pointer.offset, CHUNK_BYTES) {
+            Ok(Some(chunk)) => {
+                self.install_chunk(partition, chunk);
+                Ok(match self.seek(pointer) {
+                    Some(range) => self.record(range),
+                    None => Fetched::Gone,
+                })
+            }
+            Ok(None) => Ok(Fetched::Cold),
+            Err(ReadError::OutOfRange { .. }) => Ok(Fetched::Gone),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Reads what [`Reader::get`] found cold; owned, so that it can be awaited apart from the reader.
+    pub fn fetch(&self, pointer: &Pointer) -> impl Future<Output = Result<Bytes, ReadError>> + use<> {
+        let (partition, offset) = (self.find(pointer), pointer.offset);
+        async move {
+            match partition {
+                Some(partition) => partition.read(offset, CHUNK_BYTES).await,
+                None => Ok(Bytes::new()),
+            }
+        }
+    }
+
+    /// Takes what [`Reader::fetch`] gave for `pointer`.
+    pub fn install(&mut self, pointer: &Pointer, chunk: Bytes) {
+        if let Some(partition) = self.find(pointer) {
+            self.install_chunk(partition, chunk);
+        }
+    }
+
+    fn install_chunk(&mut self, partition: Arc<Partition>, chunk: Bytes) {
+        self.partition = Some(partition);
+        self.chunk = chunk;
+        self.batch = None;
+        self.batch_at = 0;
+    }
+
+    fn find(&self, pointer: &Pointer) -> Option<Arc<Partition>> {
+        match &self.partition {
+            Some(held) if held.topic_id == pointer.topic && held.index == pointer.partition => Some(held.clone()),
+            _ => self.topics.with_id(pointer.topic)?.partitions.get(pointer.partition as usize).cloned(),
+        }
+    }
+
+    fn record(&self, (from, header): (usize, Header)) -> Fetched<'_> {
+        match batch::read_record(&self.chunk[from..], header.base_offset, header.base_timestamp) {
+            Some(record) => Fetched::Record(record),
+            None => Fetched::Gone,
+        }
+    }
+
+    /// Where in the chunk the record lies, if it does.
+    fn seek(&mut self, pointer: &Pointer) -> Option<(usize, Header)> {
+        let held = self.partition.as_ref()?;
+        if held.topic_id != pointer.topic || held.index != pointer.partition {
+            return None;
+        }
+        loop {
+            let header = match self.batch {
+                Some(header) => header,
+                None => self.enter_batch(self.batch_at)?,
+            };
+            if pointer.offset < header.base_offset {
+                return None;
+            }
+            if pointer.offset > header.last_offset() {
+                self.batch = None;
+                self.batch_at += header.total_bytes();
+                continue;
+            }
+            let mut rest = self.chunk.get(self.record_at..self.batch_at + header.total_bytes())?;
+            while let Some(record) = batch::next_record(&mut rest, header.base_offset, header.base_timestamp) {
+                let at = self.record_at;
+                if record.offset == pointer.offset {
+                    return Some((at, header));
+                }
+                if record.offset > pointer.offset {
+                    break;
+                }
+                self.record_at = self.batch_at + header.total_bytes() - rest.len();
+            }
+            // Behind where the last one left off: once more from the batch's start, or it is not there.
+            let start = self.batch_at + batch::HEADER_BYTES;
+            let first = self.chunk.get(start..)?;
+            let again = batch::read_record(first, header.base_offset, header.base_timestamp)?;
+            if self.record_at == start || again.offset > pointer.offset {
+                return None;
+            }
+            self.record_at = start;
+        }
+    }
+
+    fn enter_batch(&mut self, at: usize) -> Option<Header> {
+        let header = Header::parse(self.chunk.get(at..)?).ok()?;
+        if at + header.total_bytes() > self.chunk.len() || header.compressed() {
+            return None;
+        }
+        self.batch = Some(header);
+        self.record_at = at + batch::HEADER_BYTES;
+        Some(header)
+    }
+}

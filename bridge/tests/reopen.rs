@@ -1,0 +1,229 @@
+//! What was durable is there when the folder is opened again: after a close, and from a copy taken while the
+//! first owner still had it open, which is what a crash leaves.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bridge::state::Change;
+use bridge::{Bridge, Durability, Fetched, Lane, Options, Partition, Space, Target, batch};
+
+const STATE: Space = Space(16);
+
+fn options(folder: &Path) -> Options {
+    Options {
+        data_dir: folder.to_owned(),
+        durability: Durability::Fsync,
+        commit_interval: Duration::ZERO,
+        segment_bytes_max: 64 << 10,
+        checkpoint_bytes: 256 << 10,
+        checkpoint_interval: Duration::from_secs(60),
+    }
+}
+
+fn wait(lane: &Lane, ticket: u64) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while lane.durable() < ticket {
+        assert!(lane.failure().is_none(), "{:?}", lane.failure());
+        assert!(Instant::now() < deadline, "not durable in time");
+        std::thread::yield_now();
+    }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        std::thread::yield_now();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn append(lane: &Lane, place: (u32, u32), value: &str, targets: &[Target]) -> u64 {
+    let mut operation = lane.begin();
+    operation.append(place, 1_000, targets.iter().copied(), |out| {
+        batch::encode_body(out, Some(b"k"), Some(value.as_bytes()), std::iter::empty());
+    });
+    let ticket = operation.submit();
+    lane.flush();
+    ticket
+}
+
+fn values(partition: &Partition) -> Vec<String> {
+    let mut values = Vec::new();
+    let mut offset = partition.log_start();
+    while offset < partition.high_watermark() {
+        let bytes = partition.read_blocking(offset, 10_000).unwrap();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let header = batch::Header::parse(rest).unwrap();
+            let whole = &rest[..header.total_bytes()];
+            assert!(batch::crc_ok(&header, whole));
+            let mut records = batch::records(whole, &header);
+            while let Some(record) = records.next().unwrap() {
+                assert_eq!(record.offset, values.len() as i64);
+                values.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+            }
+            rest = &rest[whole.len()..];
+            offset = header.last_offset() + 1;
+        }
+    }
+    values
+}
+
+#[test]
+fn records_state_and_queues_are_there_after_a_crash_and_after_many() {
+    let home = tempfile::tempdir().unwrap();
+    let mut expected = Vec::new();
+    let mut removed = 0;
+    for round in 0..6 {
+        let folder = home.path().join(round.to_string());
+        let bridge = Bridge::open(options(&folder)).unwrap();
+        assert_eq!(bridge.epoch(), round + 1);
+        let lane = bridge.lane();
+        let state: BTreeMap<_, _> = bridge.take_recovered(STATE).into_iter().collect();
+        let queues = bridge.take_recovered_queues();
+        if round == 0 {
+            let (topic, _) = bridge.create_topic(&lane, "mqtt", 2, BTreeMap::new()).unwrap();
+            assert_eq!(topic.id, 16);
+            let mut operation = lane.begin();
+            operation.change(Change::Open(77));
+            operation.submit();
+        } else {
+            assert_eq!(&*state[&b"round"[..]], (round - 1).to_string().as_bytes());
+            assert!(!state.contains_key(&b"gone"[..]));
+            let queue = &queues[&77];
+            assert_eq!(queue.next, expected.len() as u64);
+            let sequences: Vec<u64> = queue.entries.keys().copied().collect();
+            assert_eq!(sequences, (removed..expected.len() as u64).collect::<Vec<_>>());
+            let mut reader = bridge.reader();
+            for (sequence, entry) in &queue.entries {
+                let Fetched::Record(record) = reader.get(&entry.pointer).unwrap() else { panic!("record {sequence}") };
+                assert_eq!(record.value.unwrap(), expected[*sequence as usize]);
+                assert_eq!(entry.tag, 5);
+            }
+            let mut operation = lane.begin();
+            operation.attach(77);
+            operation.submit();
+        }
+        let topic = bridge.topic("mqtt").unwrap();
+        until("apply", || topic.partitions[1].high_watermark() == expected.len() as i64);
+        let known: Vec<_> = values(&topic.partitions[1]).into_iter().map(String::into_bytes).collect();
+        assert_eq!(known, expected);
+
+        let mut last = 0;
+        for i in 0..400 {
+            let value = format!("{round}/{i}/{}", "x".repeat(i * 5));
+            let target = Target { queue: 77, tag: 5, expires_s: 0 };
+            last = append(&lane, (topic.id, 1), &value, &[target, Target { queue: 1, ..target }]);
+            expected.push(value.into_bytes());
+        }
+        let mut operation = lane.begin();
+        for sequence in removed..expected.len() as u64 - 50 {
+            operation.change(Change::Remove(77, sequence));
+        }
+        operation.change(Change::Put(STATE, b"gone", b"1"));
+        operation.change(Change::Put(STATE, b"round", round.to_string().as_bytes()));
+        operation.change(Change::Delete(STATE, b"gone"));
+        last = last.max(operation.submit());
+        lane.flush();
+        removed = expected.len() as u64 - 50;
+        wait(&lane, last);
+        let deliveries = lane.take_deliveries();
+        assert_eq!(deliveries.len(), 400, "queue 1 was never opened");
+        assert_eq!(deliveries[7].record().unwrap().value.unwrap(), expected[expected.len() - 400 + 7]);
+        if round % 2 == 0 {
+            until("checkpoint", || bridge.uncheckpointed_bytes() < 256 << 10);
+            copy(&folder, &home.path().join((round + 1).to_string()));
+        } else {
+            assert!(bridge.close(Instant::now() + Duration::from_secs(20)));
+            assert_eq!(bridge.uncheckpointed_bytes(), 0);
+            drop(bridge);
+            copy(&folder, &home.path().join((round + 1).to_string()));
+        }
+    }
+}
+
+#[test]
+fn a_folder_in_use_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let _first = Bridge::open(options(home.path())).unwrap();
+    let error = Bridge::open(options(home.path())).err().expect("locked").to_string();
+    assert!(error.contains("in use by another process"), "{error}");
+}
+
+#[test]
+fn a_torn_last_frame_is_cut_and_the_next_start_goes_on() {
+    let home = tempfile::tempdir().unwrap();
+    let first = home.path().join("a");
+    let bridge = Bridge::open(options(&first)).unwrap();
+    let lane = bridge.lane();
+    let (topic, _) = bridge.create_topic(&lane, "t", 1, BTreeMap::new()).unwrap();
+    wait(&lane, append(&lane, (topic.id, 0), "kept", &[]));
+    wait(&lane, append(&lane, (topic.id, 0), "torn", &[]));
+    let second = home.path().join("b");
+    copy(&first, &second);
+    // Tear the last frame: flip one byte of its value, as if the disk had only written part of it.
+    let journal = second.join("journal");
+    for entry in fs::read_dir(&journal).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(4).position(|w| w == b"torn") {
+            bytes[at] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    for round in 0..3 {
+        let bridge = Bridge::open(options(&second)).unwrap();
+        let lane = bridge.lane();
+        let topic = bridge.topic("t").unwrap();
+        let known = values(&topic.partitions[0]);
+        assert_eq!(known.len(), 1 + round, "{known:?}");
+        assert_eq!(known[0], "kept");
+        wait(&lane, append(&lane, (topic.id, 0), "after", &[]));
+        assert!(bridge.close(Instant::now() + Duration::from_secs(20)));
+    }
+}
+
+#[test]
+fn keyed_state_is_compacted_and_stays_right() {
+    let home = tempfile::tempdir().unwrap();
+    let open = || Bridge::open(Options { checkpoint_bytes: 1 << 20, ..options(home.path()) }).unwrap();
+    let bridge = open();
+    let lane = bridge.lane();
+    for round in 0..40u32 {
+        let mut operation = lane.begin();
+        for key in 0..200u32 {
+            let value = [&round.to_be_bytes()[..], &[7; 4000]].concat();
+            operation.change(Change::Put(STATE, &key.to_be_bytes(), &value));
+        }
+        let ticket = operation.submit();
+        lane.flush();
+        wait(&lane, ticket);
+        until("checkpoint", || bridge.uncheckpointed_bytes() < 1 << 20);
+    }
+    assert!(bridge.close(Instant::now() + Duration::from_secs(20)));
+    drop(bridge);
+    let bytes: u64 = fs::read_dir(home.path().join("topics/__sessions.4/0"))
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!(bytes < 20 << 20, "{bytes} bytes for 0.8 MB of state written 40 times");
+    let state = open().take_recovered(STATE);
+    assert_eq!(state.len(), 200);
+    assert!(state.iter().all(|(_, value)| value[..4] == 39u32.to_be_bytes()));
+}

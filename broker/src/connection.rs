@@ -1,0 +1,247 @@
+//! One task per client, the only I/O loop: bytes in to the shard, bytes out from the outbox. An idle
+//! connection holds no buffer; what is kept of a cut packet is its bytes and nothing more.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::codec::{self, ReasonCode};
+use crate::limits;
+use crate::session::{Close, Out};
+use crate::shard::{Admitted, Shared};
+
+thread_local! {
+    /// Where every connection of a shard reads into.
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; limits::READ_BYTES]);
+}
+
+/// A connection's bytes on their way.
+struct Connection<S> {
+    shared: Shared,
+    stream: S,
+    at: Admitted,
+    /// A packet that is cut, or packets that wait for the journal.
+    partial: Vec<u8>,
+    /// Being written, from `written` on.
+    out: Vec<u8>,
+    written: usize,
+}
+
+/// Why the loop ended.
+enum End {
+    /// The session's link says so.
+    Closing,
+    /// The session belongs to another connection now.
+    Replaced,
+    Lost(String),
+}
+
+/// Serves an admitted client until either side ends it. `rest` is what was read behind its CONNECT.
+pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(shared: Shared, stream: S, at: Admitted, rest: Vec<u8>) {
+    let mut connection = Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0 };
+    let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
+    connection.end(end).await;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..limits::READS_PER_TURN {
+            if let Err(error) = self.poll_write(cx) {
+                return Poll::Ready(End::Lost(error.to_string()));
+            }
+            let stalled = {
+                let mut shard = self.shared.borrow_mut();
+                let stalled = shard.stall(self.at.slot, self.at.link);
+                let Some(session) = shard.linked(self.at.slot, self.at.link) else {
+                    return Poll::Ready(End::Replaced);
+                };
+                let Some(link) = session.link.as_mut() else { return Poll::Ready(End::Replaced) };
+                if link.closing.is_some() {
+                    return Poll::Ready(End::Closing);
+                }
+                if !link.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    link.waker = Some(cx.waker().clone());
+                }
+                stalled
+            };
+            if stalled {
+                return Poll::Pending;
+            }
+            if !self.partial.is_empty() && self.receive_partial() {
+                continue;
+            }
+            match self.poll_read(cx) {
+                Poll::Pending => return self.flush_and_wait(cx),
+                Poll::Ready(Ok(0)) => return Poll::Ready(End::Lost("the client closed it without DISCONNECT".into())),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(End::Lost(error.to_string())),
+            }
+        }
+        if let Err(error) = self.poll_write(cx) {
+            return Poll::Ready(End::Lost(error.to_string()));
+        }
+        // Others have their turn; this one is not done.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Nothing to read: what the reads before it left in the outbox goes out before the task sleeps.
+    fn flush_and_wait(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        match self.poll_write(cx) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(End::Lost(error.to_string())),
+        }
+    }
+
+    /// Handles what was kept, for now there may be room; whether it got anywhere.
+    fn receive_partial(&mut self) -> bool {
+        let mut shard = self.shared.borrow_mut();
+        shard.read_clock();
+        let consumed = shard.receive(self.at.slot, self.at.link, &self.partial);
+        self.partial.drain(..consumed.bytes);
+        if self.partial.is_empty() {
+            self.partial = Vec::new();
+        }
+        consumed.bytes > 0 || consumed.stalled
+    }
+
+    /// Reads once and hands on every whole packet.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.partial.len() >= limits::READ_BYTES / 2 {
+            return self.poll_read_large(cx);
+        }
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let kept = self.partial.len();
+            buffer[..kept].copy_from_slice(&self.partial);
+            let mut read = ReadBuf::new(&mut buffer[kept..]);
+            std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            let got = read.filled().len();
+            let input = &buffer[..kept + got];
+            let mut shard = self.shared.borrow_mut();
+            shard.read_clock();
+            shard.counts.bytes_in += got as u64;
+            let consumed = shard.receive(self.at.slot, self.at.link, input);
+            let rest = &input[consumed.bytes..];
+            if rest.is_empty() && kept == 0 {
+                return Poll::Ready(Ok(got));
+            }
+            self.partial.clear();
+            self.partial.extend_from_slice(rest);
+            if rest.is_empty() {
+                self.partial = Vec::new();
+            }
+            Poll::Ready(Ok(got))
+        })
+    }
+
+    /// The same for a packet that outgrows the shared buffer: it is gathered where it is kept.
+    fn poll_read_large(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let max = self.shared.borrow().config.max_packet_size;
+        let length = match codec::header(&self.partial, max) {
+            Ok(Some(header)) => header.packet_length(),
+            _ => self.partial.len() + 1,
+        };
+        let kept = self.partial.len();
+        // Never far ahead of what has really come.
+        let room = length.saturating_sub(kept).clamp(1, kept.max(limits::READ_BYTES));
+        self.partial.resize(kept + room, 0);
+        let mut read = ReadBuf::new(&mut self.partial[kept..]);
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut read);
+        let got = read.filled().len();
+        self.partial.truncate(kept + got);
+        std::task::ready!(polled)?;
+        self.shared.borrow_mut().counts.bytes_in += got as u64;
+        if got > 0 {
+            self.receive_partial();
+        }
+        Poll::Ready(Ok(got))
+    }
+
+    /// Writes what there is until the socket takes no more.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            if self.written == self.out.len() && !self.next_outbox() {
+                return Ok(());
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(n)) => {
+                    self.written += n;
+                    let mut shard = self.shared.borrow_mut();
+                    shard.counts.bytes_out += n as u64;
+                    let left = self.out.len() - self.written;
+                    if let Some(link) = shard.linked(self.at.slot, self.at.link).and_then(|s| s.link.as_mut()) {
+                        link.unwritten_bytes = left;
+                    }
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes what the shard put out since; whether there is any.
+    fn next_outbox(&mut self) -> bool {
+        let mut shard = self.shared.borrow_mut();
+        let (slot, link) = (self.at.slot, self.at.link);
+        let drained = std::mem::take(&mut self.out);
+        self.written = 0;
+        shard.give_buffer(drained);
+        let has_more = shard.linked(slot, link).is_some_and(|session| match (&session.link, &session.out) {
+            (Some(link), Out::Window(window)) => link.outbox.is_empty() && window.waiting().0 > 0,
+            (Some(link), Out::Queue(queue)) => link.outbox.is_empty() && queue.len() > 0,
+            (None, _) => false,
+        });
+        if has_more {
+            shard.pump(slot);
+        }
+        let Some(link) = shard.linked(slot, link).and_then(|session| session.link.as_mut()) else { return false };
+        self.out = std::mem::take(&mut link.outbox);
+        link.unwritten_bytes = self.out.len();
+        !self.out.is_empty()
+    }
+
+    /// Says goodbye as far as the client still listens, and tells the session.
+    async fn end(mut self, end: End) {
+        let (slot, link_id) = (self.at.slot, self.at.link);
+        let (why, farewell) = match end {
+            End::Replaced => (None, self.shared.borrow_mut().take_farewell(link_id)),
+            End::Lost(how) => (Some(Close::Lost(how)), None),
+            End::Closing => {
+                let mut shard = self.shared.borrow_mut();
+                match shard.linked(slot, link_id).and_then(|session| session.link.as_mut()) {
+                    Some(link) => (link.closing.clone(), Some(link.farewell())),
+                    None => (None, shard.take_farewell(link_id)),
+                }
+            }
+        };
+        if let Some(why) = why {
+            let mut shard = self.shared.borrow_mut();
+            shard.read_clock();
+            shard.disconnected(slot, link_id, &why);
+        }
+        if let Some(farewell) = farewell {
+            self.out.extend_from_slice(&farewell);
+            let write = self.stream.write_all(&self.out[self.written..]);
+            let written = tokio::time::timeout(Duration::from_secs(limits::CLOSE_S), write).await;
+            if matches!(written, Ok(Ok(()))) {
+                let _ = self.stream.shutdown().await;
+            }
+        }
+    }
+}
+
+/// What a refused client is told before it is closed.
+pub async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, version: codec::Version, reason: ReasonCode) {
+    let mut packet = Vec::new();
+    codec::ConnAck::new(reason).encode(&mut packet, version);
+    let write = async {
+        stream.write_all(&packet).await?;
+        stream.shutdown().await
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(limits::CLOSE_S), write).await;
+}

@@ -1,0 +1,28 @@
+//! Every bound, in one file, with its unit in its name.
+
+/// Levels of a topic name or filter; bounds the depth of the trie.
+pub const TOPIC_LEVELS_MAX: usize = 200;
+/// Topics a shard keeps match results for; the cache starts over when it is full.
+pub const MATCH_CACHE_TOPICS_MAX: usize = 20_000;
+/// Bytes read from a connection at a time, into a buffer its shard shares.
+pub const READ_BYTES: usize = 64 << 10;
+/// Reads a connection may do before others get their turn.
+pub const READS_PER_TURN: usize = 2;
+/// Journal backlog of a shard above which its publishers are not read.
+pub const BACKLOG_BYTES_MAX: usize = 8 << 20;
+/// Output buffers a shard keeps for reuse, and how large one may be to be kept.
+pub const SPARE_BUFFERS_MAX: usize = 256;
+/// See [`SPARE_BUFFERS_MAX`].
+pub const SPARE_BUFFER_BYTES_MAX: usize = 256 << 10;
+/// Bytes waiting to be written to a client above which QoS 0 for it is dropped.
+pub const OUTBOX_QOS0_BYTES_MAX: usize = 4 << 20;
+/// Bytes waiting to be written above which nothing more is taken out of a client's queue.
+pub const OUTBOX_BYTES_MAX: usize = 1 << 20;
+/// Seconds a durable session outlives a restart at least, unless it expires sooner by itself (R5).
+pub const EXPIRY_AFTER_START_S: u64 = 600;
+/// Seconds that wills of durable sessions wait after a restart at least (R5).
+pub const WILL_AFTER_START_S: u64 = 30;
+/// Seconds a closing connection has to take what is still to be written.
+pub const CLOSE_S: u64 = 3;
+/// Connections accepted whose CONNECT is not there yet.
+pub const HANDSHAKES_MAX: usize = 10_000;

@@ -1,0 +1,289 @@
+//! Who gets a message: subscriptions, shared groups, mapping rules and retained messages, shared by all
+//! shards. A topic's answer is worked out once and kept by each shard until a subscription changes.
+
+pub mod retained;
+pub mod trie;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use ahash::HashMap;
+use bridge::Topic;
+use parking_lot::RwLock;
+
+use crate::codec::QoS;
+use crate::mapping::{Origin, Rule, partition_of};
+
+use retained::RetainedStore;
+use trie::{SharedGroup, Subscriber, Trie};
+
+/// What every shard may know of a session.
+#[derive(Debug)]
+pub struct SessionRef {
+    /// Never given twice in a data folder; also the number of its queue.
+    pub id: u64,
+    /// The shard it lives on.
+    pub shard: usize,
+    /// Its place there.
+    pub slot: u32,
+    /// Its client.
+    pub client_id: Arc<str>,
+    /// It keeps subscriptions and a queue while its client is away (S1).
+    pub durable: bool,
+    connected: AtomicBool,
+    open: AtomicBool,
+    queued: AtomicUsize,
+}
+
+impl SessionRef {
+    /// A session that is not connected yet.
+    pub fn new(id: u64, shard: usize, slot: u32, client_id: Arc<str>, durable: bool) -> SessionRef {
+        let (connected, open) = (AtomicBool::new(false), AtomicBool::new(false));
+        SessionRef { id, shard, slot, client_id, durable, connected, open, queued: AtomicUsize::new(0) }
+    }
+
+    /// Its client is there.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Its client is there and takes more (S7).
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Said by its shard.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+        self.open.store(connected, Ordering::Relaxed);
+    }
+
+    /// Said by its shard; stored only when it changes.
+    pub fn set_open(&self, open: bool) {
+        if self.is_open() != open {
+            self.open.store(open, Ordering::Relaxed);
+        }
+    }
+
+    /// Entries in its queue, as its shard last counted.
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Said by its shard.
+    pub fn set_queued(&self, entries: usize) {
+        self.queued.store(entries, Ordering::Relaxed);
+    }
+}
+
+/// A session that gets a message at once, on the shard it lives on.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its place on its shard.
+    pub slot: u32,
+    /// Who should be there.
+    pub session: u64,
+    /// Greatest QoS of its subscriptions that match.
+    pub qos: QoS,
+    /// Only what is QoS 0 for it goes this way; the rest is queued.
+    pub durable: bool,
+    /// Not what it published itself.
+    pub no_local: bool,
+    /// Keep the retain flag.
+    pub retain_as_published: bool,
+    /// Subscription identifiers, all of them.
+    pub ids: Box<[u32]>,
+}
+
+/// A session whose queue gets a pointer.
+#[derive(Clone, Debug)]
+pub struct QueueTarget {
+    /// Which.
+    pub session: Arc<SessionRef>,
+    /// Greatest QoS of its subscriptions that match; not 0.
+    pub qos: QoS,
+    /// Not what it published itself.
+    pub no_local: bool,
+    /// Keep the retain flag.
+    pub retain_as_published: bool,
+    /// Subscription identifier; 0 none. One copy is queued for each.
+    pub id: u32,
+}
+
+/// Where in the log a topic's messages go.
+#[derive(Clone, Debug)]
+pub struct LogTarget {
+    /// Which of the router's rules.
+    pub rule: usize,
+    /// Log topic id.
+    pub topic: u32,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// Key and partition, when the MQTT topic alone decides them.
+    pub fixed: Option<(Box<[u8]>, u32)>,
+}
+
+/// Everything about a topic name, until a subscription changes.
+#[derive(Debug, Default)]
+pub struct MatchSet {
+    /// By shard.
+    pub direct: Vec<Vec<Target>>,
+    /// Durable sessions that subscribed at QoS 1 or 2.
+    pub queued: Vec<QueueTarget>,
+    /// One member of each gets it.
+    pub shared: Vec<Arc<SharedGroup>>,
+    /// The mapping rule's place in the log.
+    pub log: Option<LogTarget>,
+}
+
+/// A rule and the log topic it leads to.
+#[derive(Debug)]
+pub struct RuleTarget {
+    /// What it says.
+    pub rule: Rule,
+    /// Where it leads.
+    pub topic: Arc<Topic>,
+}
+
+/// Shared by all shards.
+#[derive(Debug)]
+pub struct Router {
+    trie: RwLock<Trie>,
+    generation: AtomicU64,
+    subscriptions: AtomicUsize,
+    /// Retained messages.
+    pub retained: RetainedStore,
+    /// In order; empty when nothing is mapped.
+    pub rules: Vec<RuleTarget>,
+    shards: usize,
+}
+
+impl Router {
+    /// A router without subscriptions.
+    pub fn new(shards: usize, rules: Vec<RuleTarget>) -> Router {
+        Router {
+            trie: RwLock::default(),
+            generation: AtomicU64::new(1),
+            subscriptions: AtomicUsize::new(0),
+            retained: RetainedStore::default(),
+            rules,
+            shards,
+        }
+    }
+
+    /// Rises with every change of a subscription: older [`MatchSet`]s are out of date.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Adds or replaces a subscription. `fresh` when the session had none on this filter.
+    pub fn subscribe(&self, filter: &str, subscriber: Subscriber, fresh: bool) {
+        let (group, filter) = split(filter);
+        self.trie.write().subscribe(filter, group, subscriber);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.subscriptions.fetch_add(usize::from(fresh), Ordering::Relaxed);
+    }
+
+    /// Removes subscriptions of a session.
+    pub fn unsubscribe<'a>(&self, filters: impl Iterator<Item = &'a str>, session: u64) {
+        let mut trie = self.trie.write();
+        for filter in filters {
+            let (group, filter) = split(filter);
+            trie.unsubscribe(filter, group, session);
+            self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Subscriptions of all sessions.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions.load(Ordering::Relaxed)
+    }
+
+    /// Works out who gets messages on a topic.
+    pub fn resolve(&self, topic: &str) -> MatchSet {
+        let found = self.trie.read().matches(topic);
+        let mut set = MatchSet { direct: vec![Vec::new(); self.shards], ..MatchSet::default() };
+        let mut by_session: HashMap<u64, Vec<&Subscriber>> = HashMap::default();
+        for subscriber in &found.own {
+            by_session.entry(subscriber.session.id).or_default().push(subscriber);
+        }
+        // In the trie's order: delivery then does not depend on a hash.
+        for first in &found.own {
+            if let Some(all) = by_session.remove(&first.session.id) {
+                set.add_session(&all);
+            }
+        }
+        set.shared = found.shared;
+        set.log = self.log_target(topic);
+        set
+    }
+
+    fn log_target(&self, topic: &str) -> Option<LogTarget> {
+        // $SYS is never journaled (S8), nor is any other topic of the server's own.
+        if topic.starts_with('$') {
+            return None;
+        }
+        let rule = self.rules.iter().position(|target| target.rule.matches(topic))?;
+        let target = &self.rules[rule];
+        let partitions = target.topic.partitions.len() as u32;
+        let fixed = target.rule.key_is_fixed_by_topic().then(|| {
+            let mut key = Vec::new();
+            let origin = Origin { topic, client_id: "", user: None };
+            target.rule.key(&mut key, origin, std::iter::empty());
+            let partition = partition_of(&key, partitions);
+            (key.into(), partition)
+        });
+        Some(LogTarget { rule, topic: target.topic.id, partitions, fixed })
+    }
+}
+
+impl MatchSet {
+    /// One session's overlapping subscriptions: one copy at the greatest QoS with every identifier; in a
+    /// queue, one copy for each identifier (an entry has room for one) [MQTT-3.3.4-2].
+    fn add_session(&mut self, all: &[&Subscriber]) {
+        let session = &all[0].session;
+        let qos = all.iter().map(|s| s.qos).max().unwrap_or(QoS::AtMostOnce);
+        let no_local = all.iter().all(|s| s.no_local);
+        let retain_as_published = all.iter().any(|s| s.retain_as_published);
+        let ids: Box<[u32]> = all.iter().filter_map(|s| s.id).collect();
+        if session.durable && qos > QoS::AtMostOnce {
+            let id_of = |id| QueueTarget { session: session.clone(), qos, no_local, retain_as_published, id };
+            match ids.is_empty() {
+                true => self.queued.push(id_of(0)),
+                false => self.queued.extend(ids.iter().copied().map(id_of)),
+            }
+        }
+        let target = direct(session, qos, no_local, retain_as_published, ids);
+        self.direct[session.shard].push(target);
+    }
+}
+
+fn direct(session: &SessionRef, qos: QoS, no_local: bool, retain_as_published: bool, ids: Box<[u32]>) -> Target {
+    let (slot, durable) = (session.slot, session.durable);
+    Target { slot, session: session.id, qos, durable, no_local, retain_as_published, ids }
+}
+
+/// A shared group's member as the one target of a message.
+pub fn picked(member: &Subscriber) -> Target {
+    let ids = member.id.into_iter().collect();
+    direct(&member.session, member.qos, false, member.retain_as_published, ids)
+}
+
+/// The same, for its queue.
+pub fn picked_queue(member: &Subscriber) -> QueueTarget {
+    QueueTarget {
+        session: member.session.clone(),
+        qos: member.qos,
+        no_local: false,
+        retain_as_published: member.retain_as_published,
+        id: member.id.unwrap_or(0),
+    }
+}
+
+fn split(filter: &str) -> (Option<&str>, &str) {
+    match crate::codec::topic::split_share(filter) {
+        Some((group, filter)) => (Some(group), filter),
+        None => (None, filter),
+    }
+}

@@ -1,0 +1,268 @@
+//! The subscription trie: topic filters to who subscribed, a level at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ahash::HashMap;
+use parking_lot::RwLock;
+
+use crate::codec::QoS;
+
+use super::SessionRef;
+
+/// One subscription of one session.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// Whose.
+    pub session: Arc<SessionRef>,
+    /// Maximum QoS granted.
+    pub qos: QoS,
+    /// Not to whom published it.
+    pub no_local: bool,
+    /// Keep the retain flag.
+    pub retain_as_published: bool,
+    /// 5.0's Subscription Identifier.
+    pub id: Option<u32>,
+}
+
+/// Members of one `$share/{group}/{filter}`.
+#[derive(Debug)]
+pub struct SharedGroup {
+    name: Box<str>,
+    /// Changed under the trie's lock; read by publishers.
+    members: RwLock<Vec<Subscriber>>,
+    turn: AtomicUsize,
+}
+
+impl SharedGroup {
+    /// The member whose turn it is: connected ones first, else one that keeps a queue.
+    pub fn pick(&self) -> Option<Subscriber> {
+        let members = self.members.read();
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = || (0..members.len()).map(|i| &members[(start.wrapping_add(i)) % members.len()]);
+        in_turn()
+            .find(|member| member.session.is_open())
+            .or_else(|| in_turn().find(|member| member.session.is_connected()))
+            .or_else(|| in_turn().find(|member| member.session.durable))
+            .cloned()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: HashMap<Box<str>, Node>,
+    /// Filters that end here.
+    exact: Here,
+    /// Filters that end with `#` here.
+    rest: Here,
+}
+
+#[derive(Debug, Default)]
+struct Here {
+    own: Vec<Subscriber>,
+    shared: Vec<Arc<SharedGroup>>,
+}
+
+/// The trie. `+` is a child like any other, found by its name.
+#[derive(Debug, Default)]
+pub struct Trie {
+    root: Node,
+}
+
+/// What a topic name matches.
+#[derive(Debug, Default)]
+pub struct Matches {
+    /// A session may be here several times.
+    pub own: Vec<Subscriber>,
+    /// Each is to get one copy.
+    pub shared: Vec<Arc<SharedGroup>>,
+}
+
+impl Trie {
+    /// Adds a subscription or replaces the session's options of the same filter. The filter is valid;
+    /// `group` is its share name.
+    pub fn subscribe(&mut self, filter: &str, group: Option<&str>, subscriber: Subscriber) {
+        let mut node = &mut self.root;
+        let mut end = filter.split('/').peekable();
+        let here = loop {
+            match end.next() {
+                None => break &mut node.exact,
+                Some("#") if end.peek().is_none() => break &mut node.rest,
+                Some(level) => node = node.children.entry(level.into()).or_default(),
+            }
+        };
+        match group {
+            None => put(&mut here.own, subscriber),
+            Some(name) => match here.shared.iter().find(|group| *group.name == *name) {
+                Some(group) => put(&mut group.members.write(), subscriber),
+                None => here.shared.push(Arc::new(SharedGroup {
+                    name: name.into(),
+                    members: RwLock::new(vec![subscriber]),
+                    turn: AtomicUsize::new(0),
+                })),
+            },
+        }
+    }
+
+    /// Removes a session's subscription, and the branch when nothing is left on it.
+    pub fn unsubscribe(&mut self, filter: &str, group: Option<&str>, session: u64) {
+        let levels: Vec<&str> = filter.split('/').collect();
+        self.root.remove(&levels, group, session);
+    }
+
+    /// Everyone whose filter matches.
+    pub fn matches(&self, topic: &str) -> Matches {
+        let mut found = Matches::default();
+        let levels: Vec<&str> = topic.split('/').collect();
+        // [MQTT-4.7.2-1]: wildcards at the first level do not match a name that begins with $.
+        if topic.starts_with('$') {
+            if let Some(child) = self.root.children.get(levels[0]) {
+                child.collect(&levels[1..], &mut found);
+            }
+        } else {
+            self.root.collect(&levels, &mut found);
+        }
+        found
+    }
+
+    /// Filters with nobody on them leave nothing behind.
+    pub fn is_empty(&self) -> bool {
+        self.root.is_empty()
+    }
+}
+
+fn put(list: &mut Vec<Subscriber>, subscriber: Subscriber) {
+    match list.iter_mut().find(|known| known.session.id == subscriber.session.id) {
+        Some(known) => *known = subscriber,
+        None => list.push(subscriber),
+    }
+}
+
+impl Node {
+    fn collect(&self, levels: &[&str], found: &mut Matches) {
+        self.rest.add_to(found);
+        let Some((level, below)) = levels.split_first() else {
+            return self.exact.add_to(found);
+        };
+        if let Some(child) = self.children.get(*level) {
+            child.collect(below, found);
+        }
+        if let Some(child) = self.children.get("+") {
+            child.collect(below, found);
+        }
+    }
+
+    fn remove(&mut self, levels: &[&str], group: Option<&str>, session: u64) {
+        match levels {
+            [] => self.exact.remove(group, session),
+            ["#"] => self.rest.remove(group, session),
+            [level, below @ ..] => {
+                if let Some(child) = self.children.get_mut(*level) {
+                    child.remove(below, group, session);
+                    if child.is_empty() {
+                        self.children.remove(*level);
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.exact.is_empty() && self.rest.is_empty()
+    }
+}
+
+impl Here {
+    fn add_to(&self, found: &mut Matches) {
+        found.own.extend(self.own.iter().cloned());
+        found.shared.extend(self.shared.iter().cloned());
+    }
+
+    fn remove(&mut self, group: Option<&str>, session: u64) {
+        match group {
+            None => self.own.retain(|known| known.session.id != session),
+            Some(name) => self.shared.retain(|group| {
+                let mut members = group.members.write();
+                if *group.name == *name {
+                    members.retain(|known| known.session.id != session);
+                }
+                !members.is_empty()
+            }),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.shared.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::filter_matches;
+    use proptest::prelude::*;
+
+    fn subscriber(id: u64) -> Subscriber {
+        let session = Arc::new(SessionRef::new(id, 0, 0, "c".into(), false));
+        Subscriber { session, qos: QoS::AtMostOnce, no_local: false, retain_as_published: false, id: None }
+    }
+
+    fn level() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec!["", "a", "b", "$s", "é"])
+    }
+
+    fn filter() -> impl Strategy<Value = String> {
+        let level = prop_oneof![3 => level(), 1 => Just("+")];
+        (prop::collection::vec(level, 1..5), any::<bool>()).prop_map(|(mut levels, hash)| {
+            if hash {
+                levels.push("#");
+            }
+            levels.join("/")
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_naive_matcher_finds_and_forgets_what_is_removed(
+            filters in prop::collection::vec(filter(), 1..20),
+            topics in prop::collection::vec(prop::collection::vec(level(), 1..6), 1..10),
+        ) {
+            let mut trie = Trie::default();
+            for (id, filter) in filters.iter().enumerate() {
+                trie.subscribe(filter, None, subscriber(id as u64));
+            }
+            for topic in topics {
+                let topic = topic.join("/");
+                let mut found: Vec<_> = trie.matches(&topic).own.iter().map(|s| s.session.id).collect();
+                found.sort_unstable();
+                let expected: Vec<_> = (0..filters.len() as u64)
+                    .filter(|id| filter_matches(&filters[*id as usize], &topic))
+                    .collect();
+                prop_assert_eq!(found, expected, "topic {}", topic);
+            }
+            for (id, filter) in filters.iter().enumerate() {
+                trie.unsubscribe(filter, None, id as u64);
+            }
+            prop_assert!(trie.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_shared_group_takes_turns_and_prefers_who_is_connected() {
+        let mut trie = Trie::default();
+        for id in 0..3 {
+            trie.subscribe("a/+", Some("g"), subscriber(id));
+        }
+        let group = trie.matches("a/b").shared[0].clone();
+        assert!(group.pick().is_none(), "nobody is connected and nobody keeps a queue");
+        for member in group.members.read().iter().filter(|m| m.session.id != 1) {
+            member.session.set_connected(true);
+        }
+        let picked: Vec<_> = (0..4).filter_map(|_| group.pick()).map(|m| m.session.id).collect();
+        assert!(picked.contains(&0) && picked.contains(&2) && !picked.contains(&1), "{picked:?}");
+        for id in 0..3 {
+            trie.unsubscribe("a/+", Some("g"), id);
+        }
+        assert!(trie.is_empty());
+    }
+}

@@ -1,0 +1,197 @@
+//! What the server knows of a client, connected or not. Pure: [`window`] and [`queue`] are state machines,
+//! the rest is data; `shard` moves it.
+
+pub mod queue;
+pub mod window;
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use ahash::HashMap;
+use bridge::Ticket;
+
+use crate::codec::{Connect, QoS, ReasonCode, Version};
+use crate::router::SessionRef;
+
+use queue::Queue;
+use window::Window;
+
+/// Session expiry that never comes.
+pub const NEVER: u32 = u32::MAX;
+
+/// What a queue entry keeps of a delivery: QoS in bits 0 and 1, retain in 2, subscription identifier from 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag(pub u32);
+
+impl Tag {
+    /// `id` is 0 for none, and under 2^28.
+    pub fn new(qos: QoS, retain: bool, id: u32) -> Tag {
+        Tag(qos as u32 | u32::from(retain) << 2 | id << 4)
+    }
+
+    /// Effective QoS.
+    pub fn qos(self) -> QoS {
+        QoS::from_bits((self.0 & 3) as u8).unwrap_or(QoS::AtMostOnce)
+    }
+
+    /// The retain flag to send.
+    pub fn retain(self) -> bool {
+        self.0 & 4 != 0
+    }
+
+    /// Subscription identifier.
+    pub fn id(self) -> Option<u32> {
+        Some(self.0 >> 4).filter(|id| *id != 0)
+    }
+}
+
+/// Whether an expiry time (0 never) has come.
+pub fn now_before(expires_s: u32, now_s: u32) -> bool {
+    expires_s != 0 && expires_s <= now_s
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    /// What all shards may know.
+    pub me: Arc<SessionRef>,
+    /// By filter, `$share/…/` included.
+    pub subscriptions: HashMap<Box<str>, Options>,
+    /// QoS 2 received and not released, with the ticket of its frame (S4).
+    pub inbound: HashMap<u16, Ticket>,
+    /// QoS 1 and 2 on their way to the client.
+    pub out: Out,
+    /// The client, while it is there.
+    pub link: Option<Link>,
+    /// Seconds it outlives its connection; 0 not at all.
+    pub expiry_s: u32,
+    /// To be published when the client is lost.
+    pub will: Option<Will>,
+    /// User name, if it gave one.
+    pub user: Option<Box<str>>,
+    /// When it ends, in seconds since 1970, while the client is away.
+    pub ends_at_s: Option<u64>,
+    /// When its will is published, while the client is away.
+    pub will_at_s: Option<u64>,
+    /// Reads of its queue are waiting for the disk.
+    pub cold: bool,
+}
+
+/// How QoS 1 and 2 go out.
+#[derive(Debug)]
+pub enum Out {
+    /// The session ends with its connection.
+    Window(Window),
+    /// It is durable.
+    Queue(Queue),
+}
+
+/// A subscription's options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Maximum QoS granted.
+    pub qos: QoS,
+    /// Not what the session published itself.
+    pub no_local: bool,
+    /// Keep the retain flag.
+    pub retain_as_published: bool,
+    /// Subscription Identifier.
+    pub id: Option<u32>,
+}
+
+/// A will.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will {
+    /// Topic name.
+    pub topic: Box<str>,
+    /// Payload.
+    pub payload: Box<[u8]>,
+    /// QoS.
+    pub qos: QoS,
+    /// Retain.
+    pub retain: bool,
+    /// Seconds after the client was lost.
+    pub delay_s: u32,
+    /// Encoded properties to forward.
+    pub properties: Box<[u8]>,
+    /// Lifetime from its publication.
+    pub expiry_s: Option<u32>,
+}
+
+impl Will {
+    /// As a CONNECT has it.
+    pub fn of(connect: &Connect<'_>) -> Option<Will> {
+        connect.will.map(|will| Will {
+            topic: will.topic.into(),
+            payload: will.payload.into(),
+            qos: will.qos,
+            retain: will.retain,
+            delay_s: will.delay_s,
+            properties: will.properties.forwardable().into(),
+            expiry_s: will.properties.message_expiry_s,
+        })
+    }
+}
+
+/// A session's connection, as its shard sees it. The connection's task moves the bytes.
+#[derive(Debug)]
+pub struct Link {
+    /// Never given twice.
+    pub id: u64,
+    /// Peer address, for the log.
+    pub peer: Arc<str>,
+    /// What it speaks.
+    pub version: Version,
+    /// Its CONNACK is in the outbox: others may follow.
+    pub ready: bool,
+    /// To be written.
+    pub outbox: Vec<u8>,
+    /// Taken from the outbox and not written yet.
+    pub unwritten_bytes: usize,
+    /// The task, when it waits.
+    pub waker: Option<Waker>,
+    /// Why it is to be closed, once the outbox is written.
+    pub closing: Option<Close>,
+    /// 0 off.
+    pub keep_alive_s: u16,
+    /// When it last said anything, in seconds of the shard's clock.
+    pub heard_s: u64,
+    /// The largest packet it takes.
+    pub packet_bytes_max: usize,
+    /// Acknowledgements that wait for their commit.
+    pub held: usize,
+    /// Topic aliases it set.
+    pub aliases: HashMap<u16, Box<str>>,
+    /// Not to be read until the journal has caught up.
+    pub stalled: bool,
+}
+
+/// Why a connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The client said so; whether its will is to be published.
+    ByClient {
+        /// DISCONNECT with reason 0x04.
+        with_will: bool,
+    },
+    /// The server says why; in 5.0 by a DISCONNECT.
+    ByServer(ReasonCode, &'static str),
+    /// The client broke the protocol.
+    Fault(ReasonCode, String),
+    /// The connection was lost.
+    Lost(String),
+}
+
+impl Link {
+    /// Bytes that wait to be written.
+    pub fn backlog_bytes(&self) -> usize {
+        self.outbox.len() + self.unwritten_bytes
+    }
+
+    /// Lets the task run, if it waits.
+    pub fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! QoS 1 and 2 on their way to a client whose session ends with its connection. Nothing is resent, so a
+//! message that was written is only a number here; what has no place in the window waits encoded.
+
+use std::collections::VecDeque;
+
+use crate::codec::{AckKind, QoS};
+
+/// Packet identifiers run from 1 to this (S3).
+pub const PACKET_IDS: u64 = 65_535;
+
+/// The packet identifier of a sequence.
+pub fn packet_id(sequence: u64) -> u16 {
+    (sequence % PACKET_IDS) as u16 + 1
+}
+
+/// How far `packet_id` lies behind `base`'s, going round.
+pub fn distance(base: u64, packet_id: u16) -> usize {
+    let base = base % PACKET_IDS;
+    ((u64::from(packet_id.max(1)) - 1 + PACKET_IDS - base) % PACKET_IDS) as usize
+}
+
+/// Where a sent message stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Acknowledged; it waits for those before it.
+    Done,
+    /// Awaits PUBACK.
+    Qos1,
+    /// Awaits PUBREC.
+    Qos2,
+    /// PUBREL is due or sent; awaits PUBCOMP.
+    Released,
+}
+
+/// What an acknowledgement led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acked {
+    /// The message is done.
+    Done,
+    /// PUBREL is to be sent.
+    Release,
+    /// Nothing awaits it.
+    Unknown,
+}
+
+/// The state after an acknowledgement of `kind`; `failed` is a reason code of 0x80 or more, which ends a
+/// QoS 2 exchange at PUBREC [MQTT-4.3.3-4].
+pub fn acknowledge(state: Sent, kind: AckKind, failed: bool) -> (Sent, Acked) {
+    match (state, kind) {
+        (Sent::Qos1, AckKind::PubAck) | (Sent::Released, AckKind::PubComp) => (Sent::Done, Acked::Done),
+        (Sent::Qos2, AckKind::PubRec) if failed => (Sent::Done, Acked::Done),
+        (Sent::Qos2 | Sent::Released, AckKind::PubRec) => (Sent::Released, Acked::Release),
+        (state, _) => (state, Acked::Unknown),
+    }
+}
+
+/// A message that waits for a place in the window: an encoded PUBLISH without its packet identifier.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The packet.
+    pub packet: Box<[u8]>,
+    /// Where the packet identifier goes.
+    pub packet_id_at: usize,
+    /// QoS it is sent at.
+    pub qos: QoS,
+    /// Seconds since 1970 when it is dropped; 0 never.
+    pub expires_s: u32,
+}
+
+/// What was sent and is not acknowledged, and what waits.
+#[derive(Debug)]
+pub struct Window {
+    base: u64,
+    sent: VecDeque<Sent>,
+    in_flight: usize,
+    in_flight_max: usize,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+}
+
+impl Window {
+    /// An empty one for at most so many unacknowledged messages.
+    pub fn new(in_flight_max: u16) -> Window {
+        Window {
+            base: 0,
+            sent: VecDeque::new(),
+            in_flight: 0,
+            in_flight_max: in_flight_max.into(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+        }
+    }
+
+    /// Whether one more may be sent.
+    pub fn is_open(&self) -> bool {
+        self.in_flight < self.in_flight_max && self.sent.len() < PACKET_IDS as usize
+    }
+
+    /// Takes note that one is sent now; gives its packet identifier. Only while [`Window::is_open`].
+    pub fn send(&mut self, qos: QoS) -> u16 {
+        let sequence = self.base + self.sent.len() as u64;
+        self.sent.push_back(if qos == QoS::ExactlyOnce { Sent::Qos2 } else { Sent::Qos1 });
+        self.in_flight += 1;
+        packet_id(sequence)
+    }
+
+    /// A client's PUBACK, PUBREC or PUBCOMP.
+    pub fn acknowledge(&mut self, packet_id: u16, kind: AckKind, failed: bool) -> Acked {
+        let Some(sent) = self.sent.get_mut(distance(self.base, packet_id)) else { return Acked::Unknown };
+        let (state, acked) = acknowledge(*sent, kind, failed);
+        *sent = state;
+        if acked == Acked::Done {
+            self.in_flight -= 1;
+            while self.sent.front() == Some(&Sent::Done) {
+                self.sent.pop_front();
+                self.base += 1;
+            }
+        }
+        acked
+    }
+
+    /// Messages and bytes that wait.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.waiting.len(), self.waiting_bytes)
+    }
+
+    /// Lets one wait behind the others.
+    pub fn wait(&mut self, message: Waiting) {
+        self.waiting_bytes += message.packet.len();
+        self.waiting.push_back(message);
+    }
+
+    /// The next that may be sent now, if any.
+    pub fn next_waiting(&mut self) -> Option<Waiting> {
+        if !self.is_open() {
+            return None;
+        }
+        let message = self.waiting.pop_front()?;
+        self.waiting_bytes -= message.packet.len();
+        Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_qos_2_exchange_and_a_late_one() {
+        let mut window = Window::new(2);
+        let (first, second) = (window.send(QoS::ExactlyOnce), window.send(QoS::AtLeastOnce));
+        assert!(!window.is_open());
+        assert_eq!(window.acknowledge(first, AckKind::PubAck, false), Acked::Unknown);
+        assert_eq!(window.acknowledge(first, AckKind::PubRec, false), Acked::Release);
+        assert_eq!(window.acknowledge(first, AckKind::PubRec, false), Acked::Release, "a repeated PUBREC");
+        assert_eq!(window.acknowledge(second, AckKind::PubAck, false), Acked::Done);
+        assert!(window.is_open());
+        assert_eq!(window.acknowledge(first, AckKind::PubComp, false), Acked::Done);
+        assert_eq!(window.acknowledge(first, AckKind::PubComp, false), Acked::Unknown);
+        let third = window.send(QoS::ExactlyOnce);
+        assert_eq!(window.acknowledge(third, AckKind::PubRec, true), Acked::Done, "refused");
+    }
+
+    proptest! {
+        /// Identifiers in flight are never 0 and never doubled, in whatever order they are acknowledged.
+        #[test]
+        fn identifiers_are_unique_while_in_flight(steps in prop::collection::vec(any::<u16>(), 1..400)) {
+            let mut window = Window::new(50);
+            window.base = PACKET_IDS - 100;
+            let mut flying: Vec<u16> = Vec::new();
+            for step in steps {
+                if window.is_open() && (step % 3 != 0 || flying.is_empty()) {
+                    let id = window.send(QoS::AtLeastOnce);
+                    prop_assert!(id != 0 && !flying.contains(&id));
+                    flying.push(id);
+                } else if !flying.is_empty() {
+                    let id = flying.swap_remove(usize::from(step) % flying.len());
+                    prop_assert_eq!(window.acknowledge(id, AckKind::PubAck, false), Acked::Done);
+                }
+                prop_assert_eq!(window.in_flight, flying.len());
+            }
+        }
+    }
+}

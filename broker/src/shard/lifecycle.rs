@@ -1,0 +1,415 @@
+//! Sessions begin, are resumed and taken over, and end; wills and expiry.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bridge::state::Change;
+use bridge::{RecoveredQueue, Ticket};
+
+use crate::codec::{ConnAck, Connect, ReasonCode};
+use crate::limits;
+use crate::message::Message;
+use crate::router::SessionRef;
+use crate::router::trie::Subscriber;
+use crate::session::queue::Queue;
+use crate::session::window::Window;
+use crate::session::{Close, Link, NEVER, Options, Out, Session, Will};
+use crate::store::{self, Record};
+
+use super::publish::Publisher;
+use super::{Promise, Shard};
+
+/// Numbers sessions and links; sessions begin where the bridge's start number puts them.
+static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
+
+/// A client that was let in; its CONNACK is on its way or waits for a commit.
+#[derive(Clone, Copy, Debug)]
+pub struct Admitted {
+    /// Where its session is.
+    pub slot: u32,
+    /// Its link.
+    pub link: u64,
+}
+
+/// A session as it was found at the start.
+#[derive(Debug)]
+pub struct RecoveredSession {
+    /// Its id.
+    pub id: u64,
+    /// What was kept.
+    pub record: Record,
+    /// Subscriptions by filter.
+    pub subscriptions: Vec<(Box<str>, Options)>,
+    /// QoS 2 identifiers received and not released.
+    pub inbound: Vec<u16>,
+    /// Its queue.
+    pub queue: RecoveredQueue,
+}
+
+impl Shard {
+    /// Lets a client in whose CONNECT is valid: takes over, resumes or begins its session.
+    /// `assigned` says that the server chose the client id.
+    pub fn connect(
+        &mut self,
+        connect: &Connect<'_>,
+        client_id: &Arc<str>,
+        assigned: bool,
+        peer: &Arc<str>,
+    ) -> Admitted {
+        let known = self.by_client.get(client_id).copied();
+        if let Some(slot) = known {
+            self.take_over(slot, connect.clean_start);
+        }
+        let mut ticket = None;
+        // Taking over may have ended the session.
+        let known = known.filter(|_| self.by_client.contains_key(client_id));
+        let slot = match known {
+            Some(slot) if !connect.clean_start => slot,
+            other => {
+                if let Some(slot) = other {
+                    ticket = self.end(slot);
+                }
+                self.begin(connect, client_id)
+            }
+        };
+        let present = known.is_some() && !connect.clean_start;
+        let link = NEXT_LINK.fetch_add(1, Ordering::Relaxed);
+        let in_flight_max = connect.receive_maximum.min(self.config.max_inflight_messages);
+        let heard_s = self.now.unix_s.into();
+        let session = &mut self.sessions[slot as usize];
+        session.expiry_s = connect.session_expiry_s;
+        session.will = Will::of(connect);
+        session.user = connect.username.map(Into::into);
+        session.ends_at_s = None;
+        session.will_at_s = None;
+        match &mut session.out {
+            Out::Queue(queue) => queue.restart(in_flight_max),
+            out => *out = Out::Window(Window::new(in_flight_max)),
+        }
+        session.link = Some(Link {
+            id: link,
+            peer: peer.clone(),
+            version: connect.version,
+            ready: false,
+            outbox: Vec::new(),
+            unwritten_bytes: 0,
+            waker: None,
+            closing: None,
+            keep_alive_s: connect.keep_alive_s,
+            heard_s,
+            packet_bytes_max: connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize),
+            held: 0,
+            aliases: Default::default(),
+            stalled: false,
+        });
+        let me = session.me.clone();
+        self.counts.connects += 1;
+        self.counts.connected += 1;
+        if me.durable {
+            let changed = self.put_record(slot, !present);
+            // A resume rides along (J6); what changes durable state is waited for.
+            if !present || connect.will.is_some() {
+                ticket = Some(changed);
+            }
+        }
+        let packet = self.connack(connect, client_id, assigned, present);
+        let ticket = ticket.unwrap_or_else(|| self.lane.durable());
+        self.hold(slot, ticket, Promise::ConnAck(packet));
+        self.schedule_turn();
+        tracing::info!(
+            client = &**client_id, peer = &**peer, version = ?connect.version, clean = connect.clean_start,
+            keep_alive_s = connect.keep_alive_s, session = if present { "resumed" } else { "new" }, "connected"
+        );
+        Admitted { slot, link }
+    }
+
+    fn connack(&self, connect: &Connect<'_>, client_id: &str, assigned: bool, present: bool) -> Box<[u8]> {
+        let mut packet = Vec::new();
+        let ack = ConnAck {
+            session_present: present,
+            receive_maximum: Some(self.config.receive_maximum),
+            maximum_packet_size: Some(self.config.max_packet_size),
+            assigned_client_id: assigned.then_some(client_id),
+            topic_alias_maximum: super::packets::TOPIC_ALIASES_MAX,
+            ..ConnAck::new(ReasonCode::Success)
+        };
+        ack.encode(&mut packet, connect.version);
+        packet.into()
+    }
+
+    fn begin(&mut self, connect: &Connect<'_>, client_id: &Arc<str>) -> u32 {
+        let durable = connect.session_expiry_s > 0;
+        let id = self.new_session_id();
+        let entry = self.sessions.vacant_entry();
+        let slot = entry.key() as u32;
+        let me = Arc::new(SessionRef::new(id, self.index, slot, client_id.clone(), durable));
+        let out = match durable {
+            true => Out::Queue(Queue::default()),
+            false => Out::Window(Window::new(1)),
+        };
+        entry.insert(new_session(me, out));
+        self.by_client.insert(client_id.clone(), slot);
+        if durable {
+            self.by_queue.insert(id, slot);
+        }
+        slot
+    }
+
+    /// Session ids are this start's number and a count over all shards.
+    fn new_session_id(&self) -> u64 {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        (self.bridge.epoch() as u64) << 40 | COUNT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Stores what is kept of a durable session; opens its queue when it is new.
+    fn put_record(&mut self, slot: u32, fresh: bool) -> Ticket {
+        let session = &self.sessions[slot as usize];
+        let id = session.me.id;
+        let value = self.record(session).encode();
+        let mut operation = self.lane.begin();
+        if fresh {
+            operation.change(Change::Open(id));
+        }
+        operation.change(Change::Put(store::SESSIONS, &store::session_key(id), &value));
+        let ticket = operation.submit();
+        self.schedule_turn();
+        ticket
+    }
+
+    fn record(&self, session: &Session) -> Record {
+        Record {
+            client_id: (&*session.me.client_id).into(),
+            user: session.user.clone(),
+            expiry_s: session.expiry_s,
+            left_s: session.link.is_none().then_some(self.now.unix_s.into()),
+            will: session.will.clone(),
+        }
+    }
+
+    /// A second connection with the same client id: the first one goes [MQTT-3.1.4-3].
+    fn take_over(&mut self, slot: u32, clean_start: bool) {
+        let session = &mut self.sessions[slot as usize];
+        let Some(mut link) = session.link.take() else { return };
+        tracing::info!(client = &*session.me.client_id, peer = &*link.peer, "taken over by a new connection");
+        // Its task finds that the session is another link's: it writes this farewell and ends.
+        link.close(Close::ByServer(ReasonCode::SessionTakenOver, "taken over by a new connection"));
+        self.farewells.insert(link.id, link.farewell());
+        let session = &mut self.sessions[slot as usize];
+        session.me.set_connected(false);
+        self.counts.connected -= 1;
+        let ends = clean_start || session.expiry_s == 0;
+        let postponed = !ends && session.will.as_ref().is_some_and(|will| will.delay_s > 0);
+        if !postponed {
+            self.publish_will(slot);
+        }
+        if self.sessions[slot as usize].expiry_s == 0 {
+            self.end(slot);
+        }
+    }
+
+    /// A link is gone: what its session does now.
+    pub fn disconnected(&mut self, slot: u32, link: u64, why: &Close) {
+        let now_s = u64::from(self.now.unix_s);
+        let Some(session) = self.linked(slot, link) else { return };
+        let Some(link) = session.link.take() else { return };
+        session.me.set_connected(false);
+        log_disconnect(&session.me.client_id, &link.peer, why);
+        let clean = matches!(why, Close::ByClient { with_will: false });
+        if clean {
+            session.will = None;
+        }
+        let (expiry_s, durable) = (session.expiry_s, session.me.durable);
+        let delay_s = session.will.as_ref().map(|will| will.delay_s.min(expiry_s));
+        session.ends_at_s = (expiry_s != NEVER).then(|| now_s + u64::from(expiry_s));
+        session.will_at_s = delay_s.map(|delay_s| now_s + u64::from(delay_s));
+        if matches!(why, Close::Fault(..)) {
+            self.counts.faults += 1;
+        }
+        self.counts.connected -= 1;
+        if delay_s == Some(0) {
+            self.publish_will(slot);
+        } else if durable && expiry_s > 0 {
+            self.put_record(slot, false);
+        }
+        if expiry_s == 0 {
+            self.end(slot);
+        }
+        self.schedule_turn();
+    }
+
+    /// Publishes a session's will, if it still has one, and forgets it in the same frame (S8).
+    fn publish_will(&mut self, slot: u32) {
+        let session = &mut self.sessions[slot as usize];
+        let Some(will) = session.will.take() else { return };
+        session.will_at_s = None;
+        let me = session.me.clone();
+        let user = session.user.clone();
+        let value = self.record(&self.sessions[slot as usize]).encode();
+        let key = store::session_key(me.id);
+        let also = [Change::Put(store::SESSIONS, &key, &value)];
+        let message = Message {
+            topic: &will.topic,
+            qos: will.qos,
+            retain: will.retain,
+            properties: &will.properties,
+            expires_s: will.expiry_s.map_or(0, |s| self.now.unix_s.saturating_add(s)),
+            payload: &will.payload,
+            publisher: me.id,
+        };
+        let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
+        self.route(&message, from, if me.durable { &also } else { &[] });
+    }
+
+    /// A session ends with everything it had. The ticket of its removal when it was durable.
+    pub(super) fn end(&mut self, slot: u32) -> Option<Ticket> {
+        if self.sessions[slot as usize].will_at_s.is_some() {
+            // The will delay ends with the session [MQTT-3.1.3-9].
+            self.publish_will(slot);
+        }
+        let session = self.sessions.try_remove(slot as usize)?;
+        let id = session.me.id;
+        self.by_client.remove(&session.me.client_id);
+        self.by_queue.remove(&id);
+        if !session.subscriptions.is_empty() {
+            self.router.unsubscribe(session.subscriptions.keys().map(|filter| &**filter), id);
+        }
+        if !session.me.durable {
+            return None;
+        }
+        let mut operation = self.lane.begin();
+        operation.change(Change::Close(id));
+        operation.change(Change::Delete(store::SESSIONS, &store::session_key(id)));
+        for filter in session.subscriptions.keys() {
+            operation.change(Change::Delete(store::SUBSCRIPTIONS, &store::subscription_key(id, filter)));
+        }
+        for packet_id in session.inbound.keys() {
+            operation.change(Change::Delete(store::INBOUND, &store::inbound_key(id, *packet_id)));
+        }
+        let ticket = operation.submit();
+        self.schedule_turn();
+        Some(ticket)
+    }
+
+    /// Takes in a session found at the start (R5).
+    pub fn recover(&mut self, found: RecoveredSession) {
+        let now_s = u64::from(self.now.unix_s);
+        let RecoveredSession { id, record, subscriptions, inbound, queue } = found;
+        let client_id: Arc<str> = record.client_id.into();
+        let entry = self.sessions.vacant_entry();
+        let slot = entry.key() as u32;
+        let me = Arc::new(SessionRef::new(id, self.index, slot, client_id.clone(), true));
+        me.set_queued(queue.entries.len());
+        let maybe_sent = usize::from(self.config.max_inflight_messages);
+        let out = Out::Queue(Queue::recovered(queue.next, queue.entries.into_iter(), maybe_sent));
+        let mut session = new_session(me.clone(), out);
+        session.expiry_s = record.expiry_s;
+        session.user = record.user;
+        let expiry_s = u64::from(record.expiry_s);
+        session.ends_at_s = (record.expiry_s != NEVER).then(|| {
+            let left_s = record.left_s.unwrap_or(now_s).min(now_s);
+            (left_s + expiry_s).max(now_s + expiry_s.min(limits::EXPIRY_AFTER_START_S))
+        });
+        if let Some(will) = record.will {
+            session.will_at_s = Some(now_s + u64::from(will.delay_s).max(limits::WILL_AFTER_START_S));
+            session.will = Some(will);
+        }
+        session.inbound = inbound.into_iter().map(|packet_id| (packet_id, 0)).collect();
+        for (filter, options) in subscriptions {
+            self.router.subscribe(&filter, subscriber(&me, &options), true);
+            session.subscriptions.insert(filter, options);
+        }
+        entry.insert(session);
+        self.by_client.insert(client_id, slot);
+        self.by_queue.insert(id, slot);
+        let mut operation = self.lane.begin();
+        operation.attach(id);
+        operation.submit();
+    }
+
+    /// Hands what recovery submitted to the committer.
+    pub fn recovered(&mut self) {
+        self.hand_on();
+        self.show_counts();
+    }
+
+    /// Once a second: clients that fell silent, wills and sessions whose time has come.
+    pub(super) fn sweep(&mut self) {
+        let now_s = u64::from(self.now.unix_s);
+        let mut due = Vec::new();
+        for (slot, session) in &mut self.sessions {
+            match &mut session.link {
+                Some(link) => {
+                    let silent_s = now_s.saturating_sub(link.heard_s);
+                    let allowed_s = u64::from(link.keep_alive_s) + u64::from(link.keep_alive_s).div_ceil(2);
+                    // Not enforced while we do not read.
+                    if link.keep_alive_s > 0 && silent_s > allowed_s && !link.stalled && link.ready {
+                        link.close(Close::ByServer(
+                            ReasonCode::KeepAliveTimeout,
+                            "silent for 1.5 times its keep alive",
+                        ));
+                    }
+                }
+                None => {
+                    let ends = session.ends_at_s.is_some_and(|at| at <= now_s);
+                    if ends || session.will_at_s.is_some_and(|at| at <= now_s) {
+                        due.push((slot as u32, ends));
+                    }
+                }
+            }
+        }
+        for (slot, ends) in due {
+            if ends {
+                tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");
+                self.end(slot);
+            } else {
+                self.publish_will(slot);
+            }
+        }
+        if self.index == 0 {
+            self.expire_retained();
+        }
+    }
+
+    fn expire_retained(&mut self) {
+        let expired = self.router.retained.expire(self.now.unix_s);
+        if expired.is_empty() {
+            return;
+        }
+        let mut operation = self.lane.begin();
+        for topic in &expired {
+            operation.change(Change::Delete(store::RETAINED, topic.as_bytes()));
+        }
+        operation.submit();
+    }
+}
+
+/// A subscription as the router keeps it.
+pub(super) fn subscriber(me: &Arc<SessionRef>, options: &Options) -> Subscriber {
+    let Options { qos, no_local, retain_as_published, id } = *options;
+    Subscriber { session: me.clone(), qos, no_local, retain_as_published, id }
+}
+
+fn new_session(me: Arc<SessionRef>, out: Out) -> Session {
+    Session {
+        me,
+        subscriptions: Default::default(),
+        inbound: Default::default(),
+        out,
+        link: None,
+        expiry_s: 0,
+        will: None,
+        user: None,
+        ends_at_s: None,
+        will_at_s: None,
+        cold: false,
+    }
+}
+
+fn log_disconnect(client: &str, peer: &str, why: &Close) {
+    match why {
+        Close::ByClient { .. } => tracing::info!(client, peer, "disconnected"),
+        Close::ByServer(reason, why) => tracing::info!(client, peer, ?reason, "closed: {why}"),
+        Close::Fault(reason, what) => tracing::warn!(client, peer, ?reason, "closed, the client's fault: {what}"),
+        Close::Lost(how) => tracing::info!(client, peer, "connection lost: {how}"),
+    }
+}

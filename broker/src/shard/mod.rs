@@ -1,0 +1,511 @@
+//! A shard: one thread that owns the sessions of the clients whose id falls to it. Nothing here is locked;
+//! shards talk by bursts, and with the journal by tickets.
+//!
+//! - `publish`: a message comes in and goes everywhere it has to
+//! - `packets`: what else a client sends
+//! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
+//! - here: the turn, in which commits, other shards and timers are heard
+
+mod lifecycle;
+mod packets;
+mod publish;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ahash::HashMap;
+use bridge::{Bridge, Lane, Reader, Ticket};
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::sync::Notify;
+
+use crate::Config;
+use crate::codec::{Ack, AckKind, ReasonCode, Version, encode_ack, encode_disconnect};
+use crate::limits;
+use crate::listener::Arrival;
+use crate::router::{MatchSet, Router};
+use crate::session::queue::Next;
+use crate::session::{Close, Link, Out, Session};
+use crate::stats::{Counts, Shown};
+
+pub use lifecycle::{Admitted, RecoveredSession};
+pub use packets::Consumed;
+use publish::{Burst, Scratch};
+
+/// Work of any kind for a shard's thread, such as a Kafka connection.
+pub type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// What reaches a shard from other threads.
+pub enum Mail {
+    /// Messages for its sessions.
+    Burst(Burst),
+    /// A client whose CONNECT was read elsewhere.
+    Arrival(Box<Arrival>),
+    /// Work.
+    Job(Job),
+    /// A listener to accept clients from.
+    Listen(std::net::TcpListener),
+    /// Close every connection and end.
+    Stop,
+}
+
+/// How other threads reach a shard.
+pub struct Mailbox {
+    mail: Mutex<Vec<Mail>>,
+    doorbell: Arc<Notify>,
+    /// Its counts.
+    pub shown: Shown,
+}
+
+impl Mailbox {
+    /// An empty one.
+    pub fn new() -> Mailbox {
+        Mailbox { mail: Mutex::default(), doorbell: Arc::default(), shown: Shown::default() }
+    }
+
+    /// Puts one in and wakes the shard.
+    pub fn send(&self, mail: Mail) {
+        self.mail.lock().push(mail);
+        self.doorbell.notify_one();
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Mailbox {
+        Mailbox::new()
+    }
+}
+
+/// What was promised to a client and waits for its commit (J6).
+struct Held {
+    ticket: Ticket,
+    slot: u32,
+    link: u64,
+    what: Promise,
+}
+
+enum Promise {
+    Ack(AckKind, u16),
+    Packet(Box<[u8]>),
+    /// The first packet on a link; others may follow it.
+    ConnAck(Box<[u8]>),
+}
+
+/// A shard's state; shared by the tasks of its thread.
+pub struct Shard {
+    /// Its number.
+    pub index: usize,
+    /// What every shard shares.
+    pub router: Arc<Router>,
+    /// Settings.
+    pub config: Arc<Config>,
+    /// Its counts.
+    pub counts: Counts,
+    mailboxes: Arc<[Mailbox]>,
+    bridge: Bridge,
+    lane: Lane,
+    flushed: Ticket,
+    reader: Reader,
+    sessions: Slab<Session>,
+    by_client: HashMap<Arc<str>, u32>,
+    by_queue: HashMap<u64, u32>,
+    held: VecDeque<Held>,
+    stalled: Vec<(u32, u64)>,
+    /// Last bytes for links that were taken over, by link.
+    farewells: HashMap<u64, Vec<u8>>,
+    cache: HashMap<Box<str>, Arc<MatchSet>>,
+    cache_generation: u64,
+    bursts: Vec<Burst>,
+    scratch: Scratch,
+    record_scratch: Vec<u8>,
+    spare_buffers: Vec<Vec<u8>>,
+    turn_due: bool,
+    now: Now,
+    failed: bool,
+}
+
+/// The shard that owns a client id's session.
+pub fn shard_of(client_id: &str, shards: usize) -> usize {
+    let hash = ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(client_id);
+    (hash % shards as u64) as usize
+}
+
+/// The time, read once per burst of work.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Milliseconds since 1970.
+    pub unix_ms: i64,
+    /// Seconds since 1970.
+    pub unix_s: u32,
+}
+
+impl Now {
+    fn read() -> Now {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { unix_ms: since.as_millis() as i64, unix_s: since.as_secs() as u32 }
+    }
+}
+
+/// Shared by the tasks of one shard's thread.
+pub type Shared = Rc<RefCell<Shard>>;
+
+impl Shard {
+    /// A shard without sessions.
+    pub fn new(
+        index: usize,
+        bridge: Bridge,
+        router: Arc<Router>,
+        config: Arc<Config>,
+        mailboxes: Arc<[Mailbox]>,
+    ) -> Shard {
+        let lane = bridge.lane_with_doorbell(mailboxes[index].doorbell.clone());
+        Shard {
+            index,
+            reader: bridge.reader(),
+            bursts: mailboxes.iter().map(|_| Burst::default()).collect(),
+            bridge,
+            router,
+            config,
+            mailboxes,
+            lane,
+            counts: Counts::default(),
+            flushed: 0,
+            sessions: Slab::new(),
+            by_client: HashMap::default(),
+            by_queue: HashMap::default(),
+            held: VecDeque::new(),
+            stalled: Vec::new(),
+            farewells: HashMap::default(),
+            cache: HashMap::default(),
+            cache_generation: 0,
+            scratch: Scratch::default(),
+            record_scratch: Vec::new(),
+            spare_buffers: Vec::new(),
+            turn_due: false,
+            now: Now::read(),
+            failed: false,
+        }
+    }
+
+    /// Reads the clock; before a burst of work.
+    pub fn read_clock(&mut self) {
+        self.now = Now::read();
+    }
+
+    /// The session in `slot`, if it is still the one this link belongs to.
+    pub fn linked(&mut self, slot: u32, link: u64) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(slot as usize)?;
+        session.link.as_ref().is_some_and(|l| l.id == link).then_some(session)
+    }
+
+    /// The shard that owns a client id's session.
+    pub fn shard_of(&self, client_id: &str) -> usize {
+        shard_of(client_id, self.mailboxes.len())
+    }
+
+    /// Sends mail to a shard.
+    pub fn send(&self, shard: usize, mail: Mail) {
+        self.mailboxes[shard].send(mail);
+    }
+
+    /// What a link that was taken over has to write before it closes.
+    pub fn take_farewell(&mut self, link: u64) -> Option<Vec<u8>> {
+        self.farewells.remove(&link)
+    }
+
+    /// A buffer to fill.
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        self.spare_buffers.pop().unwrap_or_default()
+    }
+
+    /// A buffer that is no longer needed: idle connections hold none.
+    pub fn give_buffer(&mut self, mut buffer: Vec<u8>) {
+        let keep = self.spare_buffers.len() < limits::SPARE_BUFFERS_MAX;
+        if keep && (1..=limits::SPARE_BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.spare_buffers.push(buffer);
+        }
+    }
+
+    /// Has a turn follow once the tasks that are ready now have run.
+    fn schedule_turn(&mut self) {
+        if !self.turn_due {
+            self.turn_due = true;
+            self.mailboxes[self.index].doorbell.notify_one();
+        }
+    }
+
+    /// Promises a client something for when `ticket` is durable.
+    fn hold(&mut self, slot: u32, ticket: Ticket, what: Promise) {
+        let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
+        link.held += 1;
+        let link = link.id;
+        self.held.push_back(Held { ticket, slot, link, what });
+    }
+
+    /// Acknowledges once everything before is acknowledged and `ticket`, if any, is durable
+    /// [MQTT-4.6.0-2, -3].
+    fn acknowledge(&mut self, slot: u32, kind: AckKind, packet_id: u16, ticket: Option<Ticket>) {
+        let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
+        if ticket.is_none() && link.held == 0 {
+            let ack = Ack { kind, packet_id, reason: ReasonCode::Success };
+            return encode_ack(&mut link.outbox, link.version, ack, None);
+        }
+        let ticket = ticket.unwrap_or_else(|| self.lane.submitted());
+        self.hold(slot, ticket, Promise::Ack(kind, packet_id));
+    }
+
+    /// Keeps promises up to what is durable now.
+    fn release_held(&mut self) {
+        let durable = self.lane.durable();
+        while self.held.front().is_some_and(|held| held.ticket <= durable) {
+            let Some(held) = self.held.pop_front() else { return };
+            let Some(session) = self.linked(held.slot, held.link) else { continue };
+            let Some(link) = session.link.as_mut() else { continue };
+            link.held -= 1;
+            let mut first = false;
+            match held.what {
+                Promise::Ack(kind, packet_id) => {
+                    let ack = Ack { kind, packet_id, reason: ReasonCode::Success };
+                    encode_ack(&mut link.outbox, link.version, ack, None);
+                }
+                Promise::Packet(packet) => link.outbox.extend_from_slice(&packet),
+                Promise::ConnAck(packet) => {
+                    link.outbox.extend_from_slice(&packet);
+                    link.ready = true;
+                    first = true;
+                }
+            }
+            link.wake();
+            if first {
+                session.me.set_connected(true);
+                self.pump(held.slot);
+            }
+        }
+    }
+
+    /// Takes in what became durable for queues of this shard.
+    fn take_deliveries(&mut self) {
+        for delivery in self.lane.take_deliveries() {
+            let Some(slot) = self.by_queue.get(&delivery.queue).copied() else { continue };
+            let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
+            let Out::Queue(queue) = &mut session.out else { continue };
+            queue.push(delivery.sequence, delivery.entry);
+            session.me.set_queued(queue.len());
+            let ready = session.link.as_ref().is_some_and(|link| link.ready && link.closing.is_none());
+            if !ready || session.cold {
+                continue;
+            }
+            let durable = self.lane.durable();
+            match queue.next(durable, self.now.unix_s) {
+                // Nothing is before it: its record is still in memory.
+                Some(Next::Publish { packet_id, entry, dup: false }) if entry == delivery.entry => {
+                    match delivery.record() {
+                        Some(record) => self.send_entry(slot, packet_id, &entry, false, &record),
+                        None => self.pump(slot),
+                    }
+                }
+                Some(_) => self.pump(slot),
+                None => {}
+            }
+        }
+    }
+
+    /// Hears commits, other shards and clients that waited; then hands on what this turn produced.
+    fn turn(&mut self, shared: &Shared) -> Vec<Mail> {
+        self.turn_due = false;
+        self.read_clock();
+        let mut left = Vec::new();
+        let mail = std::mem::take(&mut *self.mailboxes[self.index].mail.lock());
+        for mail in mail {
+            match mail {
+                Mail::Burst(burst) => self.take_burst(&burst),
+                other => left.push(other),
+            }
+        }
+        self.take_deliveries();
+        self.release_held();
+        if self.lane.backlog_bytes() < limits::BACKLOG_BYTES_MAX / 2 {
+            self.wake_stalled();
+        }
+        if self.lane.failure().is_some() && !self.failed {
+            self.failed = true;
+            self.close_all(ReasonCode::ServerUnavailable, "the journal failed");
+        }
+        self.hand_on();
+        self.warm_cold(shared);
+        self.show_counts();
+        left
+    }
+
+    fn hand_on(&mut self) {
+        let submitted = self.lane.submitted();
+        if submitted != self.flushed {
+            self.flushed = submitted;
+            self.lane.flush();
+        }
+        for (shard, burst) in self.bursts.iter_mut().enumerate() {
+            if !burst.is_empty() {
+                self.mailboxes[shard].send(Mail::Burst(std::mem::take(burst)));
+            }
+        }
+    }
+
+    fn show_counts(&mut self) {
+        self.counts.sessions = self.sessions.len() as u64;
+        self.mailboxes[self.index].shown.show(&self.counts);
+    }
+
+    /// Whether this link's client has to wait until the journal caught up; it is woken then.
+    pub fn stall(&mut self, slot: u32, link: u64) -> bool {
+        let receive_maximum = usize::from(self.config.receive_maximum);
+        let full = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX;
+        let Some(session) = self.linked(slot, link) else { return true };
+        let Some(link) = session.link.as_mut() else { return true };
+        // An acknowledgement that is released wakes the task by itself.
+        if link.held >= receive_maximum || !link.ready {
+            return true;
+        }
+        if full && !link.stalled {
+            link.stalled = true;
+            let entry = (slot, link.id);
+            self.stalled.push(entry);
+        }
+        full
+    }
+
+    fn wake_stalled(&mut self) {
+        for (slot, link) in std::mem::take(&mut self.stalled) {
+            if let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut()) {
+                link.stalled = false;
+                link.wake();
+            }
+        }
+    }
+
+    fn close_all(&mut self, reason: ReasonCode, why: &'static str) {
+        for (_, session) in self.sessions.iter_mut() {
+            if let Some(link) = session.link.as_mut() {
+                link.close(Close::ByServer(reason, why));
+            }
+        }
+    }
+
+    /// Reads of queues that found nothing in the page cache go on in the background.
+    fn warm_cold(&mut self, shared: &Shared) {
+        for (slot, pointer, session) in std::mem::take(&mut self.scratch.cold) {
+            let (fetch, shared) = (self.reader.fetch(&pointer), shared.clone());
+            tokio::task::spawn_local(async move {
+                let fetched = fetch.await;
+                let mut shard = shared.borrow_mut();
+                if !shard.sessions.get(slot as usize).is_some_and(|s| s.me.id == session) {
+                    return;
+                }
+                shard.sessions[slot as usize].cold = false;
+                match fetched {
+                    Ok(chunk) => shard.reader.install(&pointer, chunk),
+                    Err(error) => return shard.unreadable(slot, &error),
+                }
+                shard.pump(slot);
+                shard.schedule_turn();
+            });
+        }
+    }
+}
+
+impl Link {
+    /// Everything it still has to write, a 5.0 DISCONNECT with the reason for its end included.
+    pub fn farewell(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.outbox);
+        let told = match &self.closing {
+            Some(Close::ByServer(reason, why)) => Some((*reason, *why)),
+            Some(Close::Fault(reason, what)) => Some((*reason, what.as_str())),
+            _ => None,
+        };
+        if let (Some((reason, why)), Version::V5) = (told, self.version) {
+            encode_disconnect(&mut bytes, reason, Some(why), None);
+        }
+        bytes
+    }
+
+    /// Asks for the connection to be closed, unless it is being closed already.
+    pub fn close(&mut self, why: Close) {
+        if self.closing.is_none() {
+            self.closing = Some(why);
+        }
+        self.wake();
+    }
+}
+
+/// Runs a shard until it is stopped.
+pub async fn run(shared: Shared) {
+    let (doorbell, index) = {
+        let shard = shared.borrow();
+        (shard.mailboxes[shard.index].doorbell.clone(), shard.index)
+    };
+    tokio::task::spawn_local(tick(shared.clone()));
+    loop {
+        doorbell.notified().await;
+        // The borrow ends before anything below awaits or spawns.
+        let left = shared.borrow_mut().turn(&shared);
+        for mail in left {
+            match mail {
+                Mail::Arrival(arrival) => {
+                    tokio::task::spawn_local(crate::listener::arrive(shared.clone(), *arrival));
+                }
+                Mail::Job(job) => {
+                    tokio::task::spawn_local(job());
+                }
+                Mail::Listen(listener) => {
+                    tokio::task::spawn_local(crate::listener::accept(shared.clone(), listener));
+                }
+                Mail::Stop => {
+                    stop(&shared).await;
+                    return tracing::debug!(shard = index, "stopped");
+                }
+                Mail::Burst(_) => {}
+            }
+        }
+    }
+}
+
+/// Once a second: keep-alive, wills, expiry.
+async fn tick(shared: Shared) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let mut shard = shared.borrow_mut();
+        shard.read_clock();
+        shard.sweep();
+        shard.schedule_turn();
+    }
+}
+
+/// Lets what was received be acknowledged, then closes every connection.
+async fn stop(shared: &Shared) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    shared.borrow_mut().hand_on();
+    while !shared.borrow().held.is_empty() && Instant::now() < deadline && !shared.borrow().failed {
+        let ticket = shared.borrow().lane.submitted();
+        let lane = shared.borrow().lane.clone();
+        if tokio::time::timeout_at(deadline.into(), lane.wait(ticket)).await.is_err() {
+            break;
+        }
+        let mut shard = shared.borrow_mut();
+        shard.read_clock();
+        shard.take_deliveries();
+        shard.release_held();
+        shard.hand_on();
+    }
+    shared.borrow_mut().close_all(ReasonCode::ServerShuttingDown, "the server is shutting down");
+    // Every task writes what it has and ends.
+    while shared.borrow().sessions.iter().any(|(_, s)| s.link.is_some()) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    shared.borrow_mut().hand_on();
+}

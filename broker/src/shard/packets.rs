@@ -1,0 +1,371 @@
+//! What a client sends, packet by packet.
+
+use bridge::state::Change;
+
+use crate::codec::{
+    Ack, AckKind, DecodeError, Disconnect, Packet, Publish, QoS, ReasonCode, RetainHandling, Subscribe, Unsubscribe,
+    Version, encode_ack, encode_pingresp, encode_suback, encode_unsuback, frame,
+};
+use crate::limits;
+use crate::message::Message;
+use crate::session::window::Acked;
+use crate::session::{Close, Options, Out};
+use crate::store;
+
+use super::lifecycle::subscriber;
+use super::publish::Publisher;
+use super::{Promise, Shard};
+
+/// Topic aliases a client may set.
+pub const TOPIC_ALIASES_MAX: u16 = 32;
+
+/// What came of a piece of input.
+#[derive(Debug)]
+pub struct Consumed {
+    /// Bytes of whole packets.
+    pub bytes: usize,
+    /// No more is taken before the journal has caught up; the task is woken then.
+    pub stalled: bool,
+}
+
+type Handled = Result<(), Close>;
+
+impl Shard {
+    /// Handles every whole packet at the front of `input`, from the client of this link.
+    pub fn receive(&mut self, slot: u32, link: u64, input: &[u8]) -> Consumed {
+        let mut consumed = Consumed { bytes: 0, stalled: false };
+        let Some(version) = self.linked(slot, link).and_then(|s| s.link.as_ref()).map(|l| l.version) else {
+            return Consumed { bytes: input.len(), stalled: true };
+        };
+        let packet_max = self.config.max_packet_size;
+        while consumed.bytes < input.len() {
+            if self.stall(slot, link) {
+                consumed.stalled = true;
+                break;
+            }
+            let handled = match frame(&input[consumed.bytes..], packet_max) {
+                Ok(None) => break,
+                Ok(Some(found)) => {
+                    consumed.bytes += found.length;
+                    Packet::decode(&found, version)
+                        .map_err(fault)
+                        .and_then(|packet| self.handle(slot, version, &packet))
+                }
+                Err(error) => Err(fault(error)),
+            };
+            if let Err(close) = handled {
+                if let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) {
+                    link.close(close);
+                }
+                return Consumed { bytes: input.len(), stalled: true };
+            }
+        }
+        if let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) {
+            link.heard_s = self.now.unix_s.into();
+        }
+        consumed
+    }
+
+    fn handle(&mut self, slot: u32, version: Version, packet: &Packet<'_>) -> Handled {
+        match packet {
+            Packet::Publish(publish) => self.publish(slot, publish),
+            Packet::Ack(ack) => self.client_acknowledged(slot, ack),
+            Packet::Subscribe(subscribe) => self.subscribe(slot, version, subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(slot, version, unsubscribe),
+            Packet::PingReq => {
+                if let Some(link) = self.sessions[slot as usize].link.as_mut() {
+                    encode_pingresp(&mut link.outbox);
+                }
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => self.disconnect(slot, disconnect),
+            Packet::Auth(_) => {
+                Err(Close::Fault(ReasonCode::ProtocolError, "AUTH without an authentication method".into()))
+            }
+        }
+    }
+
+    fn publish(&mut self, slot: u32, publish: &Publish<'_>) -> Handled {
+        let alias = self.resolve_alias(slot, publish)?;
+        let topic = alias.as_deref().unwrap_or(publish.topic);
+        let session = &mut self.sessions[slot as usize];
+        let me = session.me.clone();
+        match publish.qos {
+            QoS::AtMostOnce => self.counts.received_qos0 += 1,
+            QoS::AtLeastOnce => self.counts.received_qos1 += 1,
+            QoS::ExactlyOnce => {
+                self.counts.received_qos2 += 1;
+                if session.inbound.contains_key(&publish.packet_id) {
+                    // S4: a repeat waits for the same commit; it is not appended again.
+                    let ticket = Some(self.lane.submitted());
+                    self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
+                    return Ok(());
+                }
+            }
+        }
+        if let Some(refused) = refuse_topic(topic) {
+            return self.refuse(slot, publish, refused);
+        }
+        let now_s = self.now.unix_s;
+        let user = self.sessions[slot as usize].user.clone();
+        let properties = publish.properties.forwardable();
+        let message = Message {
+            topic,
+            qos: publish.qos,
+            retain: publish.retain,
+            properties: &properties,
+            // Never 0, which means never.
+            expires_s: publish.properties.message_expiry_s.map_or(0, |s| now_s.saturating_add(s).max(1)),
+            payload: publish.payload,
+            publisher: me.id,
+        };
+        let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
+        match publish.qos {
+            QoS::AtMostOnce => {
+                self.route(&message, from, &[]);
+            }
+            QoS::AtLeastOnce => {
+                let ticket = self.route(&message, from, &[]);
+                self.acknowledge(slot, AckKind::PubAck, publish.packet_id, ticket);
+            }
+            QoS::ExactlyOnce => {
+                let key = store::inbound_key(me.id, publish.packet_id);
+                let received = [Change::Put(store::INBOUND, &key, &[])];
+                let ticket = self.route(&message, from, if me.durable { &received } else { &[] });
+                let session = &mut self.sessions[slot as usize];
+                session.inbound.insert(publish.packet_id, ticket.unwrap_or(0));
+                self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
+            }
+        }
+        Ok(())
+    }
+
+    /// 5.0's topic alias: the name it stands for, when the packet has none.
+    fn resolve_alias(&mut self, slot: u32, publish: &Publish<'_>) -> Result<Option<Box<str>>, Close> {
+        let Some(alias) = publish.properties.topic_alias else { return Ok(None) };
+        let Some(link) = self.sessions[slot as usize].link.as_mut() else { return Ok(None) };
+        if alias > TOPIC_ALIASES_MAX {
+            let what = format!("topic alias {alias}, at most {TOPIC_ALIASES_MAX} were offered [MQTT-3.3.2-9]");
+            return Err(Close::Fault(ReasonCode::TopicAliasInvalid, what));
+        }
+        if !publish.topic.is_empty() {
+            link.aliases.insert(alias, publish.topic.into());
+            return Ok(None);
+        }
+        match link.aliases.get(&alias) {
+            Some(topic) => Ok(Some(topic.clone())),
+            None => Err(Close::Fault(ReasonCode::ProtocolError, format!("topic alias {alias} was never set"))),
+        }
+    }
+
+    /// Does not take a message: in 5.0 its acknowledgement says so; before, it is acknowledged all the same,
+    /// for there is no other answer but to close.
+    fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) -> Handled {
+        let kind = match publish.qos {
+            QoS::AtMostOnce => return Ok(()),
+            QoS::AtLeastOnce => AckKind::PubAck,
+            QoS::ExactlyOnce => AckKind::PubRec,
+        };
+        let Some(link) = self.sessions[slot as usize].link.as_ref() else { return Ok(()) };
+        let reason = if link.version == Version::V5 { reason } else { ReasonCode::Success };
+        let mut packet = Vec::new();
+        encode_ack(&mut packet, link.version, Ack { kind, packet_id: publish.packet_id, reason }, None);
+        let ticket = self.lane.submitted();
+        self.hold(slot, ticket, Promise::Packet(packet.into()));
+        self.schedule_turn();
+        Ok(())
+    }
+
+    /// PUBACK, PUBREC and PUBCOMP for what we sent; PUBREL for what the client sent.
+    fn client_acknowledged(&mut self, slot: u32, ack: &Ack) -> Handled {
+        if ack.kind == AckKind::PubRel {
+            self.released(slot, ack.packet_id);
+            return Ok(());
+        }
+        let session = &mut self.sessions[slot as usize];
+        let failed = ack.reason.is_error();
+        match &mut session.out {
+            Out::Window(window) => {
+                let acked = window.acknowledge(ack.packet_id, ack.kind, failed);
+                self.answer(slot, ack, acked, None);
+            }
+            Out::Queue(queue) => {
+                let known = queue.is_released(ack.packet_id);
+                let (acked, sequence) = queue.acknowledge(ack.packet_id, ack.kind, failed);
+                session.me.set_queued(queue.len());
+                let ticket = match acked {
+                    Acked::Unknown => None,
+                    // The first PUBREL left after its commit, or waits for it; so does this one.
+                    Acked::Release if known => Some(self.lane.submitted()),
+                    Acked::Release | Acked::Done => {
+                        let id = session.me.id;
+                        let mut operation = self.lane.begin();
+                        operation.change(match acked {
+                            Acked::Release => Change::Release(id, sequence),
+                            _ => Change::Remove(id, sequence),
+                        });
+                        let ticket = operation.submit();
+                        queue.note_removals(ticket);
+                        self.schedule_turn();
+                        Some(ticket)
+                    }
+                };
+                self.answer(slot, ack, acked, ticket);
+            }
+        }
+        self.pump(slot);
+        Ok(())
+    }
+
+    /// PUBREC is answered by PUBREL, once that is durable (J6); a wrong one in 5.0 by saying so.
+    fn answer(&mut self, slot: u32, ack: &Ack, acked: Acked, ticket: Option<u64>) {
+        if ack.kind != AckKind::PubRec || acked == Acked::Done {
+            return;
+        }
+        if acked == Acked::Release {
+            return self.acknowledge(slot, AckKind::PubRel, ack.packet_id, ticket);
+        }
+        self.not_found(slot, AckKind::PubRel, ack.packet_id);
+    }
+
+    /// The client will not repeat a QoS 2 message any more; its identifier is free once that is durable (S4).
+    fn released(&mut self, slot: u32, packet_id: u16) {
+        let session = &mut self.sessions[slot as usize];
+        if session.inbound.remove(&packet_id).is_none() {
+            return self.not_found(slot, AckKind::PubComp, packet_id);
+        }
+        let mut ticket = None;
+        if session.me.durable {
+            let key = store::inbound_key(session.me.id, packet_id);
+            let mut operation = self.lane.begin();
+            operation.change(Change::Delete(store::INBOUND, &key));
+            ticket = Some(operation.submit());
+            self.schedule_turn();
+        }
+        self.acknowledge(slot, AckKind::PubComp, packet_id, ticket);
+    }
+
+    fn not_found(&mut self, slot: u32, kind: AckKind, packet_id: u16) {
+        let Some(link) = self.sessions[slot as usize].link.as_ref() else { return };
+        let mut packet = Vec::new();
+        let ack = Ack { kind, packet_id, reason: ReasonCode::PacketIdentifierNotFound };
+        encode_ack(&mut packet, link.version, ack, None);
+        let ticket = self.lane.submitted();
+        self.hold(slot, ticket, Promise::Packet(packet.into()));
+        self.schedule_turn();
+    }
+
+    fn subscribe(&mut self, slot: u32, version: Version, subscribe: &Subscribe<'_>) -> Handled {
+        let mut reasons = Vec::new();
+        let mut wanted = Vec::new();
+        let mut operation = None;
+        for subscription in subscribe.subscriptions {
+            let filter = subscription.filter;
+            if filter.split('/').count() > limits::TOPIC_LEVELS_MAX {
+                reasons.push(ReasonCode::TopicFilterInvalid);
+                continue;
+            }
+            reasons.push(match subscription.qos {
+                QoS::AtMostOnce => ReasonCode::Success,
+                QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+                QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+            });
+            let options = Options {
+                qos: subscription.qos,
+                no_local: subscription.no_local,
+                retain_as_published: subscription.retain_as_published,
+                id: subscribe.subscription_id,
+            };
+            let session = &mut self.sessions[slot as usize];
+            let me = session.me.clone();
+            let fresh = session.subscriptions.insert(filter.into(), options).is_none();
+            if me.durable {
+                let key = store::subscription_key(me.id, filter);
+                let value = store::encode_options(&options);
+                let operation = operation.get_or_insert_with(|| self.lane.begin());
+                operation.change(Change::Put(store::SUBSCRIPTIONS, &key, &value));
+            }
+            self.router.subscribe(filter, subscriber(&me, &options), fresh);
+            let retained = match subscription.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => fresh,
+                RetainHandling::DoNotSend => false,
+            };
+            if retained && !filter.starts_with("$share/") {
+                wanted.push((filter, options));
+            }
+        }
+        let ticket = operation.map(|operation| operation.submit());
+        let mut packet = Vec::new();
+        encode_suback(&mut packet, version, subscribe.packet_id, reasons);
+        self.promise(slot, packet, ticket);
+        for (filter, options) in wanted {
+            for kept in self.router.retained.matching(filter, self.now.unix_s) {
+                self.deliver_retained(slot, &kept, options.qos, options.id);
+            }
+        }
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, slot: u32, version: Version, unsubscribe: &Unsubscribe<'_>) -> Handled {
+        let mut reasons = Vec::new();
+        let mut operation = None;
+        for filter in unsubscribe.filters {
+            let session = &mut self.sessions[slot as usize];
+            let id = session.me.id;
+            if session.subscriptions.remove(filter).is_none() {
+                reasons.push(ReasonCode::NoSubscriptionExisted);
+                continue;
+            }
+            reasons.push(ReasonCode::Success);
+            self.router.unsubscribe(std::iter::once(filter), id);
+            if session.me.durable {
+                let operation = operation.get_or_insert_with(|| self.lane.begin());
+                operation.change(Change::Delete(store::SUBSCRIPTIONS, &store::subscription_key(id, filter)));
+            }
+        }
+        let ticket = operation.map(|operation| operation.submit());
+        let mut packet = Vec::new();
+        encode_unsuback(&mut packet, version, unsubscribe.packet_id, reasons);
+        self.promise(slot, packet, ticket);
+        Ok(())
+    }
+
+    /// Sends a packet now, or when `ticket` is durable.
+    fn promise(&mut self, slot: u32, packet: Vec<u8>, ticket: Option<u64>) {
+        match (ticket, self.sessions[slot as usize].link.as_mut()) {
+            (Some(ticket), _) => {
+                self.hold(slot, ticket, Promise::Packet(packet.into()));
+                self.schedule_turn();
+            }
+            (None, Some(link)) => link.outbox.extend_from_slice(&packet),
+            (None, None) => {}
+        }
+    }
+
+    fn disconnect(&mut self, slot: u32, disconnect: &Disconnect) -> Handled {
+        let session = &mut self.sessions[slot as usize];
+        if let Some(expiry_s) = disconnect.session_expiry_s {
+            if session.expiry_s == 0 && expiry_s > 0 {
+                let what = "DISCONNECT sets a session expiry where CONNECT had none [MQTT-3.14.2-2]";
+                return Err(Close::Fault(ReasonCode::ProtocolError, what.into()));
+            }
+            session.expiry_s = expiry_s;
+        }
+        // Anything but a normal disconnection leaves the will standing [MQTT-3.14.4-3].
+        Err(Close::ByClient { with_will: disconnect.reason != ReasonCode::Success })
+    }
+}
+
+fn fault(error: DecodeError) -> Close {
+    Close::Fault(error.reason(), error.to_string())
+}
+
+/// Why a topic may not be published to, if so.
+fn refuse_topic(topic: &str) -> Option<ReasonCode> {
+    if topic.starts_with("$SYS/") {
+        return Some(ReasonCode::NotAuthorized);
+    }
+    (topic.bytes().filter(|byte| *byte == b'/').count() >= limits::TOPIC_LEVELS_MAX)
+        .then_some(ReasonCode::TopicNameInvalid)
+}

@@ -1,0 +1,529 @@
+//! A message comes in and goes everywhere it has to: to connected sessions at once, into the journal for
+//! queues and log. The hot path.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bridge::state::{Change, Entry, Pointer};
+use bridge::{Fetched, ReadError, Target as Enqueued, Ticket, batch};
+use smallvec::SmallVec;
+
+use crate::codec::{Ack, AckKind, OutgoingPublish, QoS, ReasonCode, Version, encode_ack};
+use crate::limits;
+use crate::mapping::{Origin, partition_of};
+use crate::message::Message;
+use crate::router::retained::Retained;
+use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
+use crate::session::queue::Next;
+use crate::session::window::Waiting;
+use crate::session::{Link, Out, Tag};
+use crate::store;
+
+use super::Shard;
+
+/// Messages for the sessions of another shard, in order, with their bytes in one piece.
+#[derive(Default)]
+pub struct Burst {
+    bytes: Vec<u8>,
+    items: Vec<Item>,
+}
+
+struct Item {
+    to: To,
+    topic: Range<usize>,
+    properties: Range<usize>,
+    payload: Range<usize>,
+    qos: QoS,
+    retain: bool,
+    expires_s: u32,
+    publisher: u64,
+}
+
+enum To {
+    /// Everyone on the shard in this set.
+    Set(Arc<MatchSet>),
+    /// The member whose turn it was.
+    Picked(Box<Target>),
+}
+
+impl Burst {
+    /// Nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    fn push(&mut self, to: To, message: &Message<'_>) {
+        let mut put = |bytes: &[u8]| {
+            let start = self.bytes.len();
+            self.bytes.extend_from_slice(bytes);
+            start..self.bytes.len()
+        };
+        let (topic, properties, payload) =
+            (put(message.topic.as_bytes()), put(message.properties), put(message.payload));
+        let Message { qos, retain, expires_s, publisher, .. } = *message;
+        self.items.push(Item { to, topic, properties, payload, qos, retain, expires_s, publisher });
+    }
+
+    fn message(&self, item: &Item) -> Message<'_> {
+        Message {
+            // It was a &str when it was put in.
+            topic: std::str::from_utf8(&self.bytes[item.topic.clone()]).unwrap_or_default(),
+            qos: item.qos,
+            retain: item.retain,
+            properties: &self.bytes[item.properties.clone()],
+            expires_s: item.expires_s,
+            payload: &self.bytes[item.payload.clone()],
+            publisher: item.publisher,
+        }
+    }
+}
+
+/// The last encoding of the message in hand: many subscribers take the same bytes.
+#[derive(Default)]
+pub struct Scratch {
+    bytes: Vec<u8>,
+    packet_id_at: usize,
+    form: Option<Form>,
+    /// Queues to be read from the disk: (slot, what, session).
+    pub cold: Vec<(u32, Pointer, u64)>,
+}
+
+/// Everything that makes one subscriber's PUBLISH differ from another's but the packet identifier.
+#[derive(PartialEq)]
+struct Form {
+    v5: bool,
+    qos: QoS,
+    retain: bool,
+    ids: SmallVec<[u32; 2]>,
+}
+
+impl Scratch {
+    /// The PUBLISH in this form, with packet identifier 1 above QoS 0, and where that stands.
+    fn encode(&mut self, message: &Message<'_>, version: Version, how: &How<'_>, now_s: u32) -> (&[u8], usize) {
+        let v5 = version == Version::V5;
+        let ids = if v5 { how.ids } else { &[] };
+        let same =
+            |form: &Form| form.v5 == v5 && form.qos == how.qos && form.retain == how.retain && form.ids[..] == *ids;
+        if !self.form.as_ref().is_some_and(same) {
+            self.bytes.clear();
+            let outgoing = outgoing(message, how, 1, now_s);
+            self.packet_id_at = outgoing.encode(&mut self.bytes, version).unwrap_or(0);
+            self.form = Some(Form { v5, qos: how.qos, retain: how.retain, ids: ids.into() });
+        }
+        (&self.bytes, self.packet_id_at)
+    }
+}
+
+/// How one subscriber gets a message.
+struct How<'a> {
+    qos: QoS,
+    retain: bool,
+    ids: &'a [u32],
+}
+
+fn outgoing<'a>(message: &Message<'a>, how: &How<'a>, packet_id: u16, now_s: u32) -> OutgoingPublish<'a> {
+    OutgoingPublish {
+        dup: false,
+        qos: how.qos,
+        retain: how.retain,
+        topic: message.topic,
+        packet_id,
+        properties: message.properties,
+        message_expiry_s: (message.expires_s != 0).then(|| message.expires_s.saturating_sub(now_s)),
+        topic_alias: None,
+        subscription_ids: how.ids,
+        payload: message.payload,
+    }
+}
+
+/// Who published, for the log.
+#[derive(Clone, Copy)]
+pub struct Publisher<'a> {
+    /// Client id.
+    pub client_id: &'a str,
+    /// User name.
+    pub user: Option<&'a str>,
+}
+
+impl Shard {
+    /// Sends a message everywhere. `also` are changes that have to be in the same frame. The ticket of that
+    /// frame, when there is one.
+    pub fn route(&mut self, message: &Message<'_>, from: Publisher<'_>, also: &[Change<'_>]) -> Option<Ticket> {
+        if message.retain {
+            self.keep_retained(message, from);
+        }
+        let set = self.matches(message.topic);
+        self.scratch.form = None;
+        for target in &set.direct[self.index] {
+            self.deliver(target, message);
+        }
+        for (shard, targets) in set.direct.iter().enumerate() {
+            if shard != self.index && !targets.is_empty() {
+                self.bursts[shard].push(To::Set(set.clone()), message);
+                self.schedule_turn();
+            }
+        }
+        if set.log.is_none() && set.queued.is_empty() && set.shared.is_empty() && also.is_empty() && !message.retain {
+            return None;
+        }
+        let picked = self.deliver_shared(&set, message);
+        self.journal(&set, &picked, message, from, also)
+    }
+
+    /// Everyone who gets a topic's messages, worked out once.
+    fn matches(&mut self, topic: &str) -> Arc<MatchSet> {
+        let generation = self.router.generation();
+        if self.cache_generation != generation || self.cache.len() >= limits::MATCH_CACHE_TOPICS_MAX {
+            self.cache.clear();
+            self.cache_generation = generation;
+        }
+        if let Some(set) = self.cache.get(topic) {
+            return set.clone();
+        }
+        let set = Arc::new(self.router.resolve(topic));
+        self.cache.insert(topic.into(), set.clone());
+        set
+    }
+
+    /// Gives one member of each shared group its copy; those that go through a queue are returned.
+    fn deliver_shared(&mut self, set: &MatchSet, message: &Message<'_>) -> SmallVec<[QueueTarget; 2]> {
+        let mut queued = SmallVec::new();
+        for member in set.shared.iter().filter_map(|group| group.pick()) {
+            if member.session.durable && message.qos.min(member.qos) > QoS::AtMostOnce {
+                queued.push(picked_queue(&member));
+            } else if member.session.shard == self.index {
+                self.deliver(&picked(&member), message);
+            } else {
+                self.bursts[member.session.shard].push(To::Picked(Box::new(picked(&member))), message);
+                self.schedule_turn();
+            }
+        }
+        queued
+    }
+
+    /// Puts a message to one session of this shard on its way, unless it goes through the journal.
+    fn deliver(&mut self, target: &Target, message: &Message<'_>) {
+        let qos = message.qos.min(target.qos);
+        if (target.durable && qos > QoS::AtMostOnce) || (target.no_local && target.session == message.publisher) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(target.slot as usize) else { return };
+        if session.me.id != target.session {
+            return;
+        }
+        let Some(link) = session.link.as_mut().filter(|link| link.ready && link.closing.is_none()) else { return };
+        let how = How { qos, retain: message.retain && target.retain_as_published, ids: &target.ids };
+        let (packet, packet_id_at) = self.scratch.encode(message, link.version, &how, self.now.unix_s);
+        if packet.len() > link.packet_bytes_max {
+            self.counts.dropped_too_large += 1;
+            return;
+        }
+        if link.outbox.capacity() == 0
+            && let Some(buffer) = self.spare_buffers.pop()
+        {
+            link.outbox = buffer;
+        }
+        if qos == QoS::AtMostOnce {
+            if link.backlog_bytes() > limits::OUTBOX_QOS0_BYTES_MAX {
+                self.counts.dropped_slow += 1;
+                return;
+            }
+            link.outbox.extend_from_slice(packet);
+            self.counts.sent_qos0 += 1;
+        } else {
+            let Out::Window(window) = &mut session.out else { return };
+            let (waiting, waiting_bytes) = window.waiting();
+            if waiting == 0 && window.is_open() && link.backlog_bytes() <= limits::OUTBOX_BYTES_MAX {
+                let packet_id = window.send(qos);
+                append_with_id(&mut link.outbox, packet, packet_id_at, packet_id);
+                self.counts.sent_qos12 += 1;
+            } else if waiting < self.config.max_queued_messages
+                && waiting_bytes + packet.len() <= self.config.max_queued_bytes
+            {
+                window.wait(Waiting { packet: packet.into(), packet_id_at, qos, expires_s: message.expires_s });
+            } else {
+                self.counts.dropped_queue_full += 1;
+                return;
+            }
+            session.me.set_open(window.is_open());
+        }
+        link.wake();
+    }
+
+    /// What other shards sent.
+    pub(super) fn take_burst(&mut self, burst: &Burst) {
+        for item in &burst.items {
+            let message = burst.message(item);
+            self.scratch.form = None;
+            match &item.to {
+                To::Set(set) => set.direct[self.index].iter().for_each(|target| self.deliver(target, &message)),
+                To::Picked(target) => self.deliver(target, &message),
+            }
+        }
+    }
+
+    /// One operation: the record, pointers to it, and what else belongs in its frame.
+    fn journal(
+        &mut self,
+        set: &MatchSet,
+        picked: &[QueueTarget],
+        message: &Message<'_>,
+        from: Publisher<'_>,
+        also: &[Change<'_>],
+    ) -> Option<Ticket> {
+        let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
+        if message.qos > QoS::AtMostOnce {
+            for target in set.queued.iter().chain(picked) {
+                if target.no_local && target.session.id == message.publisher {
+                    continue;
+                }
+                if target.session.queued() >= self.config.max_queued_messages {
+                    self.counts.dropped_queue_full += 1;
+                    continue;
+                }
+                let retain = message.retain && target.retain_as_published;
+                let tag = Tag::new(message.qos.min(target.qos), retain, target.id).0;
+                targets.push(Enqueued { queue: target.session.id, tag, expires_s: message.expires_s });
+            }
+        }
+        let retained = message.retain.then(|| self.retained_change(message, from));
+        if set.log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() {
+            return None;
+        }
+        let now = self.now;
+        let mut operation = self.lane.begin();
+        if let Some(log) = &set.log {
+            let rule = &self.router.rules[log.rule].rule;
+            let null = rule.empty_as_null && message.payload.is_empty();
+            let mut rendered = Vec::new();
+            let (key, partition) = match &log.fixed {
+                Some((key, partition)) => (&key[..], *partition),
+                None => {
+                    let origin = Origin { topic: message.topic, client_id: from.client_id, user: from.user };
+                    let properties = crate::codec::PublishProperties::parse(message.properties).unwrap_or_default();
+                    rule.key(&mut rendered, origin, properties.user_properties());
+                    (&rendered[..], partition_of(&rendered, log.partitions))
+                }
+            };
+            operation.append((log.topic, partition), now.unix_ms, targets.into_iter(), |out| {
+                message.encode_record(out, key, from.client_id, null, now.unix_s);
+            });
+            self.counts.appended += 1;
+        } else if !targets.is_empty() {
+            operation.append(self.bridge.hidden(), now.unix_ms, targets.into_iter(), |out| {
+                message.encode_record(out, message.topic.as_bytes(), from.client_id, false, now.unix_s);
+            });
+        }
+        if let Some(value) = &retained {
+            operation.change(match value {
+                Some(value) => Change::Put(store::RETAINED, message.topic.as_bytes(), value),
+                None => Change::Delete(store::RETAINED, message.topic.as_bytes()),
+            });
+        }
+        also.iter().for_each(|change| operation.change(*change));
+        let ticket = operation.submit();
+        self.schedule_turn();
+        Some(ticket)
+    }
+
+    /// S5: before the subscriptions are looked at.
+    fn keep_retained(&self, message: &Message<'_>, from: Publisher<'_>) {
+        match message.payload.is_empty() {
+            true => {
+                self.router.retained.remove(message.topic);
+            }
+            false => self.router.retained.set(retained(message, from)),
+        }
+    }
+
+    fn retained_change(&self, message: &Message<'_>, from: Publisher<'_>) -> Option<Vec<u8>> {
+        (!message.payload.is_empty()).then(|| store::encode_retained(&retained(message, from)))
+    }
+
+    /// Sends one retained message to a session that subscribed; through its queue at QoS 1 and 2 when it is
+    /// durable (S5).
+    pub(super) fn deliver_retained(&mut self, slot: u32, kept: &Retained, granted: QoS, id: Option<u32>) {
+        let message = Message {
+            topic: &kept.topic,
+            qos: kept.qos,
+            retain: true,
+            properties: &kept.properties,
+            expires_s: kept.expires_s,
+            payload: &kept.payload,
+            publisher: 0,
+        };
+        let Some(session) = self.sessions.get(slot as usize) else { return };
+        let me = session.me.clone();
+        let qos = kept.qos.min(granted);
+        if me.durable && qos > QoS::AtMostOnce {
+            let tag = Tag::new(qos, true, id.unwrap_or(0)).0;
+            let target = Enqueued { queue: me.id, tag, expires_s: kept.expires_s };
+            let now = self.now;
+            let mut operation = self.lane.begin();
+            operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
+                message.encode_record(out, kept.topic.as_bytes(), &kept.client_id, false, now.unix_s);
+            });
+            operation.submit();
+            return self.schedule_turn();
+        }
+        let target = Target {
+            slot,
+            session: me.id,
+            qos: granted,
+            durable: me.durable,
+            no_local: false,
+            retain_as_published: true,
+            ids: id.into_iter().collect(),
+        };
+        self.scratch.form = None;
+        self.deliver(&target, &message);
+    }
+
+    /// Sends what may be sent now to a client whose window, outbox or queue changed.
+    pub fn pump(&mut self, slot: u32) {
+        loop {
+            let durable = self.lane.durable();
+            let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+            let Some(link) = session.link.as_mut().filter(|link| link.ready && link.closing.is_none()) else { return };
+            if session.cold || link.backlog_bytes() > limits::OUTBOX_BYTES_MAX {
+                return;
+            }
+            match &mut session.out {
+                Out::Window(window) => {
+                    let Some(next) = window.next_waiting() else { return session.me.set_open(window.is_open()) };
+                    if crate::session::now_before(next.expires_s, self.now.unix_s) {
+                        self.counts.dropped_expired += 1;
+                        continue;
+                    }
+                    let packet_id = window.send(next.qos);
+                    append_with_id(&mut link.outbox, &next.packet, next.packet_id_at, packet_id);
+                    self.counts.sent_qos12 += 1;
+                    link.wake();
+                }
+                Out::Queue(queue) => match queue.next(durable, self.now.unix_s) {
+                    None => return session.me.set_open(queue.is_open()),
+                    Some(Next::Release(packet_id)) => {
+                        queue.sent();
+                        let ack = Ack { kind: AckKind::PubRel, packet_id, reason: ReasonCode::Success };
+                        encode_ack(&mut link.outbox, link.version, ack, None);
+                        link.wake();
+                    }
+                    Some(Next::Expired) => {
+                        self.counts.dropped_expired += 1;
+                        self.give_up(slot);
+                    }
+                    Some(Next::Publish { packet_id, entry, dup }) => {
+                        if !self.send_from_log(slot, packet_id, &entry, dup) {
+                            return;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Drops the next entry of a queue, and says so in the journal.
+    fn give_up(&mut self, slot: u32) {
+        let session = &mut self.sessions[slot as usize];
+        let Out::Queue(queue) = &mut session.out else { return };
+        let sequence = queue.drop_next();
+        session.me.set_queued(queue.len());
+        let mut operation = self.lane.begin();
+        operation.change(Change::Remove(session.me.id, sequence));
+        queue.note_removals(operation.submit());
+        self.schedule_turn();
+    }
+
+    /// Sends a queue's entry from the log; whether to go on with the next.
+    fn send_from_log(&mut self, slot: u32, packet_id: u16, entry: &Entry, dup: bool) -> bool {
+        // The reader leaves the shard while a record borrowed from it is sent.
+        let mut reader = std::mem::replace(&mut self.reader, self.bridge.reader());
+        let more = match reader.get(&entry.pointer) {
+            Ok(Fetched::Record(record)) => {
+                self.send_entry(slot, packet_id, entry, dup, &record);
+                true
+            }
+            Ok(Fetched::Cold) => {
+                let session = &mut self.sessions[slot as usize];
+                session.cold = true;
+                self.scratch.cold.push((slot, entry.pointer, session.me.id));
+                self.schedule_turn();
+                false
+            }
+            Ok(Fetched::Gone) => {
+                tracing::error!(pointer = ?entry.pointer, "a queued message is not in the log any more");
+                self.counts.dropped_unreadable += 1;
+                self.give_up(slot);
+                true
+            }
+            Err(error) => {
+                self.unreadable(slot, &error);
+                false
+            }
+        };
+        self.reader = reader;
+        more
+    }
+
+    /// A queue's next message cannot be read: it is left out, and said so.
+    pub(super) fn unreadable(&mut self, slot: u32, error: &ReadError) {
+        tracing::error!(%error, "a queued message cannot be read");
+        self.counts.dropped_unreadable += 1;
+        self.give_up(slot);
+    }
+
+    /// Sends the record of a queue's next entry, or drops it when the client does not take its size.
+    pub(super) fn send_entry(
+        &mut self,
+        slot: u32,
+        packet_id: u16,
+        entry: &Entry,
+        dup: bool,
+        record: &batch::Record<'_>,
+    ) {
+        let Some(message) = Message::from_record(record, &mut self.record_scratch) else {
+            self.counts.dropped_unreadable += 1;
+            return self.give_up(slot);
+        };
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+        let (Some(link), Out::Queue(queue)) = (session.link.as_mut(), &mut session.out) else { return };
+        let tag = Tag(entry.tag);
+        let id = tag.id();
+        let how = How { qos: tag.qos(), retain: tag.retain(), ids: id.as_slice() };
+        let message = Message { expires_s: entry.expires_s, ..message };
+        let outgoing = OutgoingPublish { dup, ..outgoing(&message, &how, packet_id, self.now.unix_s) };
+        if outgoing.encoded_length(link.version) > link.packet_bytes_max {
+            self.counts.dropped_too_large += 1;
+            return self.give_up(slot);
+        }
+        outgoing.encode(&mut link.outbox, link.version);
+        queue.sent();
+        session.me.set_open(queue.is_open());
+        self.counts.sent_qos12 += 1;
+        link.wake();
+    }
+}
+
+impl Link {
+    /// Whether more may be taken out of the client's queue once this much was written.
+    pub fn has_room(&self) -> bool {
+        self.backlog_bytes() <= limits::OUTBOX_BYTES_MAX
+    }
+}
+
+fn retained(message: &Message<'_>, from: Publisher<'_>) -> Retained {
+    Retained {
+        topic: message.topic.into(),
+        qos: message.qos,
+        properties: message.properties.into(),
+        payload: message.payload.into(),
+        expires_s: message.expires_s,
+        client_id: from.client_id.into(),
+    }
+}
+
+fn append_with_id(outbox: &mut Vec<u8>, packet: &[u8], packet_id_at: usize, packet_id: u16) {
+    let start = outbox.len();
+    outbox.extend_from_slice(packet);
+    outbox[start + packet_id_at..start + packet_id_at + 2].copy_from_slice(&packet_id.to_be_bytes());
+}

@@ -1,0 +1,210 @@
+//! Starts the shards with what recovery found, and stops them.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bridge::state::Change;
+use bridge::{Bridge, CreateTopicError};
+use parking_lot::Mutex;
+
+use crate::mapping::Rule;
+use crate::router::{Router, RuleTarget};
+use crate::session::Options;
+use crate::shard::{self, Job, Mail, Mailbox, RecoveredSession, Shard};
+use crate::stats::Counts;
+use crate::store::{self, Record};
+
+/// The broker's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Threads that own sessions; at least 1.
+    pub shards: usize,
+    /// Largest packet taken from a client, in bytes.
+    pub max_packet_size: u32,
+    /// Unacknowledged QoS 1 and 2 messages sent to a client.
+    pub max_inflight_messages: u16,
+    /// Unacknowledged QoS 1 and 2 messages taken from a client.
+    pub receive_maximum: u16,
+    /// Messages that wait for a client.
+    pub max_queued_messages: usize,
+    /// Bytes that wait for a connected client whose session ends with its connection.
+    pub max_queued_bytes: usize,
+    /// From accept to CONNECT.
+    pub connect_timeout: Duration,
+}
+
+/// Why the broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A rule's log topic cannot be made.
+    #[error("rule for {filter:?}: {error}")]
+    Topic {
+        /// The rule's filter.
+        filter: String,
+        /// Why.
+        error: CreateTopicError,
+    },
+    /// The log did not take the topics.
+    #[error(transparent)]
+    Journal(#[from] bridge::JournalFailed),
+    /// A thread or its runtime could not be made.
+    #[error("the operating system gives no thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A running broker.
+pub struct Broker {
+    mailboxes: Arc<[Mailbox]>,
+    router: Arc<Router>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Broker {
+    /// Restores sessions and retained messages and starts the shards. Rules are in order; none maps nothing.
+    pub fn start(config: Config, bridge: &Bridge, rules: Vec<Rule>) -> Result<Broker, StartError> {
+        let rules = open_topics(bridge, rules)?;
+        let router = Arc::new(Router::new(config.shards, rules));
+        for (topic, value) in bridge.take_recovered(store::RETAINED) {
+            match store::decode_retained(&topic, &value) {
+                Some(message) => router.retained.set(message),
+                None => tracing::error!("a stored retained message does not parse and is left out"),
+            }
+        }
+        let mut found = recovered_sessions(bridge, config.shards);
+        let config = Arc::new(config);
+        let mailboxes: Arc<[Mailbox]> = (0..config.shards).map(|_| Mailbox::new()).collect();
+        let mut threads = Vec::new();
+        let (ready, started) = mpsc::channel();
+        for index in (0..config.shards).rev() {
+            let sessions = found.pop().unwrap_or_default();
+            let (bridge, router, config) = (bridge.clone(), router.clone(), config.clone());
+            let (mailboxes, ready) = (mailboxes.clone(), ready.clone());
+            let run = move || {
+                let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                let mut shard = Shard::new(index, bridge, router, config, mailboxes);
+                sessions.into_iter().for_each(|session| shard.recover(session));
+                shard.recovered();
+                let shared = Rc::new(RefCell::new(shard));
+                let _ = ready.send(Ok(()));
+                tokio::task::LocalSet::new().block_on(&runtime, shard::run(shared));
+                runtime.shutdown_timeout(Duration::from_millis(100));
+            };
+            threads.push(thread::Builder::new().name(format!("shard-{index}")).spawn(run)?);
+        }
+        for _ in 0..threads.len() {
+            // PROOF: each thread sends once before it drops its sender.
+            started.recv().unwrap_or(Ok(()))?;
+        }
+        Ok(Broker { mailboxes, router, threads: Mutex::new(threads) })
+    }
+
+    /// Serves MQTT clients of a bound, non-blocking listener.
+    pub fn listen(&self, listener: TcpListener) {
+        self.mailboxes[0].send(Mail::Listen(listener));
+    }
+
+    /// Runs work on one of the shards' threads.
+    pub fn run_on(&self, shard: usize, job: Job) {
+        self.mailboxes[shard % self.mailboxes.len()].send(Mail::Job(job));
+    }
+
+    /// Acknowledges what was received, closes every client and ends the threads, as far as `deadline` lets.
+    pub fn stop(&self, deadline: Instant) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Stop));
+        let threads = self.threads.lock();
+        while !threads.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// The counts of all shards.
+    pub fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        self.mailboxes.iter().for_each(|mailbox| mailbox.shown.add_to(&mut sum));
+        sum
+    }
+
+    /// Subscriptions, retained messages and their bytes.
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        let (retained, bytes) = self.router.retained.size();
+        (self.router.subscriptions(), retained, bytes)
+    }
+}
+
+/// The log topic of each rule, made where it is not there yet.
+fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<RuleTarget>, StartError> {
+    let lane = bridge.lane();
+    let mut targets = Vec::new();
+    for rule in rules {
+        let topic = match bridge.topic(&rule.topic) {
+            Some(topic) => topic,
+            None => match bridge.create_topic(&lane, &rule.topic, rule.partitions, BTreeMap::new()) {
+                Ok((topic, _)) => topic,
+                Err(error) => return Err(StartError::Topic { filter: rule.filter().to_owned(), error }),
+            },
+        };
+        targets.push(RuleTarget { rule, topic });
+    }
+    while lane.durable() < lane.submitted() {
+        if let Some(failed) = lane.failure() {
+            return Err(failed.clone().into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(targets)
+}
+
+/// Sessions by the shard that is to have them. What belongs to no session is removed.
+fn recovered_sessions(bridge: &Bridge, shards: usize) -> Vec<Vec<RecoveredSession>> {
+    let mut subscriptions: HashMap<u64, Vec<(Box<str>, Options)>> = HashMap::new();
+    for (key, value) in bridge.take_recovered(store::SUBSCRIPTIONS) {
+        let parsed = store::split_key(&key).and_then(|(session, filter)| {
+            Some((session, std::str::from_utf8(filter).ok()?.into(), store::decode_options(&value)?))
+        });
+        match parsed {
+            Some((session, filter, options)) => subscriptions.entry(session).or_default().push((filter, options)),
+            None => tracing::error!("a stored subscription does not parse and is left out"),
+        }
+    }
+    let mut inbound: HashMap<u64, Vec<u16>> = HashMap::new();
+    for (key, _) in bridge.take_recovered(store::INBOUND) {
+        if let Some((session, id)) = store::split_key(&key)
+            && let Ok(id) = id.try_into().map(u16::from_be_bytes)
+        {
+            inbound.entry(session).or_default().push(id);
+        }
+    }
+    let mut queues = bridge.take_recovered_queues();
+    let mut found: Vec<Vec<RecoveredSession>> = (0..shards).map(|_| Vec::new()).collect();
+    for (key, value) in bridge.take_recovered(store::SESSIONS) {
+        let (Some((id, _)), Some(record)) = (store::split_key(&key), Record::decode(&value)) else {
+            tracing::error!("a stored session does not parse and is left out");
+            continue;
+        };
+        let shard = shard::shard_of(&record.client_id, shards);
+        found[shard].push(RecoveredSession {
+            id,
+            subscriptions: subscriptions.remove(&id).unwrap_or_default(),
+            inbound: inbound.remove(&id).unwrap_or_default(),
+            queue: queues.remove(&id).unwrap_or_default(),
+            record,
+        });
+    }
+    let lane = bridge.lane();
+    for queue in queues.keys() {
+        let mut operation = lane.begin();
+        operation.change(Change::Close(*queue));
+        operation.submit();
+    }
+    lane.flush();
+    found
+}

@@ -1,0 +1,157 @@
+//! The command line: a contract, scripts rely on it (see DESIGN, "Command line and configuration").
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+
+use crate::{
+    config::{Address, Flag},
+    logs,
+};
+
+/// MQTT in, a persistent partitioned log out: read it with any Kafka client.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the broker until SIGTERM or Ctrl-C
+    ///
+    /// Flags win over environment variables (MILLSTREAM__MQTT__TCP=127.0.0.1:1883), those over the
+    /// file, the file over the defaults. Without any of them: MQTT on 127.0.0.1:1883, Kafka on
+    /// 127.0.0.1:9092, health and metrics on 127.0.0.1:9180, data in ./millstream-data.
+    Serve(ServeArgs),
+    /// Check a configuration file and print what would run
+    ///
+    /// Exits 0 when `serve --config FILE` would accept it in this environment, else 1.
+    CheckConfig {
+        /// The TOML file to check
+        file: PathBuf,
+    },
+}
+
+/// Flags of `millstream serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// TOML file; examples/millstream.toml shows every key
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder for everything that must survive a restart
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Where to accept MQTT: host:port or off
+    #[arg(long, value_name = "ADDR")]
+    mqtt: Option<Address>,
+    /// Where to accept Kafka clients: host:port or off
+    #[arg(long, value_name = "ADDR")]
+    kafka: Option<Address>,
+    /// Where to answer /live, /ready and /metrics: host:port or off
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<Address>,
+    /// One line per event for people, or one JSON object per line
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
+    /// error, warn, info, debug, trace, or directives such as info,broker=debug
+    #[arg(long, value_name = "LEVEL", value_parser = level)]
+    log_level: Option<String>,
+}
+
+impl ServeArgs {
+    /// The flags that were given, as settings of the configuration.
+    pub fn flags(&self) -> Vec<Flag> {
+        let address = |address: &Option<Address>| address.as_ref().map(Address::to_string);
+        [
+            ("--data-dir", "data_dir", self.data_dir.clone()),
+            ("--mqtt", "mqtt.tcp", address(&self.mqtt)),
+            ("--kafka", "kafka.tcp", address(&self.kafka)),
+            ("--admin", "admin.http", address(&self.admin)),
+            ("--log-format", "log_format", self.log_format.clone()),
+            ("--log-level", "log_level", self.log_level.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(flag, key, value)| Some(Flag { flag, key, value: value? }))
+        .collect()
+    }
+}
+
+fn level(text: &str) -> Result<String, String> {
+    logs::check_level(text).map(|()| text.to_owned())
+}
+
+/// Prints help or version where they were asked for (exit 0), else the mistake in one line (exit 2).
+pub fn explain(error: &clap::Error) -> ExitCode {
+    let usage_error = ExitCode::from(2);
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            usage_error
+        }
+        _ => {
+            let line = one_line(&error.to_string());
+            let _ = writeln!(io::stderr(), "millstream: {line} (see millstream --help)");
+            usage_error
+        }
+    }
+}
+
+/// clap spreads a message over lines and adds usage; a script's log wants the message alone.
+fn one_line(rendered: &str) -> String {
+    let message = rendered.strip_prefix("error: ").unwrap_or(rendered);
+    message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_settings_and_absent_ones_do_not() {
+        let cli = Cli::try_parse_from(["millstream", "serve", "--mqtt", "off", "--data-dir", "/d"]).expect("valid");
+        let Command::Serve(args) = cli.command else { panic!("serve expected") };
+        let flags = args.flags();
+        let pairs: Vec<_> = flags.iter().map(|f| (f.flag, f.key, f.value.as_str())).collect();
+        assert_eq!(pairs, [("--data-dir", "data_dir", "/d"), ("--mqtt", "mqtt.tcp", "off")]);
+    }
+
+    #[test]
+    fn a_mistake_is_told_in_one_line() {
+        for args in [
+            vec!["millstream", "serve", "--mqtt", "1883"],
+            vec!["millstream", "serve", "--mqqt", "off"],
+            vec!["millstream", "serve", "--log-format", "xml"],
+            vec!["millstream", "serve", "--log-level", "inof"],
+            vec!["millstream", "check-config"],
+            vec!["millstream", "sevre"],
+        ] {
+            let error = Cli::try_parse_from(&args).expect_err("a mistake");
+            let line = one_line(&error.to_string());
+            assert!(!line.contains('\n') && !line.contains("Usage") && line.len() > 20, "{line}");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The configuration: flags over environment over file over defaults.
+//!
+//! [`Config::read`] is the one place that names every key with its default and range; the list of
+//! keys, what `check-config` prints and the check of the example file are derived from it.
+
+mod address;
+mod check;
+mod problem;
+mod reader;
+mod report;
+mod schema;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use bridge::Durability;
+
+pub use address::{Address, AddressError};
+pub use problem::Problems;
+pub use report::report;
+pub use sources::Flag;
+
+use crate::logs::{self, LogFormat};
+use reader::{Entry, Reader};
+use schema::Schema;
+use sources::Sources;
+
+/// More shards than this are not started.
+const SHARDS_MAX: u16 = 64;
+/// As Kafka's index files, which hold positions in 31 bits.
+const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
+/// The largest MQTT packet there is.
+const PACKET_BYTES_MAX: u32 = 268_435_460;
+/// A day.
+const INTERVAL_S_MAX: u32 = 86_400;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The folder for everything that must survive a restart.
+    pub data_dir: PathBuf,
+    /// When a commit counts as durable.
+    pub durability: Durability,
+    /// How long a commit may wait for company; 0: not at all.
+    pub commit_interval_ms: u32,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// A level or `EnvFilter` directives.
+    pub log_level: String,
+    /// As configured; see [`Config::shard_count`].
+    pub shards: u16,
+    /// The MQTT side.
+    pub mqtt: Mqtt,
+    /// The Kafka side.
+    pub kafka: Kafka,
+    /// The log between them.
+    pub bridge: Bridge,
+    /// Health and metrics.
+    pub admin: Admin,
+}
+
+/// Section `mqtt`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mqtt {
+    /// Plain TCP listener.
+    pub tcp: Address,
+    /// Clients without credentials on a listener others than this machine reach; loopback always lets them in.
+    pub allow_anonymous: bool,
+    /// Largest packet taken from a client, in bytes.
+    pub max_packet_size: u32,
+    /// QoS 1 and 2 messages sent to a client and not yet acknowledged by it.
+    pub max_inflight_messages: u16,
+    /// QoS 1 and 2 messages of a client not yet acknowledged by us.
+    pub receive_maximum: u16,
+    /// Messages queued for a session; beyond it new ones for it are dropped and counted.
+    pub max_queued_messages: u32,
+    /// Bytes waiting for a connected client that reads slowly; beyond it messages for it are dropped and counted.
+    pub max_queued_bytes: u64,
+    /// From accept to CONNECT.
+    pub connect_timeout_s: u32,
+}
+
+/// Section `kafka`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kafka {
+    /// Plain TCP listener.
+    pub tcp: Address,
+    /// Host and port told to clients; `None`: the listener's address, or for a wildcard the address the client came in on.
+    pub advertised: Option<(String, u16)>,
+    /// The broker id told to clients.
+    pub node_id: i32,
+    /// Does asking for a topic's metadata make it?
+    pub auto_create_topics_enable: bool,
+    /// Partitions of a topic made without saying how many.
+    pub num_partitions: u32,
+    /// How long the first rebalance of an empty group waits for more members.
+    pub group_initial_rebalance_delay_ms: u32,
+    /// Shortest session timeout a group member may ask for.
+    pub group_min_session_timeout_ms: u32,
+    /// Longest session timeout a group member may ask for.
+    pub group_max_session_timeout_ms: u32,
+    /// Largest record batch taken from a producer, in bytes.
+    pub message_max_bytes: u32,
+    /// As [`Mqtt::allow_anonymous`].
+    pub allow_anonymous: bool,
+}
+
+/// Section `bridge`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// False: nothing is mapped to the log; sessions stay durable.
+    pub enabled: bool,
+    /// A segment rolls when its next batch would pass this size.
+    pub segment_bytes: u64,
+    /// Journal bytes after which a checkpoint starts.
+    pub checkpoint_bytes: u64,
+    /// Time after which a checkpoint starts, when anything changed.
+    pub checkpoint_interval_s: u32,
+    /// First match wins. Never empty: without any there is one for everything.
+    pub rule: Vec<RuleConfig>,
+}
+
+/// One `[[bridge.rule]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleConfig {
+    /// MQTT topic filter.
+    pub filter: String,
+    /// Kafka topic.
+    pub topic: String,
+    /// Template of the record key.
+    pub key: String,
+    /// Partitions of the topic when it is made.
+    pub partitions: u32,
+    /// An empty payload becomes a null value, not an empty one.
+    pub empty_as_null: bool,
+}
+
+/// Section `admin`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// HTTP listener.
+    pub http: Address,
+}
+
+/// A configuration without faults, and where it is from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What to run.
+    pub config: Config,
+    /// Every setting, in the order of the example file; rules excluded.
+    entries: Vec<Entry>,
+}
+
+/// Reads and checks all there is to a configuration. On failure, every problem that could be found.
+pub fn load(
+    file: Option<&Path>,
+    variables: impl Iterator<Item = (OsString, OsString)>,
+    flags: Vec<Flag>,
+) -> Result<Loaded, Problems> {
+    let mut problems = Vec::new();
+    let sources = Sources::gather(file, variables, flags, &schema(), &mut problems);
+    // Each source alone first: a bad value is refused even where another source hides it.
+    for part in [sources.file_only(), sources.variables_only()] {
+        let mut reader = Reader::new(&part);
+        Config::read(&mut reader);
+        problems.append(&mut reader.problems);
+    }
+    let mut reader = Reader::new(&sources);
+    let config = Config::read(&mut reader);
+    config.check(&mut reader);
+    for problem in reader.problems {
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(Loaded { config, entries: reader.entries }),
+        false => Err(Problems(problems)),
+    }
+}
+
+fn schema() -> Schema {
+    let nothing = Sources::default();
+    let mut reader = Reader::new(&nothing);
+    Config::read(&mut reader);
+    RuleConfig::read(&mut reader, 0);
+    Schema::new(reader.entries.into_iter().map(|entry| entry.key).collect())
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::read(&mut Reader::new(&Sources::default()))
+    }
+}
+
+impl Config {
+    fn read(from: &mut Reader<'_>) -> Self {
+        Self {
+            data_dir: from.checked_text("data_dir", "./millstream-data", not_empty).into(),
+            durability: from.choice("durability", [("fsync", Durability::Fsync), ("os", Durability::Os)]),
+            commit_interval_ms: from.number("commit_interval_ms", 0, 0..=60_000),
+            log_format: from.choice("log_format", [("text", LogFormat::Text), ("json", LogFormat::Json)]),
+            log_level: from.checked_text("log_level", "info", logs::check_level),
+            shards: from.number("shards", 0, 0..=SHARDS_MAX),
+            mqtt: Mqtt::read(from),
+            kafka: Kafka::read(from),
+            bridge: Bridge::read(from),
+            admin: Admin { http: from.address("admin.http", 9180) },
+        }
+    }
+
+    /// Shards to run: as configured, or one per CPU this process may use.
+    pub fn shard_count(&self) -> u16 {
+        if self.shards > 0 {
+            return self.shards;
+        }
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        u16::try_from(cpus).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
+    }
+}
+
+impl Mqtt {
+    fn read(from: &mut Reader<'_>) -> Self {
+        Self {
+            tcp: from.address("mqtt.tcp", 1883),
+            allow_anonymous: from.boolean("mqtt.allow_anonymous", false),
+            max_packet_size: from.number("mqtt.max_packet_size", 1_048_576, 64..=PACKET_BYTES_MAX),
+            max_inflight_messages: from.number("mqtt.max_inflight_messages", 1000, 1..=u16::MAX),
+            receive_maximum: from.number("mqtt.receive_maximum", 1000, 1..=u16::MAX),
+            max_queued_messages: from.number("mqtt.max_queued_messages", 100_000, 1..=u32::MAX),
+            max_queued_bytes: from.number("mqtt.max_queued_bytes", 67_108_864, 1024..=1 << 40),
+            connect_timeout_s: from.number("mqtt.connect_timeout_s", 10, 1..=3600),
+        }
+    }
+}
+
+impl Kafka {
+    fn read(from: &mut Reader<'_>) -> Self {
+        Self {
+            tcp: from.address("kafka.tcp", 9092),
+            advertised: advertised(&from.checked_text("kafka.advertised", "", check_advertised)),
+            node_id: from.number("kafka.node_id", 1, 0..=i32::MAX),
+            auto_create_topics_enable: from.boolean("kafka.auto_create_topics_enable", true),
+            num_partitions: from.number("kafka.num_partitions", 4, 1..=10_000),
+            group_initial_rebalance_delay_ms: from.number("kafka.group_initial_rebalance_delay_ms", 200, 0..=300_000),
+            group_min_session_timeout_ms: from.number("kafka.group_min_session_timeout_ms", 6000, 1..=3_600_000),
+            group_max_session_timeout_ms: from.number("kafka.group_max_session_timeout_ms", 1_800_000, 1..=86_400_000),
+            message_max_bytes: from.number("kafka.message_max_bytes", 1_048_588, 1024..=104_857_600),
+            allow_anonymous: from.boolean("kafka.allow_anonymous", false),
+        }
+    }
+}
+
+impl Bridge {
+    fn read(from: &mut Reader<'_>) -> Self {
+        Self {
+            enabled: from.boolean("bridge.enabled", true),
+            segment_bytes: from.number("bridge.segment_bytes", 67_108_864, 65_536..=SEGMENT_BYTES_MAX),
+            checkpoint_bytes: from.number("bridge.checkpoint_bytes", 268_435_456, 1_048_576..=1 << 40),
+            checkpoint_interval_s: from.number("bridge.checkpoint_interval_s", 60, 1..=INTERVAL_S_MAX),
+            rule: match from.list_len("bridge.rule") {
+                0 => vec![RuleConfig::default()],
+                rules => (0..rules).map(|at| RuleConfig::read(from, at)).collect(),
+            },
+        }
+    }
+}
+
+impl RuleConfig {
+    fn read(from: &mut Reader<'_>, at: usize) -> Self {
+        let key = |name: &str| format!("bridge.rule[{at}].{name}");
+        Self {
+            filter: from.required_text(&key("filter")),
+            topic: from.required_text(&key("topic")),
+            key: from.text(&key("key"), "{topic}"),
+            partitions: from.number(&key("partitions"), 4, 1..=10_000),
+            empty_as_null: from.boolean(&key("empty_as_null"), false),
+        }
+    }
+}
+
+impl Default for RuleConfig {
+    /// Everything into one topic.
+    fn default() -> Self {
+        Self {
+            filter: "#".to_owned(),
+            topic: "mqtt".to_owned(),
+            key: "{topic}".to_owned(),
+            partitions: 4,
+            empty_as_null: false,
+        }
+    }
+}
+
+fn not_empty(text: &str) -> Result<(), String> {
+    match text {
+        "" => Err("must not be empty".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn check_advertised(text: &str) -> Result<(), String> {
+    let concrete = advertised(text)
+        .is_some_and(|(host, port)| port != 0 && !host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_unspecified()));
+    match text.is_empty() || concrete {
+        true => Ok(()),
+        false => Err("must be a host:port that clients can reach, or empty".to_owned()),
+    }
+}
+
+fn advertised(text: &str) -> Option<(String, u16)> {
+    match text.parse() {
+        Ok(Address::At { host, port }) => Some((host, port)),
+        _ => None,
+    }
+}

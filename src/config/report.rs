@@ -1,0 +1,64 @@
+//! What `check-config` prints.
+
+use std::path;
+
+use super::{Config, Loaded, reader::Entry};
+
+/// The effective configuration; what differs from its default is marked with `*`.
+pub fn report(loaded: &Loaded) -> String {
+    let mut out = String::from("This would run; lines marked * differ from the default.\n\n");
+    let mut section = "";
+    for entry in loaded.entries.iter().filter(|entry| !entry.key.contains('[')) {
+        let (of, name) = entry.key.rsplit_once('.').unwrap_or(("", &entry.key));
+        if of != section {
+            section = of;
+            out += &format!("\n  [{section}]\n");
+        }
+        out += &setting(name, entry);
+    }
+    out += &rules(&loaded.config);
+    out += &notes(&loaded.config);
+    out
+}
+
+fn setting(name: &str, entry: &Entry) -> String {
+    let Entry { value, default, place, .. } = entry;
+    match place {
+        Some(place) if value != default => {
+            format!("* {name} = {value}    ({place}; default {default})\n")
+        }
+        _ => format!("  {name} = {value}\n"),
+    }
+}
+
+fn rules(config: &Config) -> String {
+    if !config.bridge.enabled {
+        return "\n  Nothing is mapped to the log: bridge.enabled = false.\n".to_owned();
+    }
+    let mut out = String::from("\n  Rules, the first that matches wins:\n");
+    for (at, rule) in config.bridge.rule.iter().enumerate() {
+        let null = if rule.empty_as_null { ", empty payload as null" } else { "" };
+        out += &format!(
+            "  {:>3}. {:?} -> topic {:?}, key {:?}, partitions {}{null}\n",
+            at + 1,
+            rule.filter,
+            rule.topic,
+            rule.key,
+            rule.partitions,
+        );
+    }
+    out
+}
+
+fn notes(config: &Config) -> String {
+    let data_dir = path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let mut out = format!("\n  Data folder: {}\n", data_dir.display());
+    out += &format!("  Shards: {}\n", config.shard_count());
+    for warning in config.warnings() {
+        out += &format!("  Warning: {warning}\n");
+    }
+    if let Some(hint) = config.how_to_open() {
+        out += &format!("  Note: {hint}\n");
+    }
+    out
+}
