@@ -79,7 +79,7 @@ fn an_empty_client_id_needs_a_clean_session_in_3_1_1() {
 #[test]
 fn an_unknown_protocol_level_is_refused_by_its_code() {
     let broker = Broker::start();
-    let mut client = Client::bare(broker.mqtt(), Version::V311);
+    let mut client = Client::bare(broker.mqtt(), Version::V5);
     client.send(b"\x10\x0D\0\x04MQTT\x09\x02\0\x3C\0\x01a");
     // 0x01 is the refusal that every version reads, 0x84 that of 5.0; closing is enough, too.
     if let Ok(answer) = client.try_recv(support::PATIENCE) {
