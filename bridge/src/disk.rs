@@ -45,7 +45,7 @@ impl File {
     }
 
     /// Its size in bytes.
-    pub fn len(&self) -> Result<u64, DiskError> {
+    pub fn size(&self) -> Result<u64, DiskError> {
         Ok(self.file.metadata().map_err(failed("stat", &self.path))?.len())
     }
 

@@ -51,7 +51,7 @@ use producer::Producers;
 use state::Change;
 
 pub use journal::changes::WholeQueue as RecoveredQueue;
-pub use journal::lane::{Delivery, JournalFailed, Lane, Operation, ProduceSlot, Produced, Target, Ticket};
+pub use journal::lane::{Delivery, JournalFailed, KeyedChange, Lane, Operation, ProduceSlot, Produced, Target, Ticket};
 pub use journal::recovery::ReplayError;
 pub use keyed::LoadError;
 pub use log::{Partition, ReadError, Topic};
@@ -62,6 +62,9 @@ pub use state::Space;
 const UNAPPLIED_FRAMES_MAX: usize = 32;
 /// Name and id of the topic that holds what queues need and no rule maps.
 const HIDDEN: (&str, u32) = ("__mqtt", 6);
+
+/// A key of keyed state, without its space, and its value.
+pub type KeyValue = (Box<[u8]>, Box<[u8]>);
 
 /// When a commit counts as durable (J7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,7 +308,7 @@ impl Bridge {
     }
 
     /// Keyed state of one space as it was when the folder was opened: (key, value), handed out once.
-    pub fn take_recovered(&self, space: Space) -> Vec<(Box<[u8]>, Box<[u8]>)> {
+    pub fn take_recovered(&self, space: Space) -> Vec<KeyValue> {
         let mut recovered = self.0.recovered.lock();
         let keyed = std::mem::take(&mut recovered.keyed);
         let (mine, others) = keyed.into_iter().partition(|((of, _), _)| *of == space);

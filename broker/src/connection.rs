@@ -193,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         shard.give_buffer(drained);
         let has_more = shard.linked(slot, link).is_some_and(|session| match (&session.link, &session.out) {
             (Some(link), Out::Window(window)) => link.outbox.is_empty() && window.waiting().0 > 0,
-            (Some(link), Out::Queue(queue)) => link.outbox.is_empty() && queue.len() > 0,
+            (Some(link), Out::Queue(queue)) => link.outbox.is_empty() && !queue.is_empty(),
             (None, _) => false,
         });
         if has_more {

@@ -99,4 +99,5 @@ fn topics_are_created_and_stay() {
     kafka.produce("t", &[("k", "v")], &[]);
     broker.kill9_and_restart();
     assert_eq!(kafka.partitions("t"), 7);
+    assert_eq!(kafka.texts("t", 1), ["v"]);
 }

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::state::{Change, Entry, Pointer, Space};
 
+/// A key and the space it is in.
+pub type Key = (Space, Box<[u8]>);
+
 /// Net changes since some LSN. What came and went in between leaves no trace.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// By space and key; `None` is a delete.
-    pub keyed: HashMap<(Space, Box<[u8]>), Option<Box<[u8]>>>,
+    pub keyed: HashMap<Key, Option<Box<[u8]>>>,
     /// By queue.
     pub queues: HashMap<u64, QueueChanges>,
 }
@@ -71,7 +74,7 @@ impl Changes {
 #[derive(Debug, Default)]
 pub struct Whole {
     /// By space and key.
-    pub keyed: BTreeMap<(Space, Box<[u8]>), Box<[u8]>>,
+    pub keyed: BTreeMap<Key, Box<[u8]>>,
     /// By queue.
     pub queues: BTreeMap<u64, WholeQueue>,
 }

@@ -125,7 +125,7 @@ impl Files {
         let spare = self.inner.lock().spares.pop();
         if let Some(name) = spare {
             let file = File::open(&self.folder.join(&name))?;
-            let bytes = file.len()?;
+            let bytes = file.size()?;
             if bytes >= bytes_min {
                 return Ok(Current { file: Arc::new(file), name, bytes, position: 0 });
             }
@@ -135,7 +135,7 @@ impl Files {
         }
         let name = self.create(bytes_min)?;
         let file = File::open(&self.folder.join(&name))?;
-        let bytes = file.len()?;
+        let bytes = file.size()?;
         Ok(Current { file: Arc::new(file), name, bytes, position: 0 })
     }
 }

@@ -58,6 +58,9 @@ impl ProduceSlot {
     }
 }
 
+/// A key of a space and its new value; `None` deletes it.
+pub type KeyedChange<'a> = (Space, &'a [u8], Option<&'a [u8]>);
+
 /// A queue that gets a pointer to an appended record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -231,7 +234,7 @@ impl Lane {
     }
 
     /// Submits puts (value) and deletes (None) of keyed state as one operation and flushes.
-    pub fn put_all(&self, changes: &[(Space, &[u8], Option<&[u8]>)]) -> Ticket {
+    pub fn put_all(&self, changes: &[KeyedChange<'_>]) -> Ticket {
         let mut operation = self.begin();
         for (space, key, value) in changes {
             operation.change(match value {

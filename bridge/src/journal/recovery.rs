@@ -105,7 +105,7 @@ impl Journal {
         for found in &mut self.used {
             let limit = limits.get(&found.header.epoch).copied().unwrap_or(u64::MAX);
             let file = File::open(&self.folder.join(&found.name))?;
-            let bytes = file.read_at(0, file.len()? as usize)?;
+            let bytes = file.read_at(0, file.size()? as usize)?;
             let mut at = BOUNDARY_BYTES;
             while at < bytes.len() && !torn {
                 let Some(frame) = frame::find(&bytes[at..], found.header.salt).filter(|f| f.lsn < limit) else {

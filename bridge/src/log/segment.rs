@@ -45,7 +45,7 @@ impl Segment {
     /// Gives the segment and the offset after its last record.
     pub fn open(folder: &Folder, base: i64, bytes: u64) -> Result<(Segment, i64), OpenError> {
         let file = Arc::new(File::open(&folder.join(&file_name(base, "log")))?);
-        let found = file.len()?;
+        let found = file.size()?;
         if found < bytes {
             return Err(OpenError::Short { name: file_name(base, "log"), found, expected: bytes });
         }

@@ -91,6 +91,11 @@ impl Queue {
         self.items.len()
     }
 
+    /// Whether everything is done.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// A new entry, durable now.
     pub fn push(&mut self, sequence: u64, entry: Entry) {
         if self.items.is_empty() {

@@ -402,7 +402,7 @@ impl Shard {
             tokio::task::spawn_local(async move {
                 let fetched = fetch.await;
                 let mut shard = shared.borrow_mut();
-                if !shard.sessions.get(slot as usize).is_some_and(|s| s.me.id == session) {
+                if shard.sessions.get(slot as usize).is_none_or(|s| s.me.id != session) {
                     return;
                 }
                 shard.sessions[slot as usize].cold = false;

@@ -1,0 +1,10 @@
+"""Creates a topic of one partition. Arguments: bootstrap address, topic."""
+
+import sys
+
+from confluent_kafka.admin import AdminClient, NewTopic
+
+bootstrap, topic = sys.argv[1:]
+admin = AdminClient({"bootstrap.servers": bootstrap, "broker.address.family": "v4"})
+for created in admin.create_topics([NewTopic(topic, 1, 1)]).values():
+    created.result(10)
