@@ -335,6 +335,7 @@ impl Shard {
     /// Once a second: clients that fell silent, wills and sessions whose time has come.
     pub(super) fn sweep(&mut self) {
         let now_s = u64::from(self.now.unix_s);
+        let receive_maximum = usize::from(self.config.receive_maximum);
         let mut due = Vec::new();
         for (slot, session) in &mut self.sessions {
             match &mut session.link {
@@ -342,7 +343,8 @@ impl Shard {
                     let silent_s = now_s.saturating_sub(link.heard_s);
                     let allowed_s = u64::from(link.keep_alive_s) + u64::from(link.keep_alive_s).div_ceil(2);
                     // Not enforced while we do not read.
-                    if link.keep_alive_s > 0 && silent_s > allowed_s && !link.stalled && link.ready {
+                    let read = link.ready && !link.stalled && link.held < receive_maximum;
+                    if link.keep_alive_s > 0 && silent_s > allowed_s && read {
                         link.close(Close::ByServer(
                             ReasonCode::KeepAliveTimeout,
                             "silent for 1.5 times its keep alive",

@@ -199,7 +199,8 @@ fn what_a_client_asked_last_is_done_after_it_hung_up() {
         let mut peer = broker.connect();
         make_topic(&mut peer).await;
         peer.send(8, &commit(7, "")).await;
-        peer.hang_up().await.expect("a clean end");
+        // The answer may find nobody to read it.
+        let _ = peer.hang_up().await;
         assert_eq!(committed(&mut broker.connect()).await, [("t".to_owned(), 0, 7)]);
     });
 }
