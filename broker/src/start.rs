@@ -80,7 +80,7 @@ impl Broker {
         let config = Arc::new(config);
         let mailboxes: Arc<[Mailbox]> = (0..config.shards).map(|_| Mailbox::new()).collect();
         let mut threads = Vec::new();
-        let (ready, started) = mpsc::channel();
+        let (ready, started) = mpsc::channel::<Result<(), StartError>>();
         for index in (0..config.shards).rev() {
             let sessions = found.pop().unwrap_or_default();
             let (bridge, router, config) = (bridge.clone(), router.clone(), config.clone());
@@ -88,11 +88,13 @@ impl Broker {
             let run = move || {
                 let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => runtime,
-                    Err(error) => return drop(ready.send(Err(error))),
+                    Err(error) => return drop(ready.send(Err(error.into()))),
                 };
                 let mut shard = Shard::new(index, bridge, router, config, mailboxes);
                 sessions.into_iter().for_each(|session| shard.recover(session));
-                shard.recovered();
+                if let Err(failed) = shard.recovered() {
+                    return drop(ready.send(Err(failed.into())));
+                }
                 let shared = Rc::new(RefCell::new(shard));
                 let _ = ready.send(Ok(()));
                 tokio::task::LocalSet::new().block_on(&runtime, shard::run(shared));

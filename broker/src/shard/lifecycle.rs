@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bridge::state::Change;
-use bridge::{RecoveredQueue, Ticket};
+use bridge::{JournalFailed, RecoveredQueue, Ticket};
 
 use crate::codec::{ConnAck, Connect, ReasonCode};
 use crate::limits;
@@ -326,10 +327,18 @@ impl Shard {
         operation.submit();
     }
 
-    /// Hands what recovery submitted to the committer.
-    pub fn recovered(&mut self) {
+    /// Waits until the committer knows which lane each recovered queue belongs to: a message gathered before
+    /// would be queued on the disk and not here. Blocks; only at the start.
+    pub fn recovered(&mut self) -> Result<(), JournalFailed> {
         self.hand_on();
         self.show_counts();
+        while self.lane.durable() < self.lane.submitted() {
+            if let Some(failed) = self.lane.failure() {
+                return Err(failed.clone());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Once a second: clients that fell silent, wills and sessions whose time has come.
