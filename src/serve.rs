@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bridge::{Bridge, Lane, kafka};
 use broker::Broker;
 use broker::mapping::Rule;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,6 +36,7 @@ const HEALTH: Duration = Duration::from_millis(250);
 pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
     logs::install(config.log_format, &config.log_level)?;
     die_on_panic();
+    raise_open_files_limit();
     for warning in config.warnings() {
         warn!("{warning}");
     }
@@ -208,6 +210,15 @@ fn rules(config: &Config) -> Result<Vec<Rule>, broker::mapping::RuleError> {
 fn said(listener: &Option<TcpListener>) -> String {
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+}
+
+/// Connections and segments are files, and many systems begin with 1,024.
+fn raise_open_files_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, files = ?limit.current, "the limit of open files stays as it is");
+    }
 }
 
 /// A panic anywhere ends the process: what is on the disk is right, a shard that is half alive is not, and a

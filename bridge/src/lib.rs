@@ -59,7 +59,7 @@ pub use reader::{Fetched, Reader};
 pub use state::Space;
 
 /// Frames committed and not yet applied, at most; each is about a group's bytes.
-const UNAPPLIED_FRAMES_MAX: usize = 32;
+const UNAPPLIED_FRAMES_MAX: usize = 8;
 /// Name and id of the topic that holds what queues need and no rule maps.
 const HIDDEN: (&str, u32) = ("__mqtt", 6);
 

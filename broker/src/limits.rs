@@ -9,7 +9,9 @@ pub const READ_BYTES: usize = 64 << 10;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
 /// Journal backlog of a shard above which its publishers are not read.
-pub const BACKLOG_BYTES_MAX: usize = 8 << 20;
+pub const BACKLOG_BYTES_MAX: usize = 2 << 20;
+/// Threads of a shard that wait for cold reads of the log.
+pub const BLOCKING_THREADS_MAX: usize = 8;
 /// Output buffers a shard keeps for reuse, and how large one may be to be kept.
 pub const SPARE_BUFFERS_MAX: usize = 256;
 /// See [`SPARE_BUFFERS_MAX`].

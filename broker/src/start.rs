@@ -13,6 +13,7 @@ use bridge::state::Change;
 use bridge::{Bridge, CreateTopicError};
 use parking_lot::Mutex;
 
+use crate::limits;
 use crate::mapping::Rule;
 use crate::router::{Router, RuleTarget};
 use crate::session::Options;
@@ -86,7 +87,9 @@ impl Broker {
             let (bridge, router, config) = (bridge.clone(), router.clone(), config.clone());
             let (mailboxes, ready) = (mailboxes.clone(), ready.clone());
             let run = move || {
-                let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                let mut builder = tokio::runtime::Builder::new_current_thread();
+                builder.max_blocking_threads(limits::BLOCKING_THREADS_MAX);
+                let runtime = match builder.enable_all().build() {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(ready.send(Err(error.into()))),
                 };

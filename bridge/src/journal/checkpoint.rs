@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub(crate) const FILE_NAME: &str = "checkpoint";
 const MAGIC: &[u8; 4] = b"MSCP";
 const VERSION: u8 = 1;
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is seen to that there is a spare journal file.
+const SPARE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// (topic id, partition index) to what is durable of it.
 pub(crate) type Extents = BTreeMap<(u32, u32), Extent>;
@@ -116,8 +118,14 @@ pub(crate) struct Checkpointer {
 impl Checkpointer {
     /// Runs until the apply thread is gone.
     pub(crate) fn run(mut self, jobs: Receiver<Job>) {
-        self.keep_spare();
-        for job in jobs {
+        loop {
+            // Also between checkpoints: the committer may have taken the spare.
+            self.keep_spare();
+            let job = match jobs.recv_timeout(SPARE_INTERVAL) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let began = Instant::now();
             // J9: a full disk is tried again; meanwhile the frames stay in the journal and publishers wait.
             while let Err(error) = self.checkpoint(&job) {
@@ -137,7 +145,6 @@ impl Checkpointer {
             self.shared.metrics.checkpoints.fetch_add(1, Ordering::Relaxed);
             self.running.store(false, Ordering::Release);
             tracing::debug!(lsn = job.lsn, took_ms = began.elapsed().as_millis() as u64, "checkpoint");
-            self.keep_spare();
         }
     }
 
