@@ -1,4 +1,4 @@
-//! The command line: a contract, scripts rely on it (see DESIGN, "Command line and configuration").
+//! The command line: a contract, scripts rely on it.
 
 use std::{
     io::{self, Write},

@@ -80,7 +80,8 @@ pub struct Mqtt {
     pub receive_maximum: u16,
     /// Messages queued for a session; beyond it new ones for it are dropped and counted.
     pub max_queued_messages: u32,
-    /// Bytes waiting for a connected client that reads slowly; beyond it messages for it are dropped and counted.
+    /// Bytes of QoS 1 and 2 waiting for a client whose session ends with its connection; beyond it they are dropped
+    /// and counted.
     pub max_queued_bytes: u64,
     /// From accept to CONNECT.
     pub connect_timeout_s: u32,
@@ -91,7 +92,7 @@ pub struct Mqtt {
 pub struct Kafka {
     /// Plain TCP listener.
     pub tcp: Address,
-    /// Host and port told to clients; `None`: the listener's address, or for a wildcard the address the client came in on.
+    /// Host and port told to clients; `None`: the address the client came in on.
     pub advertised: Option<(String, u16)>,
     /// The broker id told to clients.
     pub node_id: i32,

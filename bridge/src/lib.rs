@@ -12,7 +12,7 @@
 //! - `journal/recovery.rs`: the last checkpoint and every frame behind it
 //! - [`group`], [`kafka`]: consumer groups and the Kafka protocol on top
 //!
-//! [`disk`] is the only caller of the file system. Rules cited as J1, C2, R1 … are numbered in DURABILITY.md.
+//! [`disk`] is the only caller of the file system. Rules cited as J1, C2, R1 … are numbered in ARCHITECTURE.md.
 
 pub mod batch;
 pub mod disk;

@@ -29,7 +29,7 @@ pub struct Pointer {
     pub offset: i64,
 }
 
-/// One entry of a queue (S2): 28 bytes.
+/// One entry of a queue (S2): 32 bytes in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The record; meaningless once released.

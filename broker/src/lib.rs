@@ -19,7 +19,7 @@
 //! - [`message`]: what a message looks like there; [`store`]: what is kept of sessions
 //! - [`limits`]: every bound
 //!
-//! Rules cited as S1, J6, R5 … are numbered in DURABILITY.md.
+//! Rules cited as S1, J6, R5 … are numbered in ARCHITECTURE.md.
 
 pub mod codec;
 pub mod connection;

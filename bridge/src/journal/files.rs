@@ -1,5 +1,6 @@
 //! The journal's files (J3): written full of zeros beforehand, so that a commit changes no metadata;
-//! reused only after a checkpoint; every start opens a fresh one, and one zeroed spare always exists.
+//! reused only after a checkpoint; every start opens a fresh one. A spare is made at the start and after each
+//! checkpoint; when it is used up before the next, the committer makes a file itself.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

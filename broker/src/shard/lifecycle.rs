@@ -20,7 +20,7 @@ use crate::store::{self, Record};
 use super::publish::Publisher;
 use super::{Promise, Shard};
 
-/// Numbers sessions and links; sessions begin where the bridge's start number puts them.
+/// Numbers links.
 static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
 
 /// A client that was let in; its CONNACK is on its way or waits for a commit.
