@@ -272,14 +272,19 @@ fn bind_one(at: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Completes at SIGTERM or Ctrl-C; both are caught from here on.
+/// Completes at SIGTERM or Ctrl-C; both are caught from here on. SIGHUP, which would end the process, does
+/// nothing: there is nothing to reload yet.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => info!("SIGHUP: nothing can be reloaded yet; restart to change the configuration"),
+            }
         }
     })
 }

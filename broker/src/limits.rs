@@ -12,6 +12,11 @@ pub const READS_PER_TURN: usize = 2;
 pub const BACKLOG_BYTES_MAX: usize = 2 << 20;
 /// Threads of a shard that wait for cold reads of the log.
 pub const BLOCKING_THREADS_MAX: usize = 8;
+/// Milliseconds that what nobody waits for may lie before it is committed: client acknowledgements, QoS 0
+/// for the log (J6). Whatever is waited for takes it along at once.
+pub const RIDE_ALONG_MS: u64 = 50;
+/// Bytes of it that are committed at once.
+pub const RIDE_ALONG_BYTES_MAX: usize = 128 << 10;
 /// Output buffers a shard keeps for reuse, and how large one may be to be kept.
 pub const SPARE_BUFFERS_MAX: usize = 256;
 /// See [`SPARE_BUFFERS_MAX`].

@@ -101,6 +101,7 @@ impl Committer {
             if rang && !stopping {
                 self.wait_for_company();
             }
+            self.wait_for_checkpoint();
             let more = self.commit_group()?;
             if self.writer.dirty() && (stopping || self.last_sync.elapsed() >= OS_SYNC_INTERVAL) {
                 self.sync()?;
@@ -111,7 +112,6 @@ impl Committer {
             if stopping {
                 return Ok(());
             }
-            self.wait_for_checkpoint();
             // A ring that an earlier park swallowed still stands in the signal.
             if self.shared.lanes.signal.rang() {
                 continue;

@@ -42,6 +42,8 @@ struct Inner {
     root: Node,
     count: usize,
     bytes: usize,
+    /// How many can expire.
+    expiring: usize,
 }
 
 impl RetainedStore {
@@ -57,12 +59,13 @@ impl RetainedStore {
             // PROOF: it is there, or was just inserted.
             node = node.children.get_mut(level).expect("inserted above");
         }
-        let bytes = size(&message);
+        let (bytes, expiring) = (size(&message), usize::from(message.expires_s != 0));
         let before = node.message.replace(Arc::new(message));
+        inner.count += 1;
         inner.bytes += bytes;
-        match before {
-            Some(before) => inner.bytes -= size(&before),
-            None => inner.count += 1,
+        inner.expiring += expiring;
+        if let Some(before) = before {
+            inner.forget(&before);
         }
     }
 
@@ -71,8 +74,7 @@ impl RetainedStore {
         let mut inner = self.inner.write();
         let levels: Vec<&str> = topic.split('/').collect();
         let Some(before) = inner.root.remove(&levels) else { return false };
-        inner.count -= 1;
-        inner.bytes -= size(&before);
+        inner.forget(&before);
         true
     }
 
@@ -88,6 +90,9 @@ impl RetainedStore {
     /// Removes what has expired; gives the topics.
     pub fn expire(&self, now_s: u32) -> Vec<Box<str>> {
         let mut expired = Vec::new();
+        if self.inner.read().expiring == 0 {
+            return expired;
+        }
         self.inner.read().root.expired(now_s, &mut expired);
         expired.retain(|topic| self.remove(topic));
         expired
@@ -97,6 +102,14 @@ impl RetainedStore {
     pub fn size(&self) -> (usize, usize) {
         let inner = self.inner.read();
         (inner.count, inner.bytes)
+    }
+}
+
+impl Inner {
+    fn forget(&mut self, message: &Retained) {
+        self.count -= 1;
+        self.bytes -= size(message);
+        self.expiring -= usize::from(message.expires_s != 0);
     }
 }
 

@@ -330,7 +330,7 @@ impl Shard {
     /// Waits until the committer knows which lane each recovered queue belongs to: a message gathered before
     /// would be queued on the disk and not here. Blocks; only at the start.
     pub fn recovered(&mut self) -> Result<(), JournalFailed> {
-        self.hand_on();
+        self.hand_on_all();
         self.show_counts();
         while self.lane.durable() < self.lane.submitted() {
             if let Some(failed) = self.lane.failure() {

@@ -124,6 +124,10 @@ pub struct Shard {
     record_scratch: Vec<u8>,
     spare_buffers: Vec<Vec<u8>>,
     turn_due: bool,
+    /// Someone waits for what was submitted.
+    awaited: bool,
+    /// A turn comes by itself for what nobody waits for.
+    riding: bool,
     now: Now,
     failed: bool,
 }
@@ -186,6 +190,8 @@ impl Shard {
             record_scratch: Vec::new(),
             spare_buffers: Vec::new(),
             turn_due: false,
+            awaited: false,
+            riding: false,
             now: Now::read(),
             failed: false,
         }
@@ -244,6 +250,7 @@ impl Shard {
         let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
         link.held += 1;
         let link = link.id;
+        self.awaited |= ticket > self.flushed;
         self.held.push_back(Held { ticket, slot, link, what });
     }
 
@@ -336,18 +343,46 @@ impl Shard {
             self.failed = true;
             self.close_all(ReasonCode::ServerUnavailable, "the journal failed");
         }
+        self.let_ride(shared);
         self.hand_on();
         self.warm_cold(shared);
         self.show_counts();
         left
     }
 
+    /// What was submitted and nobody waits for is committed soon, with whatever comes by then (J6).
+    fn let_ride(&mut self, shared: &Shared) {
+        let submitted = self.lane.submitted();
+        if submitted == self.flushed || self.awaited {
+            return;
+        }
+        if !self.riding {
+            self.riding = true;
+            let shared = shared.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(Duration::from_millis(limits::RIDE_ALONG_MS)).await;
+                let mut shard = shared.borrow_mut();
+                shard.riding = false;
+                shard.hand_on_all();
+            });
+        }
+    }
+
+    /// Hands on everything, whether anyone waits for it or not.
+    fn hand_on_all(&mut self) {
+        self.awaited = true;
+        self.hand_on();
+    }
+
+    /// Hands what was submitted to the committer, if anyone waits for it, and bursts to their shards.
     fn hand_on(&mut self) {
         let submitted = self.lane.submitted();
-        if submitted != self.flushed {
+        let much = self.lane.backlog_bytes() > limits::RIDE_ALONG_BYTES_MAX;
+        if submitted != self.flushed && (self.awaited || much) {
             self.flushed = submitted;
             self.lane.flush();
         }
+        self.awaited = false;
         for (shard, burst) in self.bursts.iter_mut().enumerate() {
             if !burst.is_empty() {
                 self.mailboxes[shard].send(Mail::Burst(std::mem::take(burst)));
@@ -489,7 +524,7 @@ async fn tick(shared: Shared) {
 /// Lets what was received be acknowledged, then closes every connection.
 async fn stop(shared: &Shared) {
     let deadline = Instant::now() + Duration::from_secs(2);
-    shared.borrow_mut().hand_on();
+    shared.borrow_mut().hand_on_all();
     while !shared.borrow().held.is_empty() && Instant::now() < deadline && !shared.borrow().failed {
         let ticket = shared.borrow().lane.submitted();
         let lane = shared.borrow().lane.clone();
@@ -500,12 +535,12 @@ async fn stop(shared: &Shared) {
         shard.read_clock();
         shard.take_deliveries();
         shard.release_held();
-        shard.hand_on();
+        shard.hand_on_all();
     }
     shared.borrow_mut().close_all(ReasonCode::ServerShuttingDown, "the server is shutting down");
     // Every task writes what it has and ends.
     while shared.borrow().sessions.iter().any(|(_, s)| s.link.is_some()) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    shared.borrow_mut().hand_on();
+    shared.borrow_mut().hand_on_all();
 }
