@@ -20,11 +20,14 @@ pub struct DiskError {
 }
 
 impl DiskError {
-    /// The operating system's own word.
-    pub fn kind(&self) -> io::ErrorKind {
-        self.source.kind()
+    /// Whether it was a sync that failed: what it was about may or may not be on the disk (J8).
+    pub fn is_sync(&self) -> bool {
+        self.action == FSYNC || self.action == FDATASYNC
     }
 }
+
+const FSYNC: &str = "fsync";
+const FDATASYNC: &str = "fdatasync";
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
     move |source| DiskError { action, path: path.to_owned(), source }
@@ -61,7 +64,7 @@ impl File {
 
     /// Makes its bytes durable (fdatasync).
     pub fn sync_data(&self) -> Result<(), DiskError> {
-        self.file.sync_data().map_err(failed("fdatasync", &self.path))
+        self.file.sync_data().map_err(failed(FDATASYNC, &self.path))
     }
 
     /// Reads up to `bytes_max` from `position`; less only at the end of the file. May wait for the disk.
@@ -101,7 +104,7 @@ impl File {
             self.write_at(&zeros[..n as usize], position)?;
             position += n;
         }
-        self.file.sync_all().map_err(failed("fsync", &self.path))
+        self.file.sync_all().map_err(failed(FSYNC, &self.path))
     }
 }
 
@@ -142,7 +145,7 @@ impl Folder {
     /// Makes the names in it durable: files made, renamed and removed.
     pub fn sync(&self) -> Result<(), DiskError> {
         let folder = fs::File::open(&self.path).map_err(failed("open", &self.path))?;
-        folder.sync_all().map_err(failed("fsync", &self.path))
+        folder.sync_all().map_err(failed(FSYNC, &self.path))
     }
 
     /// Removes a file in it; one that is not there is no error.
@@ -170,7 +173,7 @@ impl Folder {
         let file = File::open(&self.join(&temporary))?;
         file.set_len(0)?;
         file.write_at(bytes, 0)?;
-        file.file.sync_all().map_err(failed("fsync", &file.path))?;
+        file.file.sync_all().map_err(failed(FSYNC, &file.path))?;
         let path = self.join(name);
         fs::rename(&file.path, &path).map_err(failed("rename to", &path))?;
         self.sync()

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use crate::batch::{self, Builder, Header};
-use crate::disk::Folder;
+use crate::disk::{DiskError, Folder};
 use crate::journal::changes::{Changes, Whole};
-use crate::journal::checkpoint::{CheckpointError, Extents};
+use crate::journal::checkpoint::Extents;
 use crate::log::partition::{AppendError, ReadError};
 use crate::log::segment::OpenError;
 use crate::log::{Extent, Partition};
@@ -72,7 +72,7 @@ impl KeyedLogs {
 
     /// Appends net changes and syncs them; compacts what has grown. Gives the files that compaction made
     /// needless.
-    pub(crate) fn store(&mut self, changes: &Changes) -> Result<Outdated, CheckpointError> {
+    pub(crate) fn store(&mut self, changes: &Changes) -> Result<Outdated, DiskError> {
         let mut outdated = Vec::new();
         for (log, (_, _, spaces)) in self.logs.iter_mut().zip(TOPICS) {
             let mut writer = Writer::new(&log.partition, self.epoch);
@@ -87,10 +87,12 @@ impl KeyedLogs {
             writer.finish()?;
             outdated.extend(log.compact_if_grown(self.epoch)?);
             let (_, dirty) = log.partition.extent();
-            for file in dirty {
-                file.sync_data().map_err(CheckpointError::Sync)?;
+            for file in &dirty {
+                file.sync_data()?;
             }
-            log.partition.settle().map_err(CheckpointError::Write)?;
+            if !dirty.is_empty() {
+                log.partition.settle()?;
+            }
         }
         Ok(outdated)
     }
@@ -126,7 +128,7 @@ impl KeyedLog {
 
     /// Rewrites its live keys into fresh segments once it is twice what it was after the last time: each
     /// byte is then rewritten about once.
-    fn compact_if_grown(&mut self, epoch: i32) -> Result<Outdated, CheckpointError> {
+    fn compact_if_grown(&mut self, epoch: i32) -> Result<Outdated, DiskError> {
         if self.partition.size_bytes() < COMPACT_BYTES_MIN.max(self.compacted_bytes * 2) {
             return Ok(Vec::new());
         }
@@ -135,7 +137,7 @@ impl KeyedLog {
             tracing::error!(topic = self.partition.topic_id, %error, "cannot be compacted");
             return Ok(Vec::new());
         }
-        self.partition.roll().map_err(CheckpointError::Write)?;
+        self.partition.roll()?;
         let base = self.partition.high_watermark();
         let mut writer = Writer::new(&self.partition, epoch);
         for ((space, key), value) in &whole.keyed {
@@ -154,7 +156,7 @@ impl KeyedLog {
     }
 }
 
-fn store_queues(writer: &mut Writer<'_>, changes: &Changes) -> Result<(), CheckpointError> {
+fn store_queues(writer: &mut Writer<'_>, changes: &Changes) -> Result<(), DiskError> {
     for (queue, change) in &changes.queues {
         if change.closed {
             writer.push(&queue_key(*queue, None), None)?;
@@ -234,7 +236,7 @@ impl<'a> Writer<'a> {
         Writer { partition, builder, epoch, body: Vec::new() }
     }
 
-    fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), CheckpointError> {
+    fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), DiskError> {
         self.body.clear();
         batch::encode_body(&mut self.body, Some(key), value, std::iter::empty());
         self.builder.push(0, &self.body);
@@ -245,13 +247,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), CheckpointError> {
+    fn finish(&mut self) -> Result<(), DiskError> {
         if self.builder.is_empty() {
             return Ok(());
         }
         match self.partition.append(self.builder.finish(self.epoch)) {
             Ok(()) => Ok(()),
-            Err(AppendError::Disk(error)) => Err(CheckpointError::Write(error)),
+            Err(AppendError::Disk(error)) => Err(error),
             Err(other) => unreachable!("a batch built at the partition's end is appended: {other}"),
         }
     }

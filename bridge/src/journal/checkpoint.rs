@@ -129,17 +129,13 @@ impl Checkpointer {
             let began = Instant::now();
             // J9: a full disk is tried again; meanwhile the frames stay in the journal and publishers wait.
             while let Err(error) = self.checkpoint(&job) {
-                match error {
-                    CheckpointError::Sync(error) => {
-                        // J8: what could not be synced is never synced again.
-                        tracing::error!(%error, "a checkpoint could not be synced");
-                        return self.shared.lanes.fail(&error.to_string());
-                    }
-                    CheckpointError::Write(error) => {
-                        tracing::error!(%error, "a checkpoint could not be written, trying again");
-                        thread::sleep(RETRY);
-                    }
+                if error.is_sync() {
+                    // J8: what could not be synced is never synced again.
+                    tracing::error!(%error, "a checkpoint could not be synced");
+                    return self.shared.lanes.fail(&error.to_string());
                 }
+                tracing::error!(%error, "a checkpoint could not be written, trying again");
+                thread::sleep(RETRY);
             }
             self.shared.uncheckpointed_bytes.fetch_sub(job.journal_bytes, Ordering::AcqRel);
             self.shared.metrics.checkpoints.fetch_add(1, Ordering::Relaxed);
@@ -155,7 +151,7 @@ impl Checkpointer {
     }
 
     /// C2, in its order.
-    fn checkpoint(&mut self, job: &Job) -> Result<(), CheckpointError> {
+    fn checkpoint(&mut self, job: &Job) -> Result<(), DiskError> {
         // J7: with durability "os" a frame is applied before it is synced.
         while self.shared.synced_lsn.load(Ordering::Acquire) < job.lsn {
             if let Some(failed) = self.shared.lanes.failure() {
@@ -165,10 +161,10 @@ impl Checkpointer {
             thread::sleep(Duration::from_millis(10));
         }
         for file in &job.dirty {
-            file.sync_data().map_err(CheckpointError::Sync)?;
+            file.sync_data()?;
         }
         for partition in &job.touched {
-            partition.settle().map_err(CheckpointError::Write)?;
+            partition.settle()?;
         }
         let outdated = self.state.store(&job.changes)?;
         let mut checkpoint = Checkpoint {
@@ -179,7 +175,7 @@ impl Checkpointer {
             extents: job.extents.clone(),
         };
         checkpoint.extents.extend(self.state.extents());
-        self.folder.replace(FILE_NAME, &checkpoint.encode()).map_err(CheckpointError::Write)?;
+        self.folder.replace(FILE_NAME, &checkpoint.encode())?;
         self.files.recycle(job.lsn);
         for (folder, name) in outdated {
             // Left behind, it is removed at the next start.
@@ -189,15 +185,6 @@ impl Checkpointer {
         }
         Ok(())
     }
-}
-
-/// Why a checkpoint did not complete.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CheckpointError {
-    #[error(transparent)]
-    Write(DiskError),
-    #[error(transparent)]
-    Sync(DiskError),
 }
 
 #[cfg(test)]
