@@ -173,9 +173,14 @@ impl Partition {
         Ok(())
     }
 
-    /// Starts a new segment at the high watermark, whatever the size of the last one.
+    /// Starts a new segment at the high watermark, whatever the size of the last one; nothing when it is
+    /// empty and so begins there already: a second of that name would be the same file.
     pub fn roll(&self) -> Result<(), DiskError> {
-        let fresh = Segment::create(&self.folder, self.high_watermark())?;
+        let base = self.high_watermark();
+        if self.segments.read().list.last().is_some_and(|active| active.base == base) {
+            return Ok(());
+        }
+        let fresh = Segment::create(&self.folder, base)?;
         self.segments.write().list.push(fresh);
         Ok(())
     }
@@ -451,4 +456,36 @@ pub enum AppendError {
     /// There is no segment to append to.
     #[error("the partition has no segment")]
     NoSegment,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(base: i64) -> Vec<u8> {
+        let mut body = Vec::new();
+        batch::encode_body(&mut body, None, Some(b"value"), std::iter::empty());
+        let mut builder = batch::Builder::default();
+        builder.restart(base);
+        builder.push(1, &body);
+        builder.finish(1).to_vec()
+    }
+
+    #[test]
+    fn rolling_twice_leaves_one_segment_and_the_partition_opens_again() {
+        let home = tempfile::tempdir().expect("a folder");
+        let open = |extent| {
+            let folder = Folder::open(home.path()).expect("opens");
+            Partition::open(folder, (3, 0), extent, 1 << 20).expect("opens")
+        };
+        let partition = open(Extent::default());
+        partition.append(&batch(0)).expect("written");
+        // A compaction that the disk refused, and its retry.
+        partition.roll().expect("rolls");
+        partition.roll().expect("rolls");
+        partition.append(&batch(1)).expect("written");
+        let (extent, _) = partition.extent();
+        assert_eq!(extent.segments.len(), 2);
+        assert_eq!(open(extent).read_blocking(1, 1).expect("reads"), batch(1));
+    }
 }
