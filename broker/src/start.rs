@@ -88,11 +88,14 @@ impl Broker {
             let run = move || {
                 let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => runtime,
-                    Err(error) => return drop(ready.send(Err(error))),
+                    Err(error) => return drop(ready.send(Err(StartError::Thread(error)))),
                 };
                 let mut shard = Shard::new(index, bridge, router, config, mailboxes);
                 sessions.into_iter().for_each(|session| shard.recover(session));
-                shard.recovered();
+                let attached = runtime.block_on(shard.recovered());
+                if let Err(failed) = attached {
+                    return drop(ready.send(Err(failed.into())));
+                }
                 let shared = Rc::new(RefCell::new(shard));
                 let _ = ready.send(Ok(()));
                 tokio::task::LocalSet::new().block_on(&runtime, shard::run(shared));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bridge::state::Change;
-use bridge::{RecoveredQueue, Ticket};
+use bridge::{JournalFailed, RecoveredQueue, Ticket};
 
 use crate::codec::{ConnAck, Connect, ReasonCode};
 use crate::limits;
@@ -326,10 +326,13 @@ impl Shard {
         operation.submit();
     }
 
-    /// Hands what recovery submitted to the committer.
-    pub fn recovered(&mut self) {
+    /// Hands what recovery submitted to the committer and waits until it took it: a publish that another
+    /// shard submits must not be gathered before the queues here are attached, or its entries reach no one
+    /// before the next start.
+    pub async fn recovered(&mut self) -> Result<(), JournalFailed> {
         self.hand_on();
         self.show_counts();
+        self.lane.wait(self.lane.submitted()).await
     }
 
     /// Once a second: clients that fell silent, wills and sessions whose time has come.
