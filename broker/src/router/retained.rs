@@ -68,12 +68,7 @@ impl RetainedStore {
 
     /// Removes a topic's message; whether there was one.
     pub fn remove(&self, topic: &str) -> bool {
-        let mut inner = self.inner.write();
-        let levels: Vec<&str> = topic.split('/').collect();
-        let Some(before) = inner.root.remove(&levels) else { return false };
-        inner.count -= 1;
-        inner.bytes -= size(&before);
-        true
+        self.inner.write().remove(topic)
     }
 
     /// Every message whose topic matches a filter and that has not expired.
@@ -89,8 +84,15 @@ impl RetainedStore {
     pub fn expire(&self, now_s: u32) -> Vec<Box<str>> {
         let mut expired = Vec::new();
         self.inner.read().root.expired(now_s, &mut expired);
-        expired.retain(|topic| self.remove(topic));
+        // Another shard may have set a new one since.
+        expired.retain(|topic| self.remove_expired(topic, now_s));
         expired
+    }
+
+    fn remove_expired(&self, topic: &str, now_s: u32) -> bool {
+        let mut inner = self.inner.write();
+        let message = inner.root.get(topic.split('/'));
+        message.is_some_and(|message| message.has_expired(now_s)) && inner.remove(topic)
     }
 
     /// How many there are, and their bytes.
@@ -104,7 +106,31 @@ fn size(message: &Retained) -> usize {
     message.topic.len() + message.payload.len() + message.properties.len()
 }
 
+impl Retained {
+    fn has_expired(&self, now_s: u32) -> bool {
+        self.expires_s != 0 && self.expires_s <= now_s
+    }
+}
+
+impl Inner {
+    fn remove(&mut self, topic: &str) -> bool {
+        let levels: Vec<&str> = topic.split('/').collect();
+        let Some(before) = self.root.remove(&levels) else { return false };
+        self.count -= 1;
+        self.bytes -= size(&before);
+        true
+    }
+}
+
 impl Node {
+    fn get<'a>(&self, levels: impl Iterator<Item = &'a str>) -> Option<&Retained> {
+        let mut node = self;
+        for level in levels {
+            node = node.children.get(level)?;
+        }
+        node.message.as_deref()
+    }
+
     fn collect(&self, levels: &[&str], first: bool, found: &mut Vec<Arc<Retained>>) {
         match levels {
             [] => found.extend(self.message.clone()),
@@ -135,8 +161,7 @@ impl Node {
 
     fn expired(&self, now_s: u32, found: &mut Vec<Box<str>>) {
         if let Some(message) = &self.message
-            && message.expires_s != 0
-            && message.expires_s <= now_s
+            && message.has_expired(now_s)
         {
             found.push(message.topic.clone());
         }
@@ -211,5 +236,8 @@ mod tests {
         assert_eq!(topics(&store, "#", 10), ["b"]);
         assert_eq!(store.expire(10), ["a".into()]);
         assert_eq!(store.size().0, 1);
+        store.set(message("b", 30));
+        assert!(!store.remove_expired("b", 20), "set anew since it was found expired");
+        assert!(store.remove_expired("b", 30));
     }
 }
