@@ -57,14 +57,15 @@ impl Queue {
     /// What recovery found: sequences and entries in order. The first `maybe_sent` may have been sent.
     pub fn recovered(next: u64, entries: impl Iterator<Item = (u64, Entry)>, maybe_sent: usize) -> Queue {
         let mut queue = Queue::default();
-        for (sequence, entry) in entries {
+        for (index, (sequence, entry)) in entries.enumerate() {
             if queue.items.is_empty() {
                 queue.base = sequence;
             }
             queue.fill_gap(sequence);
             let sent = match entry.released {
                 true => Some(Sent::Released),
-                false if queue.items.len() < maybe_sent => Some(first_state(&entry)),
+                // Gaps had no part in the window.
+                false if index < maybe_sent => Some(first_state(&entry)),
                 false => None,
             };
             queue.items.push_back(Item { entry, sent });
@@ -276,7 +277,7 @@ mod tests {
         let found = [(7, released), (9, entry(9, QoS::AtLeastOnce)), (10, entry(10, QoS::AtLeastOnce))];
         let mut queue = Queue::recovered(11, found.into_iter(), 3);
         queue.restart(10);
-        assert_eq!(send_all(&mut queue), [(1008, false), (10, true), (11, false)]);
+        assert_eq!(send_all(&mut queue), [(1008, false), (10, true), (11, true)], "a window of 3 held all three");
         let mut last_done = Queue::recovered(9, [(7, entry(7, QoS::AtLeastOnce))].into_iter(), 3);
         last_done.push(9, entry(9, QoS::AtLeastOnce));
         last_done.restart(10);
