@@ -245,6 +245,8 @@ impl Shard {
         link.held += 1;
         let link = link.id;
         self.held.push_back(Held { ticket, slot, link, what });
+        // The ticket may be durable already: then no commit rings.
+        self.schedule_turn();
     }
 
     /// Acknowledges once everything before is acknowledged and `ticket`, if any, is durable
