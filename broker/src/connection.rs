@@ -210,7 +210,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let (slot, link_id) = (self.at.slot, self.at.link);
         let (why, farewell) = match end {
             End::Replaced => (None, self.shared.borrow_mut().take_farewell(link_id)),
-            End::Lost(how) => (Some(Close::Lost(how)), None),
+            End::Lost(how) => {
+                // Taken over and lost at once: there is no one left to say farewell to.
+                self.shared.borrow_mut().take_farewell(link_id);
+                (Some(Close::Lost(how)), None)
+            }
             End::Closing => {
                 let mut shard = self.shared.borrow_mut();
                 match shard.linked(slot, link_id).and_then(|session| session.link.as_mut()) {
