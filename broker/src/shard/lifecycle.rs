@@ -191,6 +191,10 @@ impl Shard {
         let session = &mut self.sessions[slot as usize];
         let Some(mut link) = session.link.take() else { return };
         tracing::info!(client = &*session.me.client_id, peer = &*link.peer, "taken over by a new connection");
+        if link.closing == Some(Close::ByClient { with_will: false }) {
+            // It said goodbye before, and its task had no turn yet to tell.
+            session.will = None;
+        }
         // Its task finds that the session is another link's: it writes this farewell and ends.
         link.close(Close::ByServer(ReasonCode::SessionTakenOver, "taken over by a new connection"));
         self.farewells.insert(link.id, link.farewell());
