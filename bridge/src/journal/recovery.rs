@@ -69,6 +69,8 @@ pub(crate) struct Replayed {
 impl Journal {
     pub(crate) fn open(folder: Folder) -> Result<Journal, ReplayError> {
         let (mut used, mut blank) = (Vec::new(), Vec::new());
+        // A file's name may be in memory only, from a process that was killed while it made it.
+        folder.sync()?;
         for name in folder.names()? {
             if !name.ends_with(".journal") {
                 continue;
