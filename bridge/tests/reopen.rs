@@ -270,12 +270,9 @@ fn a_start_that_ends_before_it_copied_the_last_frame_loses_nothing() {
 #[test]
 fn durability_os_goes_on_when_checkpoints_fall_behind() {
     let home = tempfile::tempdir().unwrap();
-    let bridge = Bridge::open(Options {
-        durability: Durability::Os,
-        checkpoint_bytes: 64 << 10,
-        ..options(home.path())
-    })
-    .unwrap();
+    let bridge =
+        Bridge::open(Options { durability: Durability::Os, checkpoint_bytes: 64 << 10, ..options(home.path()) })
+            .unwrap();
     let lane = bridge.lane();
     let (topic, _) = bridge.create_topic(&lane, "t", 1, BTreeMap::new()).unwrap();
     let value = "x".repeat(100_000);
