@@ -343,9 +343,13 @@ impl Shard {
     pub(super) fn sweep(&mut self) {
         let now_s = u64::from(self.now.unix_s);
         let mut due = Vec::new();
+        let mut blocked = Vec::new();
         for (slot, session) in &mut self.sessions {
             match &mut session.link {
                 Some(link) => {
+                    if matches!(&session.out, Out::Queue(queue) if queue.waits_for_identifier()) {
+                        blocked.push(slot as u32);
+                    }
                     let silent_s = now_s.saturating_sub(link.heard_s);
                     let allowed_s = u64::from(link.keep_alive_s) + u64::from(link.keep_alive_s).div_ceil(2);
                     // Not enforced while we do not read.
@@ -364,6 +368,7 @@ impl Shard {
                 }
             }
         }
+        blocked.into_iter().for_each(|slot| self.pump(slot));
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");
