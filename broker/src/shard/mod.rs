@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::HashMap;
+use bridge::state::Pointer;
 use bridge::{Bridge, Lane, Reader, Ticket};
 use parking_lot::Mutex;
 use slab::Slab;
@@ -397,6 +398,12 @@ impl Shard {
         }
     }
 
+    fn is_next(&mut self, slot: u32, pointer: &Pointer) -> bool {
+        let (durable, now_s) = (self.lane.durable(), self.now.unix_s);
+        let Some(Out::Queue(queue)) = self.sessions.get_mut(slot as usize).map(|s| &mut s.out) else { return false };
+        matches!(queue.next(durable, now_s), Some(Next::Publish { entry, .. }) if entry.pointer == *pointer)
+    }
+
     /// Reads of queues that found nothing in the page cache go on in the background.
     fn warm_cold(&mut self, shared: &Shared) {
         for (slot, pointer, session) in std::mem::take(&mut self.scratch.cold) {
@@ -410,7 +417,9 @@ impl Shard {
                 shard.sessions[slot as usize].cold = false;
                 match fetched {
                     Ok(chunk) => shard.reader.install(&pointer, chunk),
-                    Err(error) => return shard.unreadable(slot, &error),
+                    Err(error) if shard.is_next(slot, &pointer) => shard.unreadable(slot, &error),
+                    // The client came back meanwhile and is at another message.
+                    Err(_) => {}
                 }
                 shard.pump(slot);
                 shard.schedule_turn();
