@@ -353,7 +353,8 @@ impl Shard {
                     let silent_s = now_s.saturating_sub(link.heard_s);
                     let allowed_s = u64::from(link.keep_alive_s) + u64::from(link.keep_alive_s).div_ceil(2);
                     // Not enforced while we do not read.
-                    if link.keep_alive_s > 0 && silent_s > allowed_s && !link.stalled && link.ready {
+                    let read = link.ready && !link.stalled && !link.is_clogged();
+                    if link.keep_alive_s > 0 && silent_s > allowed_s && read {
                         link.close(Close::ByServer(
                             ReasonCode::KeepAliveTimeout,
                             "silent for 1.5 times its keep alive",

@@ -299,7 +299,8 @@ impl Shard {
             let Out::Queue(queue) = &mut session.out else { continue };
             queue.push(delivery.sequence, delivery.entry);
             session.me.set_queued(queue.len());
-            let ready = session.link.as_ref().is_some_and(|link| link.ready && link.closing.is_none());
+            let ready =
+                session.link.as_ref().is_some_and(|link| link.ready && link.closing.is_none() && link.has_room());
             if !ready || session.cold {
                 continue;
             }
@@ -371,6 +372,10 @@ impl Shard {
         let Some(link) = session.link.as_mut() else { return true };
         // An acknowledgement that is released wakes the task by itself.
         if link.held >= receive_maximum || !link.ready {
+            return true;
+        }
+        // What it asks for has to be answered: who does not read is not read. Its task is woken by the socket.
+        if link.is_clogged() {
             return true;
         }
         if full && !link.stalled {

@@ -509,6 +509,11 @@ impl Link {
     pub fn has_room(&self) -> bool {
         self.backlog_bytes() <= limits::OUTBOX_BYTES_MAX
     }
+
+    /// Whether so much waits to be written that nothing more is read.
+    pub fn is_clogged(&self) -> bool {
+        self.backlog_bytes() > limits::OUTBOX_STALL_BYTES
+    }
 }
 
 fn retained(message: &Message<'_>, from: Publisher<'_>) -> Retained {
