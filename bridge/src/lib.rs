@@ -396,6 +396,9 @@ fn read_checkpoint(folder: &Folder) -> Result<Checkpoint, OpenError> {
             Ok(fresh)
         }
         Some(bytes) => {
+            // Its rename may be in memory only, from a process that was killed there. What it frees is
+            // overwritten from here on: a power cut must not bring the one before back.
+            folder.sync()?;
             Checkpoint::decode(&bytes).ok_or_else(|| OpenError::Checkpoint(folder.join(checkpoint::FILE_NAME)))
         }
     }

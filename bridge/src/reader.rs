@@ -115,6 +115,7 @@ impl Reader {
         if held.topic_id != pointer.topic || held.index != pointer.partition {
             return None;
         }
+        let mut searched_whole = false;
         loop {
             let header = match self.batch {
                 Some(header) => header,
@@ -143,9 +144,10 @@ impl Reader {
             let start = self.batch_at + batch::HEADER_BYTES;
             let first = self.chunk.get(start..)?;
             let again = batch::read_record(first, header.base_offset, header.base_timestamp)?;
-            if self.record_at == start || again.offset > pointer.offset {
+            if searched_whole || self.record_at == start || again.offset > pointer.offset {
                 return None;
             }
+            searched_whole = true;
             self.record_at = start;
         }
     }

@@ -211,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let (why, farewell) = match end {
             End::Replaced => (None, self.shared.borrow_mut().take_farewell(link_id)),
             End::Lost(how) => {
-                // It may have been taken over in the same moment; there is nobody left to tell.
+                // Taken over and lost at once: there is no one left to say farewell to.
                 self.shared.borrow_mut().take_farewell(link_id);
                 (Some(Close::Lost(how)), None)
             }

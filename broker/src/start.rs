@@ -73,7 +73,9 @@ impl Broker {
         let router = Arc::new(Router::new(config.shards, rules));
         for (topic, value) in bridge.take_recovered(store::RETAINED) {
             match store::decode_retained(&topic, &value) {
-                Some(message) => router.retained.set(message),
+                Some(message) => {
+                    router.retained.set(message);
+                }
                 None => tracing::error!("a stored retained message does not parse and is left out"),
             }
         }
@@ -91,11 +93,12 @@ impl Broker {
                 builder.max_blocking_threads(limits::BLOCKING_THREADS_MAX);
                 let runtime = match builder.enable_all().build() {
                     Ok(runtime) => runtime,
-                    Err(error) => return drop(ready.send(Err(error.into()))),
+                    Err(error) => return drop(ready.send(Err(StartError::Thread(error)))),
                 };
                 let mut shard = Shard::new(index, bridge, router, config, mailboxes);
                 sessions.into_iter().for_each(|session| shard.recover(session));
-                if let Err(failed) = shard.recovered() {
+                let attached = runtime.block_on(shard.recovered());
+                if let Err(failed) = attached {
                     return drop(ready.send(Err(failed.into())));
                 }
                 let shared = Rc::new(RefCell::new(shard));

@@ -140,7 +140,12 @@ impl Applier {
         let mut last = Instant::now();
         let mut woken: Vec<Arc<Partition>> = Vec::new();
         loop {
-            let wait = self.checkpoint_interval.saturating_sub(last.elapsed()).max(Duration::from_millis(10));
+            let wait = match journal_bytes >= self.checkpoint_bytes {
+                // One is due and the last is not done: publishers may be waiting, and no frame wakes us.
+                true => Duration::ZERO,
+                false => self.checkpoint_interval.saturating_sub(last.elapsed()),
+            };
+            let wait = wait.max(Duration::from_millis(10));
             let ended = match self.frames.recv_timeout(wait) {
                 Ok(frame) => {
                     journal_bytes += frame::padded_bytes(frame.body().len()) as u64;

@@ -101,16 +101,17 @@ impl Committer {
             if rang && !stopping {
                 self.wait_for_company();
             }
-            self.wait_for_checkpoint();
             let more = self.commit_group()?;
             if self.writer.dirty() && (stopping || self.last_sync.elapsed() >= OS_SYNC_INTERVAL) {
                 self.sync()?;
             }
+            if stopping && !more {
+                return Ok(());
+            }
+            // Also with more to gather: under load there always is.
+            self.wait_for_checkpoint()?;
             if more {
                 continue;
-            }
-            if stopping {
-                return Ok(());
             }
             // A ring that an earlier park swallowed still stands in the signal.
             if self.shared.lanes.signal.rang() {
@@ -132,14 +133,19 @@ impl Committer {
     }
 
     /// C3: publishers wait when checkpoints fall behind.
-    fn wait_for_checkpoint(&self) {
+    fn wait_for_checkpoint(&mut self) -> Result<(), DiskError> {
         let bound = self.options.checkpoint_bytes.saturating_mul(2);
+        if self.shared.uncheckpointed_bytes.load(Ordering::Acquire) > bound && self.writer.dirty() {
+            // J7: the checkpoint waits for the sync of the last frame it covers.
+            self.sync()?;
+        }
         while self.shared.uncheckpointed_bytes.load(Ordering::Acquire) > bound
             && self.shared.lanes.failure().is_none()
             && !self.shared.stopping.load(Ordering::Acquire)
         {
             thread::sleep(Duration::from_millis(5));
         }
+        Ok(())
     }
 
     /// Writes one group; whether there may be more to gather at once.

@@ -22,8 +22,9 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 pub struct FileHeader {
     /// The start that wrote it.
     pub epoch: u64,
-    /// The first LSN of that epoch: older epochs' frames from there on are void.
-    pub epoch_first_lsn: u64,
+    /// The first LSN of that epoch that is not a copy of an older epoch's frame: older epochs' frames from
+    /// there on are void. Those below stay valid, for a crash may come before all of them are copied (R2).
+    pub void_from_lsn: u64,
     /// The first LSN in this file.
     pub first_lsn: u64,
     /// Seeds the CRC of its frames, so that what a device sends can never be one.
@@ -35,7 +36,7 @@ impl FileHeader {
         let mut out = Vec::with_capacity(BOUNDARY_BYTES);
         out.extend_from_slice(&MAGIC.to_le_bytes());
         out.extend_from_slice(&VERSION.to_le_bytes());
-        for number in [self.epoch, self.epoch_first_lsn, self.first_lsn] {
+        for number in [self.epoch, self.void_from_lsn, self.first_lsn] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&self.salt.to_le_bytes());
@@ -53,7 +54,7 @@ impl FileHeader {
         match u32_at(bytes, 4) {
             VERSION => Ok(Some(FileHeader {
                 epoch: u64_at(bytes, 8),
-                epoch_first_lsn: u64_at(bytes, 16),
+                void_from_lsn: u64_at(bytes, 16),
                 first_lsn: u64_at(bytes, 24),
                 salt: u32_at(bytes, 32),
             })),
@@ -154,7 +155,7 @@ struct Current {
 pub struct Writer {
     files: Arc<Files>,
     epoch: u64,
-    epoch_first_lsn: u64,
+    void_from_lsn: u64,
     current: Option<Current>,
     salt: u32,
     next_lsn: u64,
@@ -164,12 +165,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer of a new epoch whose first frame has `first_lsn`.
-    pub fn new(files: Arc<Files>, epoch: u64, first_lsn: u64) -> Writer {
+    /// A writer of a new epoch whose first frame has `first_lsn`; up to `void_from_lsn` it copies frames of
+    /// older ones.
+    pub fn new(files: Arc<Files>, epoch: u64, first_lsn: u64, void_from_lsn: u64) -> Writer {
         Writer {
             files,
             epoch,
-            epoch_first_lsn: first_lsn,
+            void_from_lsn,
             current: None,
             salt: 0,
             next_lsn: first_lsn,
@@ -221,7 +223,7 @@ impl Writer {
         self.salt = random_salt();
         let header = FileHeader {
             epoch: self.epoch,
-            epoch_first_lsn: self.epoch_first_lsn,
+            void_from_lsn: self.void_from_lsn,
             first_lsn: self.next_lsn,
             salt: self.salt,
         };

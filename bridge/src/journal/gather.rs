@@ -9,11 +9,14 @@ use crate::log::Topic;
 use crate::producer::{Producers, Verdict};
 use crate::state::{Change, Entry, Pointer, Space};
 
+use super::changes::Key;
 use super::frame::{Frame, u32_at, u64_at};
-use super::lane::{self, APPEND, ATTACH, BATCH, Delivery, Pending, ProduceSlot, Produced, Target};
+use super::lane::{self, APPEND, ATTACH, BATCH, Delivery, ORDERED, Pending, ProduceSlot, Produced, Target};
 
 /// A builder's batch is closed at this size, so that readers get batches they can hold.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Keys whose order is remembered, twice over.
+const ORDERED_KEYS_MAX: usize = 10_000;
 
 /// The committer's view of what exists, and the group being gathered.
 #[derive(Debug)]
@@ -28,6 +31,11 @@ pub(crate) struct Gather {
     /// Heads with something in this group.
     touched: Vec<usize>,
     deliveries: Vec<Unplaced>,
+    /// Order of the newest change gathered, by key, for keys that several lanes change.
+    newest: HashMap<Key, u64>,
+    /// The same for keys changed longer ago; older ones are forgotten. A change is overtaken between a lock and
+    /// a submit, so by far fewer others than are remembered.
+    newer_before: HashMap<Key, u64>,
 }
 
 /// Where a partition's next record goes.
@@ -74,6 +82,8 @@ impl Gather {
             changes: Vec::new(),
             touched: Vec::new(),
             deliveries: Vec::new(),
+            newest: HashMap::new(),
+            newer_before: HashMap::new(),
         }
     }
 
@@ -112,6 +122,16 @@ impl Gather {
             match *kind {
                 APPEND => rest = self.take_append(&rest[1..]),
                 BATCH => rest = self.take_batch(&rest[1..], slots.next()),
+                ORDERED => {
+                    let order = u64_at(rest, 1);
+                    let change = &rest[9..];
+                    let mut after = change;
+                    if self.overtaken(order, Change::decode(&mut after)) {
+                        rest = after;
+                    } else {
+                        rest = self.take_change(lane, change);
+                    }
+                }
                 ATTACH => {
                     if let Some(queue) = self.queues.get_mut(&u64_at(rest, 1)) {
                         queue.lane = Some(lane);
@@ -199,6 +219,20 @@ impl Gather {
             Change::Put(Space::PRODUCERS, &key, &value).encode(&mut self.changes);
         }
         Produced::Appended { base_offset, duplicate: false }
+    }
+
+    /// Whether a newer change of the same key was gathered before this one; if not, it is the newest now.
+    fn overtaken(&mut self, order: u64, change: Option<Change<'_>>) -> bool {
+        let (Some(Change::Put(space, key, _)) | Some(Change::Delete(space, key))) = change else { return false };
+        let key = (space, key.into());
+        if self.newest.get(&key).or_else(|| self.newer_before.get(&key)).is_some_and(|newest| *newest > order) {
+            return true;
+        }
+        if self.newest.len() >= ORDERED_KEYS_MAX {
+            self.newer_before = std::mem::take(&mut self.newest);
+        }
+        self.newest.insert(key, order);
+        false
     }
 
     fn take_change<'a>(&mut self, lane: usize, bytes: &'a [u8]) -> &'a [u8] {

@@ -203,6 +203,7 @@ struct Inner {
 pub(crate) const APPEND: u8 = 32;
 pub(crate) const BATCH: u8 = 33;
 pub(crate) const ATTACH: u8 = 34;
+pub(crate) const ORDERED: u8 = 35;
 
 impl Lane {
     /// Starts an operation. The committer waits while one is open: fill it and submit it without pausing.
@@ -359,6 +360,15 @@ impl Operation<'_> {
     pub fn change(&mut self, change: Change<'_>) {
         debug_assert!(!matches!(change, Change::Enqueue(..)), "only the committer gives sequences");
         change.encode(&mut self.pending.bytes);
+    }
+
+    /// The same for a put or delete of a key that several lanes change: `order` rises with every change of any
+    /// such key in its space, and one that was overtaken on its way is left out. It is the caller's, from
+    /// under the lock that decides which change is the newer.
+    pub fn change_in_order(&mut self, order: u64, change: Change<'_>) {
+        self.pending.bytes.push(ORDERED);
+        self.pending.bytes.extend_from_slice(&order.to_le_bytes());
+        self.change(change);
     }
 
     /// Makes this lane the one that gets a recovered queue's deliveries; `Change::Open` does it for new ones.

@@ -69,6 +69,8 @@ pub(crate) struct Replayed {
 impl Journal {
     pub(crate) fn open(folder: Folder) -> Result<Journal, ReplayError> {
         let (mut used, mut blank) = (Vec::new(), Vec::new());
+        // A file's name may be in memory only, from a process that was killed while it made it.
+        folder.sync()?;
         for name in folder.names()? {
             if !name.ends_with(".journal") {
                 continue;
@@ -101,13 +103,15 @@ impl Journal {
         let checkpoint_lsn = applied.lsn;
         let mut tail: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
         let (mut journal_bytes, mut frames) = (0, 0);
-        let mut torn = false;
+        // The epoch whose frames end in a gap. A newer one goes on where its start left off: at or before it,
+        // for it wrote again what might not have been durable.
+        let mut torn = None;
         for found in &mut self.used {
             let limit = limits.get(&found.header.epoch).copied().unwrap_or(u64::MAX);
             let file = File::open(&self.folder.join(&found.name))?;
             let bytes = file.read_at(0, file.size()? as usize)?;
             let mut at = BOUNDARY_BYTES;
-            while at < bytes.len() && !torn {
+            while at < bytes.len() && torn != Some(found.header.epoch) {
                 let Some(frame) = frame::find(&bytes[at..], found.header.salt).filter(|f| f.lsn < limit) else {
                     at += BOUNDARY_BYTES;
                     continue;
@@ -126,7 +130,7 @@ impl Journal {
                         return Err(ReplayError::Damaged { lsn: next, file: found.name.clone() });
                     }
                     // Durability "os": a later frame reached the disk and this one did not.
-                    torn = true;
+                    torn = Some(found.header.epoch);
                     continue;
                 }
                 let failed = |error: ApplyError| ReplayError::Apply { lsn: frame.lsn, why: error.to_string() };
@@ -139,7 +143,7 @@ impl Journal {
         }
         let first_lsn = tail.front().map_or(applied.lsn + 1, |(lsn, _)| *lsn);
         let files = Arc::new(self.into_files(checkpoint_lsn));
-        let mut writer = Writer::new(files.clone(), epoch, first_lsn);
+        let mut writer = Writer::new(files.clone(), epoch, first_lsn, applied.lsn + 1);
         for (_, body) in &tail {
             writer.write(&mut Frame::with_body(body))?;
         }
@@ -153,7 +157,7 @@ impl Journal {
         let mut limit = u64::MAX;
         for found in self.used.iter().rev() {
             limits.entry(found.header.epoch).or_insert(limit);
-            limit = limit.min(found.header.epoch_first_lsn);
+            limit = limit.min(found.header.void_from_lsn);
         }
         limits
     }

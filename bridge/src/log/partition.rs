@@ -128,7 +128,7 @@ impl Partition {
         if header.base_offset != expected {
             return Err(AppendError::Gap { expected, found: header.base_offset });
         }
-        self.roll_if_full(bytes.len() as u64, header.base_offset)?;
+        self.roll_if_full(bytes.len() as u64, &header)?;
         let (file, position) = {
             let segments = self.segments.read();
             // PROOF: roll_if_full leaves at least one segment.
@@ -159,23 +159,31 @@ impl Partition {
         }
     }
 
-    fn roll_if_full(&self, more: u64, base: i64) -> Result<(), DiskError> {
+    fn roll_if_full(&self, more: u64, header: &Header) -> Result<(), DiskError> {
         {
             let mut segments = self.segments.write();
+            // A compressed batch may say that it holds any number of records; offsets in an index are relative.
+            let indexable = |active: &Segment| header.last_offset() - active.base <= i64::from(i32::MAX);
+            let fits = |active: &Segment| active.bytes + more <= self.segment_bytes_max && indexable(active);
             match segments.list.last_mut() {
-                Some(active) if active.bytes == 0 || active.bytes + more <= self.segment_bytes_max => return Ok(()),
+                Some(active) if active.bytes == 0 || fits(active) => return Ok(()),
                 Some(active) => active.store_index(&self.folder)?,
                 None => {}
             }
         }
-        let fresh = Segment::create(&self.folder, base)?;
+        let fresh = Segment::create(&self.folder, header.base_offset)?;
         self.segments.write().list.push(fresh);
         Ok(())
     }
 
-    /// Starts a new segment at the high watermark, whatever the size of the last one.
+    /// Starts a new segment at the high watermark, whatever the size of the last one; nothing when it is
+    /// empty and so begins there already: a second of that name would be the same file.
     pub fn roll(&self) -> Result<(), DiskError> {
-        let fresh = Segment::create(&self.folder, self.high_watermark())?;
+        let base = self.high_watermark();
+        if self.segments.read().list.last().is_some_and(|active| active.base == base) {
+            return Ok(());
+        }
+        let fresh = Segment::create(&self.folder, base)?;
         self.segments.write().list.push(fresh);
         Ok(())
     }
@@ -451,4 +459,57 @@ pub enum AppendError {
     /// There is no segment to append to.
     #[error("the partition has no segment")]
     NoSegment,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(base: i64) -> Vec<u8> {
+        let mut body = Vec::new();
+        batch::encode_body(&mut body, None, Some(b"value"), std::iter::empty());
+        let mut builder = batch::Builder::default();
+        builder.restart(base);
+        builder.push(1, &body);
+        builder.finish(1).to_vec()
+    }
+
+    #[test]
+    fn offsets_too_far_apart_for_an_index_get_segments_of_their_own() {
+        let home = tempfile::tempdir().expect("a folder");
+        let folder = Folder::open(home.path()).expect("opens");
+        let partition = Partition::open(folder, (3, 0), Extent::default(), 1 << 20).expect("opens");
+        let mut bases = Vec::new();
+        for _ in 0..9 {
+            let base = partition.high_watermark();
+            let mut bytes = batch(base);
+            bytes.resize(5000, 0); // far enough apart for an entry each
+            bytes[8..12].copy_from_slice(&(5000i32 - 12).to_be_bytes());
+            bytes[23..27].copy_from_slice(&(i32::MAX - 1).to_be_bytes());
+            partition.append(&bytes).expect("written");
+            bases.push(base);
+        }
+        for base in bases {
+            let read = partition.read_blocking(base, 1).expect("reads");
+            assert_eq!(Header::parse(&read).expect("a batch").base_offset, base);
+        }
+    }
+
+    #[test]
+    fn rolling_twice_leaves_one_segment_and_the_partition_opens_again() {
+        let home = tempfile::tempdir().expect("a folder");
+        let open = |extent| {
+            let folder = Folder::open(home.path()).expect("opens");
+            Partition::open(folder, (3, 0), extent, 1 << 20).expect("opens")
+        };
+        let partition = open(Extent::default());
+        partition.append(&batch(0)).expect("written");
+        // A compaction that the disk refused, and its retry.
+        partition.roll().expect("rolls");
+        partition.roll().expect("rolls");
+        partition.append(&batch(1)).expect("written");
+        let (extent, _) = partition.extent();
+        assert_eq!(extent.segments.len(), 2);
+        assert_eq!(open(extent).read_blocking(1, 1).expect("reads"), batch(1));
+    }
 }

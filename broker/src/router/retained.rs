@@ -44,12 +44,17 @@ struct Inner {
     bytes: usize,
     /// How many can expire.
     expiring: usize,
+    /// Changes so far.
+    order: u64,
 }
 
 impl RetainedStore {
-    /// Sets a topic's message.
-    pub fn set(&self, message: Retained) {
+    /// Sets a topic's message. Gives the change's place in the order of all changes, which the journal keeps
+    /// whichever shard submits first.
+    pub fn set(&self, message: Retained) -> u64 {
         let mut inner = self.inner.write();
+        inner.order += 1;
+        let order = inner.order;
         let mut node = &mut inner.root;
         for level in message.topic.split('/') {
             // Looked up first: the entry call would allocate the name each time.
@@ -67,15 +72,15 @@ impl RetainedStore {
         if let Some(before) = before {
             inner.forget(&before);
         }
+        order
     }
 
-    /// Removes a topic's message; whether there was one.
-    pub fn remove(&self, topic: &str) -> bool {
+    /// Removes a topic's message, if there is one. Gives the change's place as [`RetainedStore::set`] does.
+    pub fn remove(&self, topic: &str) -> u64 {
         let mut inner = self.inner.write();
-        let levels: Vec<&str> = topic.split('/').collect();
-        let Some(before) = inner.root.remove(&levels) else { return false };
-        inner.forget(&before);
-        true
+        inner.remove(topic);
+        inner.order += 1;
+        inner.order
     }
 
     /// Every message whose topic matches a filter and that has not expired.
@@ -87,15 +92,23 @@ impl RetainedStore {
         found
     }
 
-    /// Removes what has expired; gives the topics.
-    pub fn expire(&self, now_s: u32) -> Vec<Box<str>> {
+    /// Removes what has expired; gives the topics and the changes' places in the order.
+    pub fn expire(&self, now_s: u32) -> Vec<(Box<str>, u64)> {
         let mut expired = Vec::new();
-        if self.inner.read().expiring == 0 {
-            return expired;
+        if self.inner.read().expiring > 0 {
+            self.inner.read().root.expired(now_s, &mut expired);
         }
-        self.inner.read().root.expired(now_s, &mut expired);
-        expired.retain(|topic| self.remove(topic));
-        expired
+        // Another shard may have set a new one since.
+        let remove = |topic: Box<str>| self.remove_expired(&topic, now_s).map(|order| (topic, order));
+        expired.into_iter().filter_map(remove).collect()
+    }
+
+    fn remove_expired(&self, topic: &str, now_s: u32) -> Option<u64> {
+        let mut inner = self.inner.write();
+        inner.root.get(topic.split('/')).filter(|message| message.has_expired(now_s))?;
+        inner.remove(topic);
+        inner.order += 1;
+        Some(inner.order)
     }
 
     /// How many there are, and their bytes.
@@ -106,6 +119,13 @@ impl RetainedStore {
 }
 
 impl Inner {
+    fn remove(&mut self, topic: &str) {
+        let levels: Vec<&str> = topic.split('/').collect();
+        if let Some(before) = self.root.remove(&levels) {
+            self.forget(&before);
+        }
+    }
+
     fn forget(&mut self, message: &Retained) {
         self.count -= 1;
         self.bytes -= size(message);
@@ -117,7 +137,21 @@ fn size(message: &Retained) -> usize {
     message.topic.len() + message.payload.len() + message.properties.len()
 }
 
+impl Retained {
+    fn has_expired(&self, now_s: u32) -> bool {
+        self.expires_s != 0 && self.expires_s <= now_s
+    }
+}
+
 impl Node {
+    fn get<'a>(&self, levels: impl Iterator<Item = &'a str>) -> Option<&Retained> {
+        let mut node = self;
+        for level in levels {
+            node = node.children.get(level)?;
+        }
+        node.message.as_deref()
+    }
+
     fn collect(&self, levels: &[&str], first: bool, found: &mut Vec<Arc<Retained>>) {
         match levels {
             [] => found.extend(self.message.clone()),
@@ -148,8 +182,7 @@ impl Node {
 
     fn expired(&self, now_s: u32, found: &mut Vec<Box<str>>) {
         if let Some(message) = &self.message
-            && message.expires_s != 0
-            && message.expires_s <= now_s
+            && message.has_expired(now_s)
         {
             found.push(message.topic.clone());
         }
@@ -210,8 +243,9 @@ mod tests {
         store.set(message("a/b", 0));
         store.set(message("a/b", 0));
         assert_eq!(store.size(), (1, 4));
-        assert!(!store.remove("a"));
-        assert!(store.remove("a/b"));
+        let before = store.remove("a");
+        assert_eq!(store.size().0, 1, "a is not a/b");
+        assert!(store.remove("a/b") > before, "changes have an order");
         assert_eq!(store.size(), (0, 0));
         assert!(store.inner.read().root.children.is_empty());
     }
@@ -222,7 +256,11 @@ mod tests {
         store.set(message("a", 10));
         store.set(message("b", 20));
         assert_eq!(topics(&store, "#", 10), ["b"]);
-        assert_eq!(store.expire(10), ["a".into()]);
+        let expired: Vec<_> = store.expire(10).into_iter().map(|(topic, _)| topic).collect();
+        assert_eq!(expired, ["a".into()]);
         assert_eq!(store.size().0, 1);
+        store.set(message("b", 30));
+        assert!(store.remove_expired("b", 20).is_none(), "set anew since it was found expired");
+        assert!(store.remove_expired("b", 30).is_some());
     }
 }

@@ -33,6 +33,8 @@ pub struct Queue {
     settled: u64,
     /// The base that becomes settled with a ticket.
     settling: Option<(Ticket, u64)>,
+    /// The newest such base, which is next in line.
+    removed: (Ticket, u64),
 }
 
 /// What to do next for the client.
@@ -57,14 +59,15 @@ impl Queue {
     /// What recovery found: sequences and entries in order. The first `maybe_sent` may have been sent.
     pub fn recovered(next: u64, entries: impl Iterator<Item = (u64, Entry)>, maybe_sent: usize) -> Queue {
         let mut queue = Queue::default();
-        for (sequence, entry) in entries {
+        for (index, (sequence, entry)) in entries.enumerate() {
             if queue.items.is_empty() {
                 queue.base = sequence;
             }
             queue.fill_gap(sequence);
             let sent = match entry.released {
                 true => Some(Sent::Released),
-                false if queue.items.len() < maybe_sent => Some(first_state(&entry)),
+                // Gaps had no part in the window.
+                false if index < maybe_sent => Some(first_state(&entry)),
                 false => None,
             };
             queue.items.push_back(Item { entry, sent });
@@ -180,9 +183,17 @@ impl Queue {
 
     /// Removals up to here were submitted under `ticket`.
     pub fn note_removals(&mut self, ticket: Ticket) {
+        self.removed = (ticket, self.base);
         if self.settling.is_none() && self.settled < self.base {
-            self.settling = Some((ticket, self.base));
+            self.settling = Some(self.removed);
         }
+    }
+
+    /// Whether only the commit of a removal is missing for the next one: nobody acknowledges anything then.
+    pub fn waits_for_identifier(&self) -> bool {
+        self.is_open()
+            && self.next < self.items.len()
+            && self.base + self.next as u64 - self.settled.min(self.base) >= PACKET_IDS
     }
 
     fn identifier_is_free(&mut self, durable: Ticket) -> bool {
@@ -190,7 +201,7 @@ impl Queue {
             && ticket <= durable
         {
             self.settled = base;
-            self.settling = None;
+            self.settling = Some(self.removed).filter(|(_, removed)| *removed > base);
         }
         self.base + self.next as u64 - self.settled.min(self.base) < PACKET_IDS
     }
@@ -276,7 +287,7 @@ mod tests {
         let found = [(7, released), (9, entry(9, QoS::AtLeastOnce)), (10, entry(10, QoS::AtLeastOnce))];
         let mut queue = Queue::recovered(11, found.into_iter(), 3);
         queue.restart(10);
-        assert_eq!(send_all(&mut queue), [(1008, false), (10, true), (11, false)]);
+        assert_eq!(send_all(&mut queue), [(1008, false), (10, true), (11, true)], "a window of 3 held all three");
         let mut last_done = Queue::recovered(9, [(7, entry(7, QoS::AtLeastOnce))].into_iter(), 3);
         last_done.push(9, entry(9, QoS::AtLeastOnce));
         last_done.restart(10);
@@ -302,7 +313,27 @@ mod tests {
             queue.note_removals(9);
         }
         assert_eq!(send_all(&mut queue), [], "no removal is durable yet");
+        assert!(queue.waits_for_identifier());
         assert!(queue.next(9, 0).is_some());
+        assert!(!queue.waits_for_identifier());
+    }
+
+    #[test]
+    fn removals_noted_while_others_settle_settle_after_them() {
+        let mut queue = filled(QoS::AtLeastOnce, PACKET_IDS + 5);
+        queue.restart(u16::MAX);
+        let sent = send_all(&mut queue);
+        assert_eq!(sent.len() as u64, PACKET_IDS);
+        for (ticket, (id, _)) in sent.into_iter().enumerate() {
+            queue.acknowledge(id, AckKind::PubAck, false);
+            queue.note_removals(ticket as u64 + 1);
+        }
+        for _ in 0..2 {
+            while queue.next(PACKET_IDS, 0).is_some() {
+                queue.sent();
+            }
+        }
+        assert_eq!(queue.next, 5, "all that is left was sent");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bridge::state::Change;
 use bridge::{JournalFailed, RecoveredQueue, Ticket};
@@ -192,6 +191,10 @@ impl Shard {
         let session = &mut self.sessions[slot as usize];
         let Some(mut link) = session.link.take() else { return };
         tracing::info!(client = &*session.me.client_id, peer = &*link.peer, "taken over by a new connection");
+        if link.closing == Some(Close::ByClient { with_will: false }) {
+            // It said goodbye before, and its task had no turn yet to tell.
+            session.will = None;
+        }
         // Its task finds that the session is another link's: it writes this farewell and ends.
         link.close(Close::ByServer(ReasonCode::SessionTakenOver, "taken over by a new connection"));
         self.farewells.insert(link.id, link.farewell());
@@ -327,18 +330,13 @@ impl Shard {
         operation.submit();
     }
 
-    /// Waits until the committer knows which lane each recovered queue belongs to: a message gathered before
-    /// would be queued on the disk and not here. Blocks; only at the start.
-    pub fn recovered(&mut self) -> Result<(), JournalFailed> {
+    /// Hands what recovery submitted to the committer and waits until it took it: a publish that another
+    /// shard submits must not be gathered before the queues here are attached, or its entries reach no one
+    /// before the next start.
+    pub async fn recovered(&mut self) -> Result<(), JournalFailed> {
         self.hand_on_all();
         self.show_counts();
-        while self.lane.durable() < self.lane.submitted() {
-            if let Some(failed) = self.lane.failure() {
-                return Err(failed.clone());
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        self.lane.wait(self.lane.submitted()).await
     }
 
     /// Once a second: clients that fell silent, wills and sessions whose time has come.
@@ -346,13 +344,17 @@ impl Shard {
         let now_s = u64::from(self.now.unix_s);
         let receive_maximum = usize::from(self.config.receive_maximum);
         let mut due = Vec::new();
+        let mut blocked = Vec::new();
         for (slot, session) in &mut self.sessions {
             match &mut session.link {
                 Some(link) => {
+                    if matches!(&session.out, Out::Queue(queue) if queue.waits_for_identifier()) {
+                        blocked.push(slot as u32);
+                    }
                     let silent_s = now_s.saturating_sub(link.heard_s);
                     let allowed_s = u64::from(link.keep_alive_s) + u64::from(link.keep_alive_s).div_ceil(2);
                     // Not enforced while we do not read.
-                    let read = link.ready && !link.stalled && link.held < receive_maximum;
+                    let read = link.ready && !link.stalled && link.held < receive_maximum && !link.is_clogged();
                     if link.keep_alive_s > 0 && silent_s > allowed_s && read {
                         link.close(Close::ByServer(
                             ReasonCode::KeepAliveTimeout,
@@ -368,6 +370,7 @@ impl Shard {
                 }
             }
         }
+        blocked.into_iter().for_each(|slot| self.pump(slot));
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");
@@ -387,8 +390,8 @@ impl Shard {
             return;
         }
         let mut operation = self.lane.begin();
-        for topic in &expired {
-            operation.change(Change::Delete(store::RETAINED, topic.as_bytes()));
+        for (topic, order) in &expired {
+            operation.change_in_order(*order, Change::Delete(store::RETAINED, topic.as_bytes()));
         }
         operation.submit();
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::HashMap;
+use bridge::state::Pointer;
 use bridge::{Bridge, Lane, Reader, Ticket};
 use parking_lot::Mutex;
 use slab::Slab;
@@ -252,6 +253,8 @@ impl Shard {
         let link = link.id;
         self.awaited |= ticket > self.flushed;
         self.held.push_back(Held { ticket, slot, link, what });
+        // The ticket may be durable already: then no commit rings.
+        self.schedule_turn();
     }
 
     /// Acknowledges once everything before is acknowledged and `ticket`, if any, is durable
@@ -303,7 +306,8 @@ impl Shard {
             let Out::Queue(queue) = &mut session.out else { continue };
             queue.push(delivery.sequence, delivery.entry);
             session.me.set_queued(queue.len());
-            let ready = session.link.as_ref().is_some_and(|link| link.ready && link.closing.is_none());
+            let ready =
+                session.link.as_ref().is_some_and(|link| link.ready && link.closing.is_none() && link.has_room());
             if !ready || session.cold {
                 continue;
             }
@@ -405,6 +409,10 @@ impl Shard {
         if link.held >= receive_maximum || !link.ready {
             return true;
         }
+        // What it asks for has to be answered: who does not read is not read. Its task is woken by the socket.
+        if link.is_clogged() {
+            return true;
+        }
         if full && !link.stalled {
             link.stalled = true;
             let entry = (slot, link.id);
@@ -430,6 +438,12 @@ impl Shard {
         }
     }
 
+    fn is_next(&mut self, slot: u32, pointer: &Pointer) -> bool {
+        let (durable, now_s) = (self.lane.durable(), self.now.unix_s);
+        let Some(Out::Queue(queue)) = self.sessions.get_mut(slot as usize).map(|s| &mut s.out) else { return false };
+        matches!(queue.next(durable, now_s), Some(Next::Publish { entry, .. }) if entry.pointer == *pointer)
+    }
+
     /// Reads of queues that found nothing in the page cache go on in the background.
     fn warm_cold(&mut self, shared: &Shared) {
         for (slot, pointer, session) in std::mem::take(&mut self.scratch.cold) {
@@ -443,7 +457,9 @@ impl Shard {
                 shard.sessions[slot as usize].cold = false;
                 match fetched {
                     Ok(chunk) => shard.reader.install(&pointer, chunk),
-                    Err(error) => return shard.unreadable(slot, &error),
+                    Err(error) if shard.is_next(slot, &pointer) => shard.unreadable(slot, &error),
+                    // The client came back meanwhile and is at another message.
+                    Err(_) => {}
                 }
                 shard.pump(slot);
                 shard.schedule_turn();

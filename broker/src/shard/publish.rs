@@ -149,9 +149,7 @@ impl Shard {
     /// Sends a message everywhere. `also` are changes that have to be in the same frame. The ticket of that
     /// frame, when there is one.
     pub fn route(&mut self, message: &Message<'_>, from: Publisher<'_>, also: &[Change<'_>]) -> Option<Ticket> {
-        if message.retain {
-            self.keep_retained(message, from);
-        }
+        let order = message.retain.then(|| self.keep_retained(message, from));
         let set = self.matches(message.topic);
         self.scratch.form = None;
         for target in &set.direct[self.index] {
@@ -167,7 +165,7 @@ impl Shard {
             return None;
         }
         let picked = self.deliver_shared(&set, message);
-        self.journal(&set, &picked, message, from, also)
+        self.journal(&set, &picked, message, from, (order, also))
     }
 
     /// Everyone who gets a topic's messages, worked out once.
@@ -269,7 +267,7 @@ impl Shard {
         picked: &[QueueTarget],
         message: &Message<'_>,
         from: Publisher<'_>,
-        also: &[Change<'_>],
+        (order, also): (Option<u64>, &[Change<'_>]),
     ) -> Option<Ticket> {
         let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
         if message.qos > QoS::AtMostOnce {
@@ -286,7 +284,7 @@ impl Shard {
                 targets.push(Enqueued { queue: target.session.id, tag, expires_s: message.expires_s });
             }
         }
-        let retained = message.retain.then(|| self.retained_change(message, from));
+        let retained = order.map(|order| (order, self.retained_value(message, from)));
         if set.log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() {
             return None;
         }
@@ -314,11 +312,13 @@ impl Shard {
                 message.encode_record(out, message.topic.as_bytes(), from.client_id, false, now.unix_s);
             });
         }
-        if let Some(value) = &retained {
-            operation.change(match value {
-                Some(value) => Change::Put(store::RETAINED, message.topic.as_bytes(), value),
-                None => Change::Delete(store::RETAINED, message.topic.as_bytes()),
-            });
+        if let Some((order, value)) = &retained {
+            let topic = message.topic.as_bytes();
+            let change = match value {
+                Some(value) => Change::Put(store::RETAINED, topic, value),
+                None => Change::Delete(store::RETAINED, topic),
+            };
+            operation.change_in_order(*order, change);
         }
         also.iter().for_each(|change| operation.change(*change));
         let ticket = operation.submit();
@@ -326,17 +326,15 @@ impl Shard {
         Some(ticket)
     }
 
-    /// S5: before the subscriptions are looked at.
-    fn keep_retained(&self, message: &Message<'_>, from: Publisher<'_>) {
+    /// S5: before the subscriptions are looked at. The change's place in the order of all.
+    fn keep_retained(&self, message: &Message<'_>, from: Publisher<'_>) -> u64 {
         match message.payload.is_empty() {
-            true => {
-                self.router.retained.remove(message.topic);
-            }
+            true => self.router.retained.remove(message.topic),
             false => self.router.retained.set(retained(message, from)),
         }
     }
 
-    fn retained_change(&self, message: &Message<'_>, from: Publisher<'_>) -> Option<Vec<u8>> {
+    fn retained_value(&self, message: &Message<'_>, from: Publisher<'_>) -> Option<Vec<u8>> {
         (!message.payload.is_empty()).then(|| store::encode_retained(&retained(message, from)))
     }
 
@@ -508,6 +506,11 @@ impl Link {
     /// Whether more may be taken out of the client's queue once this much was written.
     pub fn has_room(&self) -> bool {
         self.backlog_bytes() <= limits::OUTBOX_BYTES_MAX
+    }
+
+    /// Whether so much waits to be written that nothing more is read.
+    pub fn is_clogged(&self) -> bool {
+        self.backlog_bytes() > limits::OUTBOX_STALL_BYTES
     }
 }
 
