@@ -33,7 +33,7 @@ use crate::session::{Close, Link, Out, Session};
 use crate::stats::{Counts, Shown};
 
 pub use lifecycle::{Admitted, RecoveredSession};
-pub use packets::Consumed;
+pub use packets::{Consumed, refuse_topic};
 use publish::{Burst, Scratch};
 
 /// Work of any kind for a shard's thread, such as a Kafka connection.
