@@ -25,6 +25,8 @@ pub const SPARE_BUFFER_BYTES_MAX: usize = 256 << 10;
 pub const OUTBOX_QOS0_BYTES_MAX: usize = 4 << 20;
 /// Bytes waiting to be written above which nothing more is taken out of a client's queue.
 pub const OUTBOX_BYTES_MAX: usize = 1 << 20;
+/// Bytes waiting to be written above which a client is not read. Only answers to itself get this far.
+pub const OUTBOX_ANSWERS_BYTES_MAX: usize = 8 << 20;
 /// Seconds a durable session outlives a restart at least, unless it expires sooner by itself (R5).
 pub const EXPIRY_AFTER_START_S: u64 = 600;
 /// Seconds that wills of durable sessions wait after a restart at least (R5).

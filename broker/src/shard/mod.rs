@@ -405,6 +405,10 @@ impl Shard {
         if link.held >= receive_maximum || !link.ready {
             return true;
         }
+        // It asks and does not take its answers; the socket wakes the task when it does.
+        if link.backlog_bytes() > limits::OUTBOX_ANSWERS_BYTES_MAX {
+            return true;
+        }
         if full && !link.stalled {
             link.stalled = true;
             let entry = (slot, link.id);
