@@ -228,6 +228,52 @@ fn a_client_that_reads_nothing_holds_up_nobody_else() {
     serves_all(&broker);
 }
 
+/// Resident memory of a process in bytes.
+fn resident_bytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells it");
+    let kib = line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number");
+    kib << 10
+}
+
+#[test]
+fn answers_for_a_client_that_reads_none_do_not_pile_up() {
+    let broker = Broker::start();
+    let mut stream = TcpStream::connect(broker.mqtt()).expect("it listens");
+    stream.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01p").expect("an open connection");
+    stream.read_exact(&mut [0; 4]).expect("a CONNACK");
+    let limit = Some(Duration::from_secs(2));
+    stream.set_write_timeout(limit).expect("an open socket");
+    // 48 MB of PINGREQ: at some point the server takes no more.
+    let pings = b"\xC0\0".repeat(500_000);
+    let refused = (0..48).any(|_| stream.write_all(&pings).is_err());
+    assert!(refused, "48 MB of answers wait for it");
+    serves_all(&broker);
+    // Who reads again is served again.
+    let mut answers = vec![0; 1 << 20];
+    stream.set_write_timeout(None).expect("an open socket");
+    for _ in 0..8 {
+        stream.read_exact(&mut answers).expect("its answers");
+    }
+}
+
+#[test]
+fn a_durable_client_that_reads_nothing_leaves_its_messages_in_the_log() {
+    let broker = Broker::start();
+    let mut deaf = broker.connect(Connect::v5("deaf").durable());
+    deaf.subscribe("flood", 1);
+    let mut from = broker.connect(Connect::v5("from"));
+    let payload = vec![b'x'; 1_000_000];
+    for _ in 0..100 {
+        assert_eq!(from.publish(Publish::new("flood", &payload).qos(1)), 0);
+    }
+    let resident = resident_bytes(broker.id());
+    assert!(resident < 80 << 20, "{resident} bytes for 100 MB that nobody reads");
+    for _ in 0..100 {
+        assert_eq!(deaf.take().payload.len(), payload.len());
+    }
+}
+
 /// Publishes at QoS 1 with some under way until the broker is gone; gives the acknowledged.
 fn publish_until_gone(mqtt: SocketAddr, n: u32) -> Vec<String> {
     let mut client = Client::connect(mqtt, &Connect::v311(&format!("p{n}")));

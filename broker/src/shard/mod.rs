@@ -303,8 +303,8 @@ impl Shard {
             let Out::Queue(queue) = &mut session.out else { continue };
             queue.push(delivery.sequence, delivery.entry);
             session.me.set_queued(queue.len());
-            let ready = session.link.as_ref().is_some_and(|link| link.ready && link.closing.is_none());
-            if !ready || session.cold {
+            let takes = |link: &Link| link.ready && link.closing.is_none() && link.has_room();
+            if session.cold || !session.link.as_ref().is_some_and(takes) {
                 continue;
             }
             let durable = self.lane.durable();

@@ -233,7 +233,7 @@ impl Shard {
         } else {
             let Out::Window(window) = &mut session.out else { return };
             let (waiting, waiting_bytes) = window.waiting();
-            if waiting == 0 && window.is_open() && link.backlog_bytes() <= limits::OUTBOX_BYTES_MAX {
+            if waiting == 0 && window.is_open() && link.has_room() {
                 let packet_id = window.send(qos);
                 append_with_id(&mut link.outbox, packet, packet_id_at, packet_id);
                 self.counts.sent_qos12 += 1;
@@ -385,7 +385,7 @@ impl Shard {
             let durable = self.lane.durable();
             let Some(session) = self.sessions.get_mut(slot as usize) else { return };
             let Some(link) = session.link.as_mut().filter(|link| link.ready && link.closing.is_none()) else { return };
-            if session.cold || link.backlog_bytes() > limits::OUTBOX_BYTES_MAX {
+            if session.cold || !link.has_room() {
                 return;
             }
             match &mut session.out {
