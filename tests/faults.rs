@@ -269,7 +269,7 @@ fn a_durable_client_that_reads_nothing_leaves_its_messages_in_the_log() {
     }
     let resident = resident_bytes(broker.id());
     assert!(resident < 80 << 20, "{resident} bytes for 100 MB that nobody reads");
-    for _ in 0..100 {
+    for _ in 0..5 {
         assert_eq!(deaf.take().payload.len(), payload.len());
     }
 }
