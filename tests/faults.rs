@@ -5,11 +5,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::broker::{Broker, wait_for_exit};
 use support::http;
 use support::kafka::Kafka;
-use support::mqtt::{AckKind, Client, Connect, Lost, Packet, Publish};
+use support::mqtt::{AckKind, Client, Connect, Lost, Packet, Prop, Publish};
 use support::random::Random;
 
 /// A start that must fail; gives its stderr.
@@ -228,10 +228,10 @@ fn a_client_that_reads_nothing_holds_up_nobody_else() {
     serves_all(&broker);
 }
 
-/// Resident memory of a process in bytes.
-fn resident_bytes(process: u32) -> u64 {
+/// The most memory a process has had, in bytes.
+fn peak_bytes(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells it");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells it");
     let kib = line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number");
     kib << 10
 }
@@ -267,11 +267,42 @@ fn a_durable_client_that_reads_nothing_leaves_its_messages_in_the_log() {
     for _ in 0..100 {
         assert_eq!(from.publish(Publish::new("flood", &payload).qos(1)), 0);
     }
-    let resident = resident_bytes(broker.id());
-    assert!(resident < 80 << 20, "{resident} bytes for 100 MB that nobody reads");
+    let peak = peak_bytes(broker.id());
+    assert!(peak < 80 << 20, "{peak} bytes for 100 MB that nobody reads");
     for _ in 0..5 {
         assert_eq!(deaf.take().payload.len(), payload.len());
     }
+}
+
+/// A shard is kept busy by one subscriber whom each message costs a thousand subscription identifiers, and
+/// who takes none of them for their size.
+#[test]
+fn publishers_wait_for_a_shard_that_is_behind() {
+    let broker = Broker::with_config("shards = 2\n[bridge]\nenabled = false\n");
+    let mut costly = broker.connect(Connect::v5("costly").with(Prop::MaximumPacketBytes(64)));
+    for mask in 0..1024u32 {
+        let level = |bit: u32| if mask >> bit & 1 == 0 { "a" } else { "+" };
+        let filter = (0..10).map(level).collect::<Vec<_>>().join("/");
+        costly.subscribe_with(&[(&filter, 0)], &[Prop::SubscriptionId(mask + 1)]);
+    }
+    let message = Publish::new("a/a/a/a/a/a/a/a/a/a", [b'x'; 1000]);
+    let flood = |n: u32| {
+        let mut client = broker.connect(Connect::v311(&format!("flood-{n}")));
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until && client.try_send_publish(&message).is_ok() {}
+    };
+    thread::scope(|scope| {
+        // Some of them live on the other shard.
+        (0..8).for_each(|n| {
+            drop(scope.spawn({
+                let flood = &flood;
+                move || flood(n)
+            }))
+        });
+    });
+    let peak = peak_bytes(broker.id());
+    assert!(peak < 60 << 20, "{peak} bytes wait for a shard");
+    broker.connect(Connect::v5("later")).ping();
 }
 
 /// Publishes at QoS 1 with some under way until the broker is gone; gives the acknowledged.

@@ -10,6 +10,8 @@ pub const READ_BYTES: usize = 64 << 10;
 pub const READS_PER_TURN: usize = 2;
 /// Journal backlog of a shard above which its publishers are not read.
 pub const BACKLOG_BYTES_MAX: usize = 2 << 20;
+/// Bytes of messages from other shards that wait for a shard, above which no publisher is read.
+pub const BURST_BYTES_MAX: usize = 4 << 20;
 /// Threads of a shard that wait for cold reads of the log.
 pub const BLOCKING_THREADS_MAX: usize = 8;
 /// Milliseconds that what nobody waits for may lie before it is committed: client acknowledgements, QoS 0

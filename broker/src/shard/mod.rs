@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::HashMap;
@@ -57,6 +58,8 @@ pub enum Mail {
 pub struct Mailbox {
     mail: Mutex<Vec<Mail>>,
     doorbell: Arc<Notify>,
+    /// Of bursts that its shard has not taken in.
+    burst_bytes: AtomicUsize,
     /// Its counts.
     pub shown: Shown,
 }
@@ -64,7 +67,13 @@ pub struct Mailbox {
 impl Mailbox {
     /// An empty one.
     pub fn new() -> Mailbox {
-        Mailbox { mail: Mutex::default(), doorbell: Arc::default(), shown: Shown::default() }
+        let burst_bytes = AtomicUsize::new(0);
+        Mailbox { mail: Mutex::default(), doorbell: Arc::default(), burst_bytes, shown: Shown::default() }
+    }
+
+    /// Whether its shard is behind with what others published: they wait for it.
+    fn is_full(&self) -> bool {
+        self.burst_bytes.load(Ordering::Relaxed) > limits::BURST_BYTES_MAX
     }
 
     /// Puts one in and wakes the shard.
@@ -330,13 +339,16 @@ impl Shard {
         let mail = std::mem::take(&mut *self.mailboxes[self.index].mail.lock());
         for mail in mail {
             match mail {
-                Mail::Burst(burst) => self.take_burst(&burst),
+                Mail::Burst(burst) => {
+                    self.take_burst(&burst);
+                    self.taken_in(burst.bytes());
+                }
                 other => left.push(other),
             }
         }
         self.take_deliveries();
         self.release_held();
-        if self.lane.backlog_bytes() < limits::BACKLOG_BYTES_MAX / 2 {
+        if self.lane.backlog_bytes() < limits::BACKLOG_BYTES_MAX / 2 && !self.others_are_behind() {
             self.wake_stalled();
         }
         if self.lane.failure().is_some() && !self.failed {
@@ -385,6 +397,7 @@ impl Shard {
         self.awaited = false;
         for (shard, burst) in self.bursts.iter_mut().enumerate() {
             if !burst.is_empty() {
+                self.mailboxes[shard].burst_bytes.fetch_add(burst.bytes(), Ordering::Relaxed);
                 self.mailboxes[shard].send(Mail::Burst(std::mem::take(burst)));
             }
         }
@@ -395,10 +408,22 @@ impl Shard {
         self.mailboxes[self.index].shown.show(&self.counts);
     }
 
-    /// Whether this link's client has to wait until the journal caught up; it is woken then.
+    /// A burst was taken in. Whoever waited for this shard to catch up hears of it.
+    fn taken_in(&self, bytes: usize) {
+        let before = self.mailboxes[self.index].burst_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if before > limits::BURST_BYTES_MAX && before - bytes <= limits::BURST_BYTES_MAX {
+            self.mailboxes.iter().for_each(|mailbox| mailbox.doorbell.notify_one());
+        }
+    }
+
+    fn others_are_behind(&self) -> bool {
+        self.mailboxes.iter().any(Mailbox::is_full)
+    }
+
+    /// Whether this link's client has to wait until journal and shards caught up; it is woken then.
     pub fn stall(&mut self, slot: u32, link: u64) -> bool {
         let receive_maximum = usize::from(self.config.receive_maximum);
-        let full = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX;
+        let full = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX || self.others_are_behind();
         let Some(session) = self.linked(slot, link) else { return true };
         let Some(link) = session.link.as_mut() else { return true };
         // An acknowledgement that is released wakes the task by itself.
@@ -418,9 +443,12 @@ impl Shard {
     }
 
     fn wake_stalled(&mut self) {
+        let now_s = self.now.unix_s.into();
         for (slot, link) in std::mem::take(&mut self.stalled) {
             if let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut()) {
                 link.stalled = false;
+                // What it said meanwhile is read only now.
+                link.heard_s = now_s;
                 link.wake();
             }
         }

@@ -52,6 +52,11 @@ impl Burst {
         self.items.is_empty()
     }
 
+    /// Memory it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len() + self.items.len() * size_of::<Item>()
+    }
+
     fn push(&mut self, to: To, message: &Message<'_>) {
         let mut put = |bytes: &[u8]| {
             let start = self.bytes.len();
