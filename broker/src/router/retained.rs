@@ -94,7 +94,19 @@ impl RetainedStore {
             return expired;
         }
         self.inner.read().root.expired(now_s, &mut expired);
-        expired.retain(|topic| self.remove(topic));
+        if expired.is_empty() {
+            return expired;
+        }
+        let mut inner = self.inner.write();
+        expired.clear();
+        inner.root.expired(now_s, &mut expired);
+        for topic in &expired {
+            // Found again under the lock that removes them: a newer one on the topic is not taken for them.
+            let levels: Vec<&str> = topic.split('/').collect();
+            if let Some(before) = inner.root.remove(&levels) {
+                inner.forget(&before);
+            }
+        }
         expired
     }
 
