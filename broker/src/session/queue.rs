@@ -185,6 +185,12 @@ impl Queue {
         }
     }
 
+    /// Whether only removals that are not durable yet keep the next entry from being sent (S3).
+    pub fn waits_for_removals(&mut self, durable: Ticket) -> bool {
+        let waits = self.is_open() && self.next < self.items.len() && !self.identifier_is_free(durable);
+        waits && self.settled < self.base
+    }
+
     fn identifier_is_free(&mut self, durable: Ticket) -> bool {
         if let Some((ticket, base)) = self.settling
             && ticket <= durable
@@ -258,6 +264,20 @@ mod tests {
         assert_eq!(queue.len(), 0);
         queue.push(5, entry(5, QoS::AtLeastOnce));
         assert_eq!(send_all(&mut queue), [(6, false)]);
+    }
+
+    #[test]
+    fn without_a_free_identifier_it_waits_for_the_removals_and_says_so() {
+        let mut queue = filled(QoS::AtLeastOnce, PACKET_IDS + 5);
+        queue.restart(u16::MAX);
+        assert_eq!(send_all(&mut queue).len(), PACKET_IDS as usize);
+        for id in 1..=u16::MAX {
+            queue.acknowledge(id, AckKind::PubAck, false);
+        }
+        queue.note_removals(7);
+        assert!(queue.next(6, 0).is_none() && queue.waits_for_removals(6));
+        assert!(!queue.waits_for_removals(7));
+        assert!(queue.next(7, 0).is_some());
     }
 
     #[test]

@@ -124,6 +124,8 @@ pub struct Shard {
     by_queue: HashMap<u64, u32>,
     held: VecDeque<Held>,
     stalled: Vec<(u32, u64)>,
+    /// Sessions that have used every packet identifier and wait for a commit, by slot.
+    out_of_identifiers: Vec<u32>,
     /// Last bytes for links that were taken over, by link.
     farewells: HashMap<u64, Vec<u8>>,
     cache: HashMap<Box<str>, Arc<MatchSet>>,
@@ -192,6 +194,7 @@ impl Shard {
             by_queue: HashMap::default(),
             held: VecDeque::new(),
             stalled: Vec::new(),
+            out_of_identifiers: Vec::new(),
             farewells: HashMap::default(),
             cache: HashMap::default(),
             cache_generation: 0,
@@ -348,6 +351,10 @@ impl Shard {
         }
         self.take_deliveries();
         self.release_held();
+        // Nothing that the client sends would wake them: it may have acknowledged everything.
+        for slot in std::mem::take(&mut self.out_of_identifiers) {
+            self.pump(slot);
+        }
         if self.lane.backlog_bytes() < limits::BACKLOG_BYTES_MAX / 2 && !self.others_are_behind() {
             self.wake_stalled();
         }

@@ -406,7 +406,14 @@ impl Shard {
                     link.wake();
                 }
                 Out::Queue(queue) => match queue.next(durable, self.now.unix_s) {
-                    None => return session.me.set_open(queue.is_open()),
+                    None => {
+                        session.me.set_open(queue.is_open());
+                        if queue.waits_for_removals(durable) && !self.out_of_identifiers.contains(&slot) {
+                            self.out_of_identifiers.push(slot);
+                            self.awaited = true;
+                        }
+                        return;
+                    }
                     Some(Next::Release(packet_id)) => {
                         queue.sent();
                         let ack = Ack { kind: AckKind::PubRel, packet_id, reason: ReasonCode::Success };
