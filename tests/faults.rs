@@ -274,6 +274,18 @@ fn a_durable_client_that_reads_nothing_leaves_its_messages_in_the_log() {
     }
 }
 
+#[test]
+fn long_topics_do_not_pile_up() {
+    let broker = Broker::with_config("shards = 1\n[bridge]\nenabled = false\n");
+    let mut client = broker.connect(Connect::v311("client"));
+    for n in 0..3000 {
+        client.send_publish(&Publish::new(&format!("{n}{}", "x".repeat(65_000)), ""));
+    }
+    client.ping();
+    let peak = peak_bytes(broker.id());
+    assert!(peak < 130 << 20, "{peak} bytes for topics that were published once");
+}
+
 /// A shard is kept busy by one subscriber whom each message costs a thousand subscription identifiers, and
 /// who takes none of them for their size.
 #[test]

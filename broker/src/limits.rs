@@ -4,6 +4,8 @@
 pub const TOPIC_LEVELS_MAX: usize = 200;
 /// Topics a shard keeps match results for; the cache starts over when it is full.
 pub const MATCH_CACHE_TOPICS_MAX: usize = 20_000;
+/// Bytes they may take, about: one topic may be 64 KiB long, or have 100,000 subscribers.
+pub const MATCH_CACHE_BYTES_MAX: usize = 64 << 20;
 /// Bytes read from a connection at a time, into a buffer its shard shares.
 pub const READ_BYTES: usize = 64 << 10;
 /// Reads a connection may do before others get their turn.

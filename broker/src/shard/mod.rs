@@ -129,6 +129,7 @@ pub struct Shard {
     /// Last bytes for links that were taken over, by link.
     farewells: HashMap<u64, Vec<u8>>,
     cache: HashMap<Box<str>, Arc<MatchSet>>,
+    cache_bytes: usize,
     cache_generation: u64,
     bursts: Vec<Burst>,
     scratch: Scratch,
@@ -197,6 +198,7 @@ impl Shard {
             out_of_identifiers: Vec::new(),
             farewells: HashMap::default(),
             cache: HashMap::default(),
+            cache_bytes: 0,
             cache_generation: 0,
             scratch: Scratch::default(),
             record_scratch: Vec::new(),

@@ -178,14 +178,18 @@ impl Shard {
     /// Everyone who gets a topic's messages, worked out once.
     fn matches(&mut self, topic: &str) -> Arc<MatchSet> {
         let generation = self.router.generation();
-        if self.cache_generation != generation || self.cache.len() >= limits::MATCH_CACHE_TOPICS_MAX {
+        let full =
+            self.cache.len() >= limits::MATCH_CACHE_TOPICS_MAX || self.cache_bytes >= limits::MATCH_CACHE_BYTES_MAX;
+        if self.cache_generation != generation || full {
             self.cache.clear();
+            self.cache_bytes = 0;
             self.cache_generation = generation;
         }
         if let Some(set) = self.cache.get(topic) {
             return set.clone();
         }
         let set = Arc::new(self.router.resolve(topic));
+        self.cache_bytes += topic.len() + set.bytes();
         self.cache.insert(topic.into(), set.clone());
         set
     }
