@@ -503,7 +503,13 @@ impl Link {
             _ => None,
         };
         if let (Some((reason, why)), Version::V5) = (told, self.version) {
+            let start = bytes.len();
             encode_disconnect(&mut bytes, reason, Some(why), None);
+            if bytes.len() - start > self.packet_bytes_max {
+                // The reason's text may not make it too large [MQTT-3.14.2-3].
+                bytes.truncate(start);
+                encode_disconnect(&mut bytes, reason, None, None);
+            }
         }
         bytes
     }
