@@ -5,11 +5,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::broker::{Broker, wait_for_exit};
 use support::http;
 use support::kafka::Kafka;
-use support::mqtt::{AckKind, Client, Connect, Lost, Packet, Publish};
+use support::mqtt::{AckKind, Client, Connect, Lost, Packet, Prop, Publish};
 use support::random::Random;
 
 /// A start that must fail; gives its stderr.
@@ -226,6 +226,95 @@ fn a_client_that_reads_nothing_holds_up_nobody_else() {
     // 30 MB for a client that reads nothing: its publisher is served all the same.
     assert_eq!(from.publish(Publish::new("flood", "end").qos(1)), 0);
     serves_all(&broker);
+}
+
+/// The most memory a process has had, in bytes.
+fn peak_bytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells it");
+    let kib = line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number");
+    kib << 10
+}
+
+#[test]
+fn answers_for_a_client_that_reads_none_do_not_pile_up() {
+    let broker = Broker::start();
+    let mut stream = TcpStream::connect(broker.mqtt()).expect("it listens");
+    stream.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01p").expect("an open connection");
+    stream.read_exact(&mut [0; 4]).expect("a CONNACK");
+    let limit = Some(Duration::from_secs(2));
+    stream.set_write_timeout(limit).expect("an open socket");
+    // 48 MB of PINGREQ: at some point the server takes no more.
+    let pings = b"\xC0\0".repeat(500_000);
+    let refused = (0..48).any(|_| stream.write_all(&pings).is_err());
+    assert!(refused, "48 MB of answers wait for it");
+    serves_all(&broker);
+    // Who reads again is served again.
+    let mut answers = vec![0; 1 << 20];
+    stream.set_write_timeout(None).expect("an open socket");
+    for _ in 0..8 {
+        stream.read_exact(&mut answers).expect("its answers");
+    }
+}
+
+#[test]
+fn a_durable_client_that_reads_nothing_leaves_its_messages_in_the_log() {
+    let broker = Broker::start();
+    let mut deaf = broker.connect(Connect::v5("deaf").durable());
+    deaf.subscribe("flood", 1);
+    let mut from = broker.connect(Connect::v5("from"));
+    let payload = vec![b'x'; 1_000_000];
+    for _ in 0..100 {
+        assert_eq!(from.publish(Publish::new("flood", &payload).qos(1)), 0);
+    }
+    let peak = peak_bytes(broker.id());
+    assert!(peak < 80 << 20, "{peak} bytes for 100 MB that nobody reads");
+    for _ in 0..5 {
+        assert_eq!(deaf.take().payload.len(), payload.len());
+    }
+}
+
+#[test]
+fn long_topics_do_not_pile_up() {
+    let broker = Broker::with_config("shards = 1\n[bridge]\nenabled = false\n");
+    let mut client = broker.connect(Connect::v311("client"));
+    for n in 0..3000 {
+        client.send_publish(&Publish::new(&format!("{n}{}", "x".repeat(65_000)), ""));
+    }
+    client.ping();
+    let peak = peak_bytes(broker.id());
+    assert!(peak < 130 << 20, "{peak} bytes for topics that were published once");
+}
+
+/// A shard is kept busy by one subscriber whom each message costs a thousand subscription identifiers, and
+/// who takes none of them for their size.
+#[test]
+fn publishers_wait_for_a_shard_that_is_behind() {
+    let broker = Broker::with_config("shards = 2\n[bridge]\nenabled = false\n");
+    let mut costly = broker.connect(Connect::v5("costly").with(Prop::MaximumPacketBytes(64)));
+    for mask in 0..1024u32 {
+        let level = |bit: u32| if mask >> bit & 1 == 0 { "a" } else { "+" };
+        let filter = (0..10).map(level).collect::<Vec<_>>().join("/");
+        costly.subscribe_with(&[(&filter, 0)], &[Prop::SubscriptionId(mask + 1)]);
+    }
+    let message = Publish::new("a/a/a/a/a/a/a/a/a/a", [b'x'; 1000]);
+    let flood = |n: u32| {
+        let mut client = broker.connect(Connect::v311(&format!("flood-{n}")));
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until && client.try_send_publish(&message).is_ok() {}
+    };
+    thread::scope(|scope| {
+        // Some of them live on the other shard.
+        (0..8).for_each(|n| {
+            drop(scope.spawn({
+                let flood = &flood;
+                move || flood(n)
+            }))
+        });
+    });
+    let peak = peak_bytes(broker.id());
+    assert!(peak < 60 << 20, "{peak} bytes wait for a shard");
+    broker.connect(Connect::v5("later")).ping();
 }
 
 /// Publishes at QoS 1 with some under way until the broker is gone; gives the acknowledged.

@@ -4,12 +4,16 @@
 pub const TOPIC_LEVELS_MAX: usize = 200;
 /// Topics a shard keeps match results for; the cache starts over when it is full.
 pub const MATCH_CACHE_TOPICS_MAX: usize = 20_000;
+/// Bytes they may take, about: one topic may be 64 KiB long, or have 100,000 subscribers.
+pub const MATCH_CACHE_BYTES_MAX: usize = 64 << 20;
 /// Bytes read from a connection at a time, into a buffer its shard shares.
 pub const READ_BYTES: usize = 64 << 10;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
 /// Journal backlog of a shard above which its publishers are not read.
 pub const BACKLOG_BYTES_MAX: usize = 2 << 20;
+/// Bytes of messages from other shards that wait for a shard, above which no publisher is read.
+pub const BURST_BYTES_MAX: usize = 4 << 20;
 /// Threads of a shard that wait for cold reads of the log.
 pub const BLOCKING_THREADS_MAX: usize = 8;
 /// Milliseconds that what nobody waits for may lie before it is committed: client acknowledgements, QoS 0

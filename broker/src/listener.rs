@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::codec::{Connect, DecodeError, ReasonCode, Version, connect_version, frame};
 use crate::connection;
 use crate::limits;
-use crate::shard::{Mail, Shared};
+use crate::shard::{Mail, Shared, refuse_topic};
 
 /// A client on its way to its shard.
 pub struct Arrival {
@@ -160,6 +160,11 @@ async fn read_connect(stream: &mut TcpStream, packet_max: u32) -> Result<(Vec<u8
         if connect.authentication_method.is_some() {
             let answer = Some((connect.version, ReasonCode::BadAuthenticationMethod));
             return Err(Refused { answer, why: "it asks for an authentication method; none is offered".into() });
+        }
+        // As deep as no PUBLISH may be, or in the server's own tree: it would be published unasked later.
+        if let Some((will, reason)) = connect.will.and_then(|will| Some((will, refuse_topic(will.topic)?))) {
+            let why = format!("its will's topic of {} bytes is refused", will.topic.len());
+            return Err(Refused { answer: Some((connect.version, reason)), why });
         }
         let assigned = connect.client_id.is_empty();
         let name = if assigned { random_client_id().into() } else { connect.client_id.into() };

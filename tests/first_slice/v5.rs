@@ -3,7 +3,7 @@
 use std::time::Duration;
 use support::broker::Broker;
 use support::mqtt::{
-    AckKind, Client, Connect, NO_LOCAL, Prop, Publish, RETAIN_AS_PUBLISHED, RETAINED_IF_NEW, RETAINED_NEVER,
+    AckKind, Client, Connect, NO_LOCAL, Packet, Prop, Publish, RETAIN_AS_PUBLISHED, RETAINED_IF_NEW, RETAINED_NEVER,
 };
 
 #[test]
@@ -259,5 +259,20 @@ fn a_publish_nobody_waits_for_says_so_or_succeeds() {
     for qos in [1, 2] {
         let reason = client.publish(Publish::new("nobody", "x").qos(qos));
         assert!(matches!(reason, 0 | 0x10), "{reason:#04x}");
+    }
+}
+
+#[test]
+fn a_disconnect_gives_its_reason_in_words_only_where_they_fit() {
+    let broker = Broker::start();
+    for (bytes, fits) in [(12, false), (1000, true)] {
+        let mut client = broker.connect(Connect::v5("client").with(Prop::MaximumPacketBytes(bytes)));
+        // An alias that was never set.
+        client.send(b"\x30\x06\0\0\x03\x23\0\x07");
+        let told = client.expect("DISCONNECT", |packet| match packet {
+            Packet::Disconnect { reason, props } => Some((*reason, props.is_empty())),
+            _ => None,
+        });
+        assert_eq!(told, (0x82, !fits));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 use support::broker::Broker;
-use support::mqtt::{Connect, Lost, Prop, Publish, VERSIONS};
+use support::mqtt::{Client, Connect, Lost, Prop, Publish, VERSIONS, Version};
 
 fn will() -> Publish {
     Publish::new("gone", "client").qos(1)
@@ -117,4 +117,22 @@ fn the_end_of_the_session_cuts_the_delay_short() {
     let connect = Connect::v5("client").with(Prop::SessionExpiryS(1)).will(will().with(Prop::WillDelayS(3600)));
     drop(broker.connect(connect));
     assert_eq!(watcher.take().text(), "client");
+}
+
+#[test]
+fn its_topic_is_held_to_the_same_rules_as_a_publish() {
+    let mut broker = Broker::start();
+    for (topic, reason) in [("/".repeat(60_000), 0x90), ("$SYS/broker/version".to_owned(), 0x87)] {
+        for version in VERSIONS {
+            let connect = Connect::new(version, "client").will(Publish::new(&topic, "x").retain());
+            match (version, Client::try_connect(broker.mqtt(), &connect)) {
+                (Version::V5, client) => assert_eq!(client.expect("a CONNACK").connack.code, reason),
+                // 3.1.1 has a word for the one and none for the other.
+                (_, client) => assert!(client.is_err_and(|lost| lost == Lost::Closed) || reason == 0x87),
+            }
+        }
+    }
+    // A retained one would be found a level at a time by this.
+    broker.connect(Connect::v5("watcher")).subscribe("#", 0);
+    assert!(broker.is_running());
 }

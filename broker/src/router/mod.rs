@@ -239,6 +239,13 @@ impl Router {
 }
 
 impl MatchSet {
+    /// Memory it takes, about.
+    pub fn bytes(&self) -> usize {
+        let direct: usize = self.direct.iter().map(Vec::len).sum();
+        let key = self.log.as_ref().and_then(|log| log.fixed.as_ref()).map_or(0, |(key, _)| key.len());
+        direct * size_of::<Target>() + self.queued.len() * size_of::<QueueTarget>() + self.shared.len() * 8 + key
+    }
+
     /// One session's overlapping subscriptions: one copy at the greatest QoS with every identifier; in a
     /// queue, one copy for each identifier (an entry has room for one) [MQTT-3.3.4-2].
     fn add_session(&mut self, all: &[&Subscriber]) {

@@ -189,11 +189,11 @@ impl Queue {
         }
     }
 
-    /// Whether only the commit of a removal is missing for the next one: nobody acknowledges anything then.
-    pub fn waits_for_identifier(&self) -> bool {
-        self.is_open()
-            && self.next < self.items.len()
-            && self.base + self.next as u64 - self.settled.min(self.base) >= PACKET_IDS
+    /// Whether only removals that are not durable yet keep the next entry from being sent (S3): nothing that
+    /// the client sends would wake the session then.
+    pub fn waits_for_removals(&mut self, durable: Ticket) -> bool {
+        let waits = self.is_open() && self.next < self.items.len() && !self.identifier_is_free(durable);
+        waits && self.settled < self.base
     }
 
     fn identifier_is_free(&mut self, durable: Ticket) -> bool {
@@ -272,6 +272,20 @@ mod tests {
     }
 
     #[test]
+    fn without_a_free_identifier_it_waits_for_the_removals_and_says_so() {
+        let mut queue = filled(QoS::AtLeastOnce, PACKET_IDS + 5);
+        queue.restart(u16::MAX);
+        assert_eq!(send_all(&mut queue).len(), PACKET_IDS as usize);
+        for id in 1..=u16::MAX {
+            queue.acknowledge(id, AckKind::PubAck, false);
+        }
+        queue.note_removals(7);
+        assert!(queue.next(6, 0).is_none() && queue.waits_for_removals(6));
+        assert!(!queue.waits_for_removals(7));
+        assert!(queue.next(7, 0).is_some());
+    }
+
+    #[test]
     fn a_released_message_goes_on_with_pubrel() {
         let mut queue = filled(QoS::ExactlyOnce, 2);
         send_all(&mut queue);
@@ -313,9 +327,9 @@ mod tests {
             queue.note_removals(9);
         }
         assert_eq!(send_all(&mut queue), [], "no removal is durable yet");
-        assert!(queue.waits_for_identifier());
+        assert!(queue.waits_for_removals(8));
         assert!(queue.next(9, 0).is_some());
-        assert!(!queue.waits_for_identifier());
+        assert!(!queue.waits_for_removals(9));
     }
 
     #[test]

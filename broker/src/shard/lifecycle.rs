@@ -344,17 +344,13 @@ impl Shard {
         let now_s = u64::from(self.now.unix_s);
         let receive_maximum = usize::from(self.config.receive_maximum);
         let mut due = Vec::new();
-        let mut blocked = Vec::new();
         for (slot, session) in &mut self.sessions {
             match &mut session.link {
                 Some(link) => {
-                    if matches!(&session.out, Out::Queue(queue) if queue.waits_for_identifier()) {
-                        blocked.push(slot as u32);
-                    }
                     let silent_s = now_s.saturating_sub(link.heard_s);
                     let allowed_s = u64::from(link.keep_alive_s) + u64::from(link.keep_alive_s).div_ceil(2);
-                    // Not enforced while we do not read.
-                    let read = link.ready && !link.stalled && link.held < receive_maximum && !link.is_clogged();
+                    // Not enforced while we do not read, unless it is because the client does not.
+                    let read = link.ready && !link.stalled && link.held < receive_maximum;
                     if link.keep_alive_s > 0 && silent_s > allowed_s && read {
                         link.close(Close::ByServer(
                             ReasonCode::KeepAliveTimeout,
@@ -370,7 +366,6 @@ impl Shard {
                 }
             }
         }
-        blocked.into_iter().for_each(|slot| self.pump(slot));
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::HashMap;
@@ -34,7 +35,7 @@ use crate::session::{Close, Link, Out, Session};
 use crate::stats::{Counts, Shown};
 
 pub use lifecycle::{Admitted, RecoveredSession};
-pub use packets::Consumed;
+pub use packets::{Consumed, refuse_topic};
 use publish::{Burst, Scratch};
 
 /// Work of any kind for a shard's thread, such as a Kafka connection.
@@ -58,6 +59,8 @@ pub enum Mail {
 pub struct Mailbox {
     mail: Mutex<Vec<Mail>>,
     doorbell: Arc<Notify>,
+    /// Of bursts that its shard has not taken in.
+    burst_bytes: AtomicUsize,
     /// Its counts.
     pub shown: Shown,
 }
@@ -65,7 +68,13 @@ pub struct Mailbox {
 impl Mailbox {
     /// An empty one.
     pub fn new() -> Mailbox {
-        Mailbox { mail: Mutex::default(), doorbell: Arc::default(), shown: Shown::default() }
+        let burst_bytes = AtomicUsize::new(0);
+        Mailbox { mail: Mutex::default(), doorbell: Arc::default(), burst_bytes, shown: Shown::default() }
+    }
+
+    /// Whether its shard is behind with what others published: they wait for it.
+    fn is_full(&self) -> bool {
+        self.burst_bytes.load(Ordering::Relaxed) > limits::BURST_BYTES_MAX
     }
 
     /// Puts one in and wakes the shard.
@@ -116,9 +125,12 @@ pub struct Shard {
     by_queue: HashMap<u64, u32>,
     held: VecDeque<Held>,
     stalled: Vec<(u32, u64)>,
+    /// Sessions that have used every packet identifier and wait for a commit, by slot.
+    out_of_identifiers: Vec<u32>,
     /// Last bytes for links that were taken over, by link.
     farewells: HashMap<u64, Vec<u8>>,
     cache: HashMap<Box<str>, Arc<MatchSet>>,
+    cache_bytes: usize,
     cache_generation: u64,
     bursts: Vec<Burst>,
     scratch: Scratch,
@@ -184,8 +196,10 @@ impl Shard {
             by_queue: HashMap::default(),
             held: VecDeque::new(),
             stalled: Vec::new(),
+            out_of_identifiers: Vec::new(),
             farewells: HashMap::default(),
             cache: HashMap::default(),
+            cache_bytes: 0,
             cache_generation: 0,
             scratch: Scratch::default(),
             record_scratch: Vec::new(),
@@ -334,13 +348,20 @@ impl Shard {
         let mail = std::mem::take(&mut *self.mailboxes[self.index].mail.lock());
         for mail in mail {
             match mail {
-                Mail::Burst(burst) => self.take_burst(&burst),
+                Mail::Burst(burst) => {
+                    self.take_burst(&burst);
+                    self.taken_in(burst.bytes());
+                }
                 other => left.push(other),
             }
         }
         self.take_deliveries();
         self.release_held();
-        if self.lane.backlog_bytes() < limits::BACKLOG_BYTES_MAX / 2 {
+        // Nothing that the client sends would wake them: it may have acknowledged everything.
+        for slot in std::mem::take(&mut self.out_of_identifiers) {
+            self.pump(slot);
+        }
+        if self.lane.backlog_bytes() < limits::BACKLOG_BYTES_MAX / 2 && !self.others_are_behind() {
             self.wake_stalled();
         }
         if self.lane.failure().is_some() && !self.failed {
@@ -389,6 +410,7 @@ impl Shard {
         self.awaited = false;
         for (shard, burst) in self.bursts.iter_mut().enumerate() {
             if !burst.is_empty() {
+                self.mailboxes[shard].burst_bytes.fetch_add(burst.bytes(), Ordering::Relaxed);
                 self.mailboxes[shard].send(Mail::Burst(std::mem::take(burst)));
             }
         }
@@ -399,10 +421,22 @@ impl Shard {
         self.mailboxes[self.index].shown.show(&self.counts);
     }
 
-    /// Whether this link's client has to wait until the journal caught up; it is woken then.
+    /// A burst was taken in. Whoever waited for this shard to catch up hears of it.
+    fn taken_in(&self, bytes: usize) {
+        let before = self.mailboxes[self.index].burst_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if before > limits::BURST_BYTES_MAX && before - bytes <= limits::BURST_BYTES_MAX {
+            self.mailboxes.iter().for_each(|mailbox| mailbox.doorbell.notify_one());
+        }
+    }
+
+    fn others_are_behind(&self) -> bool {
+        self.mailboxes.iter().any(Mailbox::is_full)
+    }
+
+    /// Whether this link's client has to wait until journal and shards caught up; it is woken then.
     pub fn stall(&mut self, slot: u32, link: u64) -> bool {
         let receive_maximum = usize::from(self.config.receive_maximum);
-        let full = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX;
+        let full = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX || self.others_are_behind();
         let Some(session) = self.linked(slot, link) else { return true };
         let Some(link) = session.link.as_mut() else { return true };
         // An acknowledgement that is released wakes the task by itself.
@@ -422,9 +456,12 @@ impl Shard {
     }
 
     fn wake_stalled(&mut self) {
+        let now_s = self.now.unix_s.into();
         for (slot, link) in std::mem::take(&mut self.stalled) {
             if let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut()) {
                 link.stalled = false;
+                // What it said meanwhile is read only now.
+                link.heard_s = now_s;
                 link.wake();
             }
         }
@@ -478,7 +515,13 @@ impl Link {
             _ => None,
         };
         if let (Some((reason, why)), Version::V5) = (told, self.version) {
+            let start = bytes.len();
             encode_disconnect(&mut bytes, reason, Some(why), None);
+            if bytes.len() - start > self.packet_bytes_max {
+                // The reason's text may not make it too large [MQTT-3.14.2-3].
+                bytes.truncate(start);
+                encode_disconnect(&mut bytes, reason, None, None);
+            }
         }
         bytes
     }

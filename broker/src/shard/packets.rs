@@ -362,7 +362,7 @@ fn fault(error: DecodeError) -> Close {
 }
 
 /// Why a topic may not be published to, if so.
-fn refuse_topic(topic: &str) -> Option<ReasonCode> {
+pub fn refuse_topic(topic: &str) -> Option<ReasonCode> {
     if topic.starts_with("$SYS/") {
         return Some(ReasonCode::NotAuthorized);
     }

@@ -52,6 +52,11 @@ impl Burst {
         self.items.is_empty()
     }
 
+    /// Memory it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len() + self.items.len() * size_of::<Item>()
+    }
+
     fn push(&mut self, to: To, message: &Message<'_>) {
         let mut put = |bytes: &[u8]| {
             let start = self.bytes.len();
@@ -171,14 +176,18 @@ impl Shard {
     /// Everyone who gets a topic's messages, worked out once.
     fn matches(&mut self, topic: &str) -> Arc<MatchSet> {
         let generation = self.router.generation();
-        if self.cache_generation != generation || self.cache.len() >= limits::MATCH_CACHE_TOPICS_MAX {
+        let full =
+            self.cache.len() >= limits::MATCH_CACHE_TOPICS_MAX || self.cache_bytes >= limits::MATCH_CACHE_BYTES_MAX;
+        if self.cache_generation != generation || full {
             self.cache.clear();
+            self.cache_bytes = 0;
             self.cache_generation = generation;
         }
         if let Some(set) = self.cache.get(topic) {
             return set.clone();
         }
         let set = Arc::new(self.router.resolve(topic));
+        self.cache_bytes += topic.len() + set.bytes();
         self.cache.insert(topic.into(), set.clone());
         set
     }
@@ -231,7 +240,7 @@ impl Shard {
         } else {
             let Out::Window(window) = &mut session.out else { return };
             let (waiting, waiting_bytes) = window.waiting();
-            if waiting == 0 && window.is_open() && link.backlog_bytes() <= limits::OUTBOX_BYTES_MAX {
+            if waiting == 0 && window.is_open() && link.has_room() {
                 let packet_id = window.send(qos);
                 append_with_id(&mut link.outbox, packet, packet_id_at, packet_id);
                 self.counts.sent_qos12 += 1;
@@ -383,7 +392,7 @@ impl Shard {
             let durable = self.lane.durable();
             let Some(session) = self.sessions.get_mut(slot as usize) else { return };
             let Some(link) = session.link.as_mut().filter(|link| link.ready && link.closing.is_none()) else { return };
-            if session.cold || link.backlog_bytes() > limits::OUTBOX_BYTES_MAX {
+            if session.cold || !link.has_room() {
                 return;
             }
             match &mut session.out {
@@ -399,7 +408,14 @@ impl Shard {
                     link.wake();
                 }
                 Out::Queue(queue) => match queue.next(durable, self.now.unix_s) {
-                    None => return session.me.set_open(queue.is_open()),
+                    None => {
+                        session.me.set_open(queue.is_open());
+                        if queue.waits_for_removals(durable) && !self.out_of_identifiers.contains(&slot) {
+                            self.out_of_identifiers.push(slot);
+                            self.awaited = true;
+                        }
+                        return;
+                    }
                     Some(Next::Release(packet_id)) => {
                         queue.sent();
                         let ack = Ack { kind: AckKind::PubRel, packet_id, reason: ReasonCode::Success };
