@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::codec::{self, ReasonCode};
 use crate::limits;
@@ -233,19 +233,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let write = self.stream.write_all(&self.out[self.written..]);
             let written = tokio::time::timeout(Duration::from_secs(limits::CLOSE_S), write).await;
             if matches!(written, Ok(Ok(()))) {
-                let _ = self.stream.shutdown().await;
+                close(&mut self.stream).await;
             }
         }
     }
 }
 
 /// What a refused client is told before it is closed.
-pub async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, version: codec::Version, reason: ReasonCode) {
+pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, version: codec::Version, reason: ReasonCode) {
     let mut packet = Vec::new();
     codec::ConnAck::new(reason).encode(&mut packet, version);
-    let write = async {
-        stream.write_all(&packet).await?;
-        stream.shutdown().await
+    let write = stream.write_all(&packet);
+    if matches!(tokio::time::timeout(Duration::from_secs(limits::CLOSE_S), write).await, Ok(Ok(()))) {
+        close(stream).await;
+    }
+}
+
+/// Closes so that the client can read what was written last: with input left unread, the system would answer
+/// with a reset, and that overtakes it.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let drain = async {
+        let mut sink = [0; 1024];
+        let mut left = limits::CLOSE_BYTES_MAX;
+        while let Ok(n @ 1..) = stream.read(&mut sink).await {
+            let Some(less) = left.checked_sub(n) else { return };
+            left = less;
+        }
     };
-    let _ = tokio::time::timeout(Duration::from_secs(limits::CLOSE_S), write).await;
+    let _ = tokio::time::timeout(Duration::from_secs(limits::CLOSE_S), drain).await;
 }

@@ -38,5 +38,7 @@ pub const EXPIRY_AFTER_START_S: u64 = 600;
 pub const WILL_AFTER_START_S: u64 = 30;
 /// Seconds a closing connection has to take what is still to be written.
 pub const CLOSE_S: u64 = 3;
+/// Bytes that are still read, and thrown away, from a client that was told why it is closed.
+pub const CLOSE_BYTES_MAX: usize = 1 << 20;
 /// Connections accepted whose CONNECT is not there yet.
 pub const HANDSHAKES_MAX: usize = 10_000;

@@ -91,6 +91,14 @@ impl OutgoingPublish<'_> {
         1 + varint_length(remaining) + remaining
     }
 
+    /// How far behind its first byte the value of its message expiry stands, in an encoding of `encoded_bytes`:
+    /// only subscription identifiers and the payload come behind it.
+    pub fn expiry_at(&self, encoded_bytes: usize, version: Version) -> Option<usize> {
+        self.message_expiry_s.filter(|_| version == Version::V5 && self.topic_alias.is_none())?;
+        let ids: usize = self.subscription_ids.iter().map(|id| 1 + varint_length(*id as usize)).sum();
+        Some(encoded_bytes - self.payload.len() - ids - 4)
+    }
+
     /// Appends the packet. Returns how far behind its first byte the packet identifier stands, so that a
     /// copy can be given another one; `None` at QoS 0.
     pub fn encode(&self, out: &mut Vec<u8>, version: Version) -> Option<usize> {
@@ -193,6 +201,21 @@ mod tests {
             subscription_ids: &[],
             payload: b"hi",
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_lifetime_can_be_found_again() {
+        let publish = OutgoingPublish {
+            message_expiry_s: Some(0x0102_0304),
+            subscription_ids: &[1, 200, 70_000],
+            ..outgoing(QoS::AtLeastOnce)
+        };
+        let mut out = Vec::new();
+        publish.encode(&mut out, Version::V5);
+        let at = publish.expiry_at(out.len(), Version::V5).expect("it has one");
+        assert_eq!(out[at - 1..at + 4], [2, 1, 2, 3, 4]);
+        assert_eq!(publish.expiry_at(out.len(), Version::V3_1_1), None);
+        assert_eq!(outgoing(QoS::AtLeastOnce).expiry_at(20, Version::V5), None);
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub struct Waiting {
     pub packet: Box<[u8]>,
     /// Where the packet identifier goes.
     pub packet_id_at: usize,
+    /// Where what is left of its lifetime goes, in a 5.0 packet that has one.
+    pub expiry_at: Option<usize>,
     /// QoS it is sent at.
     pub qos: QoS,
     /// Seconds since 1970 when it is dropped; 0 never.

@@ -75,7 +75,7 @@ impl Shard {
         let present = known.is_some() && !connect.clean_start;
         let link = NEXT_LINK.fetch_add(1, Ordering::Relaxed);
         let in_flight_max = connect.receive_maximum.min(self.config.max_inflight_messages);
-        let heard_s = self.now.unix_s.into();
+        let heard_s = self.now.up_s;
         let session = &mut self.sessions[slot as usize];
         session.expiry_s = connect.session_expiry_s;
         session.will = Will::of(connect);
@@ -213,7 +213,7 @@ impl Shard {
 
     /// A link is gone: what its session does now.
     pub fn disconnected(&mut self, slot: u32, link: u64, why: &Close) {
-        let now_s = u64::from(self.now.unix_s);
+        let now_s = self.now.up_s;
         let Some(session) = self.linked(slot, link) else { return };
         let Some(link) = session.link.take() else { return };
         session.me.set_connected(false);
@@ -296,7 +296,7 @@ impl Shard {
 
     /// Takes in a session found at the start (R5).
     pub fn recover(&mut self, found: RecoveredSession) {
-        let now_s = u64::from(self.now.unix_s);
+        let (unix_s, now_s) = (u64::from(self.now.unix_s), self.now.up_s);
         let RecoveredSession { id, record, subscriptions, inbound, queue } = found;
         let client_id: Arc<str> = record.client_id.into();
         let entry = self.sessions.vacant_entry();
@@ -310,8 +310,8 @@ impl Shard {
         session.user = record.user;
         let expiry_s = u64::from(record.expiry_s);
         session.ends_at_s = (record.expiry_s != NEVER).then(|| {
-            let left_s = record.left_s.unwrap_or(now_s).min(now_s);
-            (left_s + expiry_s).max(now_s + expiry_s.min(limits::EXPIRY_AFTER_START_S))
+            let away_s = unix_s.saturating_sub(record.left_s.unwrap_or(unix_s));
+            now_s + expiry_s.saturating_sub(away_s).max(expiry_s.min(limits::EXPIRY_AFTER_START_S))
         });
         if let Some(will) = record.will {
             session.will_at_s = Some(now_s + u64::from(will.delay_s).max(limits::WILL_AFTER_START_S));
@@ -341,7 +341,7 @@ impl Shard {
 
     /// Once a second: clients that fell silent, wills and sessions whose time has come.
     pub(super) fn sweep(&mut self) {
-        let now_s = u64::from(self.now.unix_s);
+        let now_s = self.now.up_s;
         let receive_maximum = usize::from(self.config.receive_maximum);
         let mut due = Vec::new();
         for (slot, session) in &mut self.sessions {

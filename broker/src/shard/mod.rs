@@ -14,8 +14,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::HashMap;
@@ -158,12 +158,16 @@ pub struct Now {
     pub unix_ms: i64,
     /// Seconds since 1970.
     pub unix_s: u32,
+    /// Seconds the process has run: what does not jump when the clock is set.
+    pub up_s: u64,
 }
 
 impl Now {
     fn read() -> Now {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { unix_ms: since.as_millis() as i64, unix_s: since.as_secs() as u32 }
+        static START: OnceLock<Instant> = OnceLock::new();
+        let up_s = START.get_or_init(Instant::now).elapsed().as_secs();
+        Now { unix_ms: since.as_millis() as i64, unix_s: since.as_secs() as u32, up_s }
     }
 }
 
@@ -456,7 +460,7 @@ impl Shard {
     }
 
     fn wake_stalled(&mut self) {
-        let now_s = self.now.unix_s.into();
+        let now_s = self.now.up_s;
         for (slot, link) in std::mem::take(&mut self.stalled) {
             if let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut()) {
                 link.stalled = false;

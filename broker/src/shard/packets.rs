@@ -1,5 +1,6 @@
 //! What a client sends, packet by packet.
 
+use ahash::HashSet;
 use bridge::state::Change;
 
 use crate::codec::{
@@ -61,7 +62,7 @@ impl Shard {
             }
         }
         if let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) {
-            link.heard_s = self.now.unix_s.into();
+            link.heard_s = self.now.up_s;
         }
         consumed
     }
@@ -299,6 +300,9 @@ impl Shard {
         let mut packet = Vec::new();
         encode_suback(&mut packet, version, subscribe.packet_id, reasons);
         self.promise(slot, packet, ticket);
+        // A filter that stands several times in one packet is one subscription.
+        let mut seen = HashSet::default();
+        wanted.retain(|(filter, _)| seen.insert(*filter));
         for (filter, options) in wanted {
             for kept in self.router.retained.matching(filter, self.now.unix_s) {
                 self.deliver_retained(slot, &kept, options.qos, options.id);

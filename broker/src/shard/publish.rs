@@ -88,6 +88,8 @@ impl Burst {
 pub struct Scratch {
     bytes: Vec<u8>,
     packet_id_at: usize,
+    /// Where a 5.0 packet says what is left of its lifetime [MQTT-3.3.2-6].
+    expiry_at: Option<usize>,
     form: Option<Form>,
     /// Queues to be read from the disk: (slot, what, session).
     pub cold: Vec<(u32, Pointer, u64)>,
@@ -113,6 +115,7 @@ impl Scratch {
             self.bytes.clear();
             let outgoing = outgoing(message, how, 1, now_s);
             self.packet_id_at = outgoing.encode(&mut self.bytes, version).unwrap_or(0);
+            self.expiry_at = outgoing.expiry_at(self.bytes.len(), version);
             self.form = Some(Form { v5, qos: how.qos, retain: how.retain, ids: ids.into() });
         }
         (&self.bytes, self.packet_id_at)
@@ -247,7 +250,9 @@ impl Shard {
             } else if waiting < self.config.max_queued_messages
                 && waiting_bytes + packet.len() <= self.config.max_queued_bytes
             {
-                window.wait(Waiting { packet: packet.into(), packet_id_at, qos, expires_s: message.expires_s });
+                let (packet, expires_s) = (packet.into(), message.expires_s);
+                let expiry_at = self.scratch.expiry_at;
+                window.wait(Waiting { packet, packet_id_at, expiry_at, qos, expires_s });
             } else {
                 self.counts.dropped_queue_full += 1;
                 return;
@@ -403,7 +408,12 @@ impl Shard {
                         continue;
                     }
                     let packet_id = window.send(next.qos);
+                    let start = link.outbox.len();
                     append_with_id(&mut link.outbox, &next.packet, next.packet_id_at, packet_id);
+                    if let Some(at) = next.expiry_at {
+                        let left_s = next.expires_s.saturating_sub(self.now.unix_s);
+                        link.outbox[start + at..start + at + 4].copy_from_slice(&left_s.to_be_bytes());
+                    }
                     self.counts.sent_qos12 += 1;
                     link.wake();
                 }
