@@ -84,6 +84,7 @@ async fn find(
 pub(super) fn storage_error(partition: &Partition, error: &ReadError) -> ResponseError {
     match error {
         ReadError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        ReadError::Stopping => ResponseError::KafkaStorageError,
         ReadError::Disk(_) | ReadError::Damaged(_) => {
             let (topic_id, partition) = (partition.topic_id, partition.index);
             tracing::error!(topic_id, partition, %error, "a partition could not be read");

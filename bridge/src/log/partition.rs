@@ -1,6 +1,5 @@
 //! One partition: its segments in order, written by the apply thread alone, read by everyone.
 
-use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -55,6 +54,9 @@ pub enum ReadError {
     /// The disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The runtime that reads is being shut down.
+    #[error("the process is stopping")]
+    Stopping,
     /// A stored batch does not parse.
     #[error("disk: {0}")]
     Damaged(#[from] segment::OpenError),
@@ -394,12 +396,7 @@ impl Place {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, ReadError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(stopped) => std::panic::resume_unwind(
-            stopped.try_into_panic().unwrap_or_else(|_| Box::new(io::Error::other("the runtime is shutting down"))),
-        ),
-    }
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(ReadError::Stopping))
 }
 
 enum Cut {

@@ -4,91 +4,38 @@
 //! - `publish`: a message comes in and goes everywhere it has to
 //! - `packets`: what else a client sends
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
+//! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
 mod lifecycle;
+mod mailbox;
 mod packets;
 mod publish;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::HashMap;
 use bridge::state::Pointer;
-use bridge::{Bridge, Lane, Reader, Ticket};
-use parking_lot::Mutex;
+use bridge::{Bridge, Lane, ReadError, Reader, Ticket};
 use slab::Slab;
-use tokio::sync::Notify;
 
 use crate::Config;
 use crate::codec::{Ack, AckKind, ReasonCode, Version, encode_ack, encode_disconnect};
 use crate::limits;
-use crate::listener::Arrival;
 use crate::router::{MatchSet, Router};
 use crate::session::queue::Next;
 use crate::session::{Close, Link, Out, Session};
-use crate::stats::{Counts, Shown};
+use crate::stats::Counts;
 
 pub use lifecycle::{Admitted, RecoveredSession};
+pub use mailbox::{Job, Mail, Mailbox};
 pub use packets::{Consumed, refuse_topic};
 use publish::{Burst, Scratch};
-
-/// Work of any kind for a shard's thread, such as a Kafka connection.
-pub type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
-
-/// What reaches a shard from other threads.
-pub enum Mail {
-    /// Messages for its sessions.
-    Burst(Burst),
-    /// A client whose CONNECT was read elsewhere.
-    Arrival(Box<Arrival>),
-    /// Work.
-    Job(Job),
-    /// A listener to accept clients from.
-    Listen(std::net::TcpListener),
-    /// Close every connection and end.
-    Stop,
-}
-
-/// How other threads reach a shard.
-pub struct Mailbox {
-    mail: Mutex<Vec<Mail>>,
-    doorbell: Arc<Notify>,
-    /// Of bursts that its shard has not taken in.
-    burst_bytes: AtomicUsize,
-    /// Its counts.
-    pub shown: Shown,
-}
-
-impl Mailbox {
-    /// An empty one.
-    pub fn new() -> Mailbox {
-        let burst_bytes = AtomicUsize::new(0);
-        Mailbox { mail: Mutex::default(), doorbell: Arc::default(), burst_bytes, shown: Shown::default() }
-    }
-
-    /// Whether its shard is behind with what others published: they wait for it.
-    fn is_full(&self) -> bool {
-        self.burst_bytes.load(Ordering::Relaxed) > limits::BURST_BYTES_MAX
-    }
-
-    /// Puts one in and wakes the shard.
-    pub fn send(&self, mail: Mail) {
-        self.mail.lock().push(mail);
-        self.doorbell.notify_one();
-    }
-}
-
-impl Default for Mailbox {
-    fn default() -> Mailbox {
-        Mailbox::new()
-    }
-}
 
 /// What was promised to a client and waits for its commit (J6).
 struct Held {
@@ -498,6 +445,8 @@ impl Shard {
                 shard.sessions[slot as usize].cold = false;
                 match fetched {
                     Ok(chunk) => shard.reader.install(&pointer, chunk),
+                    // The message stays where it is for the next start.
+                    Err(ReadError::Stopping) => return,
                     Err(error) if shard.is_next(slot, &pointer) => shard.unreadable(slot, &error),
                     // The client came back meanwhile and is at another message.
                     Err(_) => {}

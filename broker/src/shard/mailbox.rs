@@ -1,0 +1,66 @@
+//! How other threads reach a shard: mail, and a bell that wakes it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::limits;
+use crate::listener::Arrival;
+use crate::stats::Shown;
+
+use super::publish::Burst;
+
+/// Work of any kind for a shard's thread, such as a Kafka connection.
+pub type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// What reaches a shard from other threads.
+pub enum Mail {
+    /// Messages for its sessions.
+    Burst(Burst),
+    /// A client whose CONNECT was read elsewhere.
+    Arrival(Box<Arrival>),
+    /// Work.
+    Job(Job),
+    /// A listener to accept clients from.
+    Listen(std::net::TcpListener),
+    /// Close every connection and end.
+    Stop,
+}
+
+/// How other threads reach a shard.
+pub struct Mailbox {
+    pub(super) mail: Mutex<Vec<Mail>>,
+    pub(super) doorbell: Arc<Notify>,
+    /// Of bursts that its shard has not taken in.
+    pub(super) burst_bytes: AtomicUsize,
+    /// Its counts.
+    pub shown: Shown,
+}
+
+impl Mailbox {
+    /// An empty one.
+    pub fn new() -> Mailbox {
+        let burst_bytes = AtomicUsize::new(0);
+        Mailbox { mail: Mutex::default(), doorbell: Arc::default(), burst_bytes, shown: Shown::default() }
+    }
+
+    /// Whether its shard is behind with what others published: they wait for it.
+    pub(super) fn is_full(&self) -> bool {
+        self.burst_bytes.load(Ordering::Relaxed) > limits::BURST_BYTES_MAX
+    }
+
+    /// Puts one in and wakes the shard.
+    pub fn send(&self, mail: Mail) {
+        self.mail.lock().push(mail);
+        self.doorbell.notify_one();
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Mailbox {
+        Mailbox::new()
+    }
+}
