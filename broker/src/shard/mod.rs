@@ -384,26 +384,31 @@ impl Shard {
         self.mailboxes.iter().any(Mailbox::is_full)
     }
 
-    /// Whether this link's client has to wait until journal and shards caught up; it is woken then.
+    /// Whether nothing more is to be read from this link's client before others caught up; it is woken then.
+    /// Asked before every read.
     pub fn stall(&mut self, slot: u32, link: u64) -> bool {
-        let receive_maximum = usize::from(self.config.receive_maximum);
+        if self.has_enough(slot, link) {
+            return true;
+        }
         let full = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX || self.others_are_behind();
-        let Some(session) = self.linked(slot, link) else { return true };
-        let Some(link) = session.link.as_mut() else { return true };
-        // An acknowledgement that is released wakes the task by itself.
-        if link.held >= receive_maximum || !link.ready {
-            return true;
-        }
-        // What it asks for has to be answered: who does not read is not read. Its task is woken by the socket.
-        if link.is_clogged() {
-            return true;
-        }
-        if full && !link.stalled {
+        if let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut())
+            && full
+            && !link.stalled
+        {
             link.stalled = true;
             let entry = (slot, link.id);
             self.stalled.push(entry);
         }
         full
+    }
+
+    /// Whether this link's client has as much under way as it may. Asked before every packet.
+    fn has_enough(&mut self, slot: u32, link: u64) -> bool {
+        let receive_maximum = usize::from(self.config.receive_maximum);
+        let link = self.linked(slot, link).and_then(|session| session.link.as_ref());
+        // An acknowledgement that is released wakes the task by itself. What it asks for has to be answered, so
+        // who does not read is not read; its task is woken by the socket.
+        link.is_none_or(|link| link.held >= receive_maximum || !link.ready || link.is_clogged())
     }
 
     fn wake_stalled(&mut self) {

@@ -40,7 +40,7 @@ impl Shard {
         };
         let packet_max = self.config.max_packet_size;
         while consumed.bytes < input.len() {
-            if self.stall(slot, link) {
+            if self.has_enough(slot, link) {
                 consumed.stalled = true;
                 break;
             }
