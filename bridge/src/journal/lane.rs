@@ -219,7 +219,7 @@ impl Lane {
     }
 
     /// Submits one validated record batch as an operation of its own and flushes.
-    pub fn produce(&self, partition: &Partition, _header: &batch::Header, bytes: &[u8]) -> (ProduceSlot, Ticket) {
+    pub fn produce(&self, partition: &Partition, bytes: &[u8]) -> (ProduceSlot, Ticket) {
         let slot = ProduceSlot::default();
         let mut operation = self.begin();
         operation.pending.slots.push(slot.clone());

@@ -112,7 +112,7 @@ fn submit_one(call: &Call, topic: Option<&Topic>, data: PartitionProduceData) ->
     let partition = partition.ok_or(ResponseError::UnknownTopicOrPartition)?;
     let bytes = data.records.unwrap_or_default();
     let header = check_batch(call, &bytes)?;
-    let (slot, ticket) = call.client.lane.produce(partition, &header, &bytes);
+    let (slot, ticket) = call.client.lane.produce(partition, &bytes);
     let records = usize::try_from(header.record_count).unwrap_or(0);
     Ok((OnItsWay { slot, partition: partition.clone(), records }, ticket))
 }

@@ -189,11 +189,6 @@ impl Shard {
         self.farewells.remove(&link)
     }
 
-    /// A buffer to fill.
-    pub fn take_buffer(&mut self) -> Vec<u8> {
-        self.spare_buffers.pop().unwrap_or_default()
-    }
-
     /// A buffer that is no longer needed: idle connections hold none.
     pub fn give_buffer(&mut self, mut buffer: Vec<u8>) {
         let keep = self.spare_buffers.len() < limits::SPARE_BUFFERS_MAX;
@@ -500,6 +495,7 @@ pub async fn run(shared: Shared) {
         (shard.mailboxes[shard.index].doorbell.clone(), shard.index)
     };
     tokio::task::spawn_local(tick(shared.clone()));
+    let mut acceptors = Vec::new();
     loop {
         doorbell.notified().await;
         // The borrow ends before anything below awaits or spawns.
@@ -513,9 +509,11 @@ pub async fn run(shared: Shared) {
                     tokio::task::spawn_local(job());
                 }
                 Mail::Listen(listener) => {
-                    tokio::task::spawn_local(crate::listener::accept(shared.clone(), listener));
+                    acceptors.push(tokio::task::spawn_local(crate::listener::accept(shared.clone(), listener)));
                 }
                 Mail::Stop => {
+                    // Their listeners close with them.
+                    acceptors.iter().for_each(tokio::task::JoinHandle::abort);
                     stop(&shared).await;
                     return tracing::debug!(shard = index, "stopped");
                 }
