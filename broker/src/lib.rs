@@ -17,10 +17,12 @@
 //! - [`session`]: windows and queues; pure state machines
 //! - [`router`]: who gets a topic's messages; [`mapping`]: where they go in the log
 //! - [`message`]: what a message looks like there; [`store`]: what is kept of sessions
+//! - [`auth`]: who a client is and what it may do
 //! - [`limits`]: every bound
 //!
 //! Rules cited as S1, J6, R5 … are numbered in ARCHITECTURE.md.
 
+pub mod auth;
 pub mod codec;
 pub mod connection;
 pub mod limits;

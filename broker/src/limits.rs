@@ -42,3 +42,17 @@ pub const CLOSE_S: u64 = 3;
 pub const CLOSE_BYTES_MAX: usize = 1 << 20;
 /// Connections accepted whose CONNECT is not there yet.
 pub const HANDSHAKES_MAX: usize = 10_000;
+/// Bytes of a password file or access control list.
+pub const ACCESS_FILE_BYTES_MAX: usize = 32 << 20;
+/// Mistakes in one of them that are told.
+pub const ACCESS_PROBLEMS_MAX: usize = 20;
+/// Users in a password file.
+pub const USERS_MAX: usize = 100_000;
+/// Bytes of a user's name: what an MQTT string holds.
+pub const USER_NAME_BYTES_MAX: usize = u16::MAX as usize;
+/// Lines of an access control list.
+pub const ACL_LINES_MAX: usize = 500_000;
+/// Passwords that are hashed at once: each takes a core, and memory.
+pub const PASSWORDS_AT_ONCE_MAX: usize = 2;
+/// Passwords that wait to be hashed; further ones are refused.
+pub const PASSWORDS_WAITING_MAX: usize = 1_000;
