@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use crate::{
     config::{Address, Flag},
     logs,
+    passwd::PasswdArgs,
 };
 
 /// MQTT in, a persistent partitioned log out: read it with any Kafka client.
@@ -38,6 +39,11 @@ pub enum Command {
         /// The TOML file to check
         file: PathBuf,
     },
+    /// Set or delete a user of a password file
+    ///
+    /// The file has Mosquitto's form, a name and a hash per line; new hashes are argon2id. Asks for the password, which
+    /// does not belong on a command line. A running broker takes the change on SIGHUP.
+    Passwd(PasswdArgs),
 }
 
 /// Flags of `millstream serve`.

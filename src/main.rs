@@ -1,12 +1,13 @@
 //! Millstream: MQTT in, a persistent partitioned log that Kafka clients read out.
 //!
 //! The product, in the order of a start: `cli` (what was asked), `config` (what it means),
-//! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker).
+//! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker). Beside it: `passwd` (users).
 
 mod admin;
 mod cli;
 mod config;
 mod logs;
+mod passwd;
 mod serve;
 
 use std::{
@@ -42,6 +43,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             // Not `println!`: it panics when the reader (`| head`) has gone.
             Ok(io::stdout().write_all(config::report(&loaded).as_bytes())?)
         }
+        Command::Passwd(args) => Ok(passwd::run(&args)?),
     }
 }
 
