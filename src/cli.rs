@@ -9,6 +9,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
+    certs::CertsArgs,
     config::{Address, Flag},
     logs,
     passwd::PasswdArgs,
@@ -44,6 +45,11 @@ pub enum Command {
     /// The file has Mosquitto's form, a name and a hash per line; new hashes are argon2id. Asks for the password, which
     /// does not belong on a command line. A running broker takes the change on SIGHUP.
     Passwd(PasswdArgs),
+    /// Make certificates for development: a CA, the server's, a client's
+    ///
+    /// Writes ca.crt, ca.key, server.crt, server.key, client.crt and client.key, and overwrites nothing. The server's is
+    /// for localhost, this machine's name and its .local, and its addresses. certs/README.md tells how to use them.
+    Certs(CertsArgs),
 }
 
 /// Flags of `millstream serve`.

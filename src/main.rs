@@ -1,9 +1,11 @@
 //! Millstream: MQTT in, a persistent partitioned log that Kafka clients read out.
 //!
 //! The product, in the order of a start: `cli` (what was asked), `config` (what it means),
-//! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker). Beside it: `passwd` (users).
+//! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker). Beside it: `passwd` (users),
+//! `certs` (certificates).
 
 mod admin;
+mod certs;
 mod cli;
 mod config;
 mod logs;
@@ -42,6 +44,10 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             let loaded = config::load(Some(&file), std::env::vars_os(), Vec::new())?;
             // Not `println!`: it panics when the reader (`| head`) has gone.
             Ok(io::stdout().write_all(config::report(&loaded).as_bytes())?)
+        }
+        Command::Certs(args) => {
+            let said = certs::run(&args)?;
+            Ok(io::stdout().write_all(said.as_bytes())?)
         }
         Command::Passwd(args) => Ok(passwd::run(&args)?),
     }
