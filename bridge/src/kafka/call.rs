@@ -1,6 +1,6 @@
 //! One request on its way: from its header to the bytes of its answer.
 
-use std::{future::Future, io, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
+use std::{cell::RefCell, future::Future, io, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::{
@@ -9,7 +9,9 @@ use kafka_protocol::{
 };
 
 use super::{
-    Api, Server, find_api,
+    Api, Server,
+    access::Principal,
+    find_api,
     shape::{self, ShapeError},
 };
 use crate::{JournalFailed, Lane};
@@ -40,6 +42,12 @@ pub enum ConnectionError {
         /// Its version.
         version: i16,
     },
+    /// A request of a client that has to say first who it is.
+    #[error("peer: sent {0:?} before it authenticated; it must use SASL PLAIN here")]
+    MustAuthenticate(ApiKey),
+    /// What the client proved to be is not so any more.
+    #[error("peer: its user was removed or changed since it authenticated")]
+    NoLongerAllowed,
     /// A request that does not decode.
     #[error("peer: malformed {api:?} request, version {version}: {reason}")]
     Malformed {
@@ -81,6 +89,8 @@ pub(super) struct Client {
     pub host: StrBytes,
     pub port: i32,
     pub lane: Lane,
+    /// Who it is, once that is known.
+    pub who: RefCell<Option<Principal>>,
 }
 
 /// A request: its header, decoded, and its body, not yet.

@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, future::poll_fn, io::IoSlice, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::ApiKey;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     time::{Instant, timeout},
@@ -169,6 +170,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     bytes = request_bytes,
                     "request"
                 );
+                match &*self.client.who.borrow() {
+                    None if call.api.key == ApiKey::ApiVersions => {}
+                    None => return Err(ConnectionError::MustAuthenticate(call.api.key)),
+                    Some(who) if self.server.access.is_current(who) => {}
+                    Some(_) => return Err(ConnectionError::NoLongerAllowed),
+                }
                 let parks = call.api.parks;
                 (call.start(), parks)
             }

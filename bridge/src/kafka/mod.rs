@@ -11,11 +11,13 @@
 //!   `configs`, `produce`, `producer_id`, `fetch`, `list_offsets`, `leader_epoch`, `coordinator`
 //!   (FindCoordinator, DescribeCluster), `membership` (Join, Sync, Heartbeat, Leave),
 //!   `offset_commit`, `offset_fetch`, `group_admin`;
+//! - `access`: who a client is and what it may do, to be asked of whoever knows the users;
 //! - `groups` drives [`crate::group::Coordinator`], `offsets` keeps what groups committed.
 //!
 //! One request of a connection is worked on at a time, as Kafka does, with one exception: a Produce
 //! is submitted when it is read, so that several of them can share a commit to disk.
 
+mod access;
 mod api_versions;
 mod call;
 mod configs;
@@ -42,9 +44,10 @@ mod topics;
 
 use kafka_protocol::messages::ApiKey;
 
+pub use access::{Access, Authentication, AuthenticationError, Open, Operation, Principal};
 pub use call::ConnectionError;
 pub use metrics::Metrics;
-pub use server::{Config, Server};
+pub use server::{Config, Entry, Server};
 
 use call::{Call, Work};
 use shape::Field;

@@ -20,7 +20,7 @@ use tokio::{
     task::{JoinHandle, LocalSet, spawn_local},
 };
 
-use super::{Config, ConnectionError, Server, find_api};
+use super::{Config, ConnectionError, Entry, Open, Principal, Server, find_api};
 use crate::{Bridge, Durability, Options, batch};
 
 /// A broker on a folder that goes with it.
@@ -58,7 +58,7 @@ impl Broker {
             group_max_session_timeout_ms: 60_000,
             message_bytes_max: 100_000,
         };
-        let server = Server::new(bridge.clone(), config);
+        let server = Server::new(bridge.clone(), config, Arc::new(Open));
         Broker { folder, bridge, server }
     }
 
@@ -72,8 +72,8 @@ impl Broker {
     fn connect(&self) -> Peer {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let peer = ([127, 0, 0, 1], 50_000).into();
-        let advertised = ("broker.example".to_owned(), 9092);
-        let serving = self.server.clone().serve(theirs, peer, advertised, self.bridge.lane());
+        let entry = Entry { advertised: ("broker.example".to_owned(), 9092), principal: Some(Principal::Anonymous) };
+        let serving = self.server.clone().serve(theirs, peer, entry, self.bridge.lane());
         Peer { stream: ours, serving: spawn_local(serving), correlation_id: 0 }
     }
 }
