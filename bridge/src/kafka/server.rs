@@ -1,6 +1,6 @@
 //! What all connections share.
 
-use std::{cell::RefCell, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use kafka_protocol::protocol::StrBytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -12,6 +12,7 @@ use super::{
     groups::Groups,
     metrics::{Metrics, add},
     offsets::Offsets,
+    sasl::Identity,
 };
 use crate::{Bridge, Lane, group};
 
@@ -101,7 +102,7 @@ impl Server {
     {
         let (host, port) = entry.advertised;
         let (host, port) = (StrBytes::from_string(host), port.into());
-        let client = Client { peer, host, port, lane, who: RefCell::new(entry.principal) };
+        let client = Client { peer, host, port, lane, identity: Identity::new(entry.principal) };
         add(&self.metrics.connections, 1);
         let ended = connection::serve(self.clone(), client, stream).await;
         add(&self.metrics.connections_closed, 1);
