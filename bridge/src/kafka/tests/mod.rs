@@ -2,6 +2,7 @@
 
 mod access;
 mod every_version;
+mod flush;
 mod groups;
 mod hostile;
 mod records;
