@@ -60,7 +60,7 @@ async fn serve(config: &Config, bridge: &Bridge, broker: &Arc<Broker>, sockets: 
     let [mqtt, kafka_listener, admin_listener] = sockets.listen()?;
     let addresses = [&mqtt, &kafka_listener, &admin_listener].map(said);
 
-    let server = kafka::Server::new(bridge.clone(), kafka_config(config));
+    let server = kafka::Server::new(bridge.clone(), kafka_config(config), Arc::new(kafka::Open));
     let state = Arc::new(AdminState::new());
     metrics::add(&state, bridge, broker, &server);
     let timers = server.clone();
@@ -159,7 +159,8 @@ async fn serve_kafka(
         Ok(stream) => stream,
         Err(error) => return warn!(%peer, %error, "a Kafka connection could not be moved to its thread"),
     };
-    if let Err(error) = server.serve(stream, peer, advertised, lane).await {
+    let entry = kafka::Entry { advertised, principal: Some(kafka::Principal::Anonymous) };
+    if let Err(error) = server.serve(stream, peer, entry, lane).await {
         info!(%peer, "Kafka connection closed: {error}");
     }
 }
