@@ -37,11 +37,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Serve(args) => {
-            let loaded = config::load(args.config.as_deref(), std::env::vars_os(), args.flags())?;
-            serve::run(loaded.config)
+            let load = move || config::load(args.config.as_deref(), std::env::vars_os(), args.flags());
+            serve::run(load()?, Box::new(load))
         }
         Command::CheckConfig { file } => {
             let loaded = config::load(Some(&file), std::env::vars_os(), Vec::new())?;
+            serve::check_files(&loaded.config)?;
             // Not `println!`: it panics when the reader (`| head`) has gone.
             Ok(io::stdout().write_all(config::report(&loaded).as_bytes())?)
         }

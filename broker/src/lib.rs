@@ -9,7 +9,8 @@
 //!                                                └─▶ partitions
 //! ```
 //!
-//! - [`listener`] reads a CONNECT and brings the client to its [`shard`]
+//! - [`listener`] carries TCP, TLS and WebSocket, reads a CONNECT and brings the client to its [`shard`];
+//!   [`auth`] knows users and what they may do
 //! - [`connection`] moves bytes: one task per client
 //! - [`codec`] turns them into packets and back; pure
 //! - [`shard`] owns sessions: `packets` handles what a client sends, `publish` is the hot path,

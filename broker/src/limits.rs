@@ -40,8 +40,10 @@ pub const WILL_AFTER_START_S: u64 = 30;
 pub const CLOSE_S: u64 = 3;
 /// Bytes that are still read, and thrown away, from a client that was told why it is closed.
 pub const CLOSE_BYTES_MAX: usize = 1 << 20;
-/// Connections accepted whose CONNECT is not there yet.
+/// Connections a listener accepted whose CONNECT is not there yet.
 pub const HANDSHAKES_MAX: usize = 10_000;
+/// Characters of a name that a peer gave, in a line of the log.
+pub const LOGGED_CHARS_MAX: usize = 100;
 /// Bytes of a password file or access control list.
 pub const ACCESS_FILE_BYTES_MAX: usize = 32 << 20;
 /// Mistakes in one of them that are told.

@@ -234,12 +234,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Lets a client that is refused have its answer.
     async fn say_the_last(&mut self) {
-        let Connection { server, writer, outbox, .. } = self;
+        let Connection { writer, outbox, .. } = self;
         let say = async {
             while outbox.is_busy() {
                 let bytes = outbox.write_to(writer).await?;
                 outbox.advance(bytes);
-                add(&server.metrics().bytes_out, bytes);
             }
             Ok::<(), std::io::Error>(())
         };
