@@ -49,6 +49,7 @@ pub async fn accept(shared: Shared, listener: net::TcpListener) {
         };
         if handshakes.get() >= limits::HANDSHAKES_MAX {
             tracing::warn!(%peer, "refused: too many connections have not sent their CONNECT");
+            shared.borrow_mut().counts.refused_busy += 1;
             continue;
         }
         handshakes.set(handshakes.get() + 1);
@@ -80,10 +81,12 @@ async fn handshake(shared: &Shared, mut stream: TcpStream, peer: SocketAddr) -> 
     let (input, client) = match tokio::time::timeout(config.connect_timeout, read).await {
         Err(_) => {
             tracing::info!(peer = &*peer, "closed: no CONNECT within {} s", config.connect_timeout.as_secs());
+            shared.borrow_mut().counts.refused_timeout += 1;
             return None;
         }
         Ok(Err(Refused { answer, why })) => {
             tracing::info!(peer = &*peer, "refused: {why}");
+            shared.borrow_mut().counts.refused(answer.map(|(_, reason)| reason));
             if let Some((version, reason)) = answer {
                 connection::refuse(&mut stream, version, reason).await;
             }

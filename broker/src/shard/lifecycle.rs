@@ -14,6 +14,7 @@ use crate::router::trie::Subscriber;
 use crate::session::queue::Queue;
 use crate::session::window::Window;
 use crate::session::{Close, Link, NEVER, Options, Out, Session, Will};
+use crate::stats::Depths;
 use crate::store::{self, Record};
 
 use super::publish::Publisher;
@@ -272,6 +273,7 @@ impl Shard {
         }
         let session = self.sessions.try_remove(slot as usize)?;
         let id = session.me.id;
+        self.counts.dropped_session_ended += session.unsent() as u64;
         self.by_client.remove(&session.me.client_id);
         self.by_queue.remove(&id);
         if !session.subscriptions.is_empty() {
@@ -344,7 +346,9 @@ impl Shard {
         let now_s = self.now.up_s;
         let receive_maximum = usize::from(self.config.receive_maximum);
         let mut due = Vec::new();
+        let mut depths = Depths::default();
         for (slot, session) in &mut self.sessions {
+            depths.add(session);
             match &mut session.link {
                 Some(link) => {
                     let silent_s = now_s.saturating_sub(link.heard_s);
@@ -366,6 +370,7 @@ impl Shard {
                 }
             }
         }
+        depths.put_into(&mut self.counts);
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");
@@ -384,6 +389,7 @@ impl Shard {
         if expired.is_empty() {
             return;
         }
+        self.counts.retained_expired += expired.len() as u64;
         let mut operation = self.lane.begin();
         for (topic, order) in &expired {
             operation.change_in_order(*order, Change::Delete(store::RETAINED, topic.as_bytes()));
