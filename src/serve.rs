@@ -62,7 +62,7 @@ async fn serve(config: &Config, bridge: &Bridge, broker: &Arc<Broker>, sockets: 
 
     let server = kafka::Server::new(bridge.clone(), kafka_config(config));
     let state = Arc::new(AdminState::new());
-    metrics::add(&state, bridge, broker, &server);
+    metrics::add(&state, &config.data_dir, bridge, broker, &server);
     let timers = server.clone();
     broker.run_on(0, Box::new(move || Box::pin(timers.run_timers())));
     if let Some(listener) = mqtt {

@@ -35,6 +35,12 @@ impl MetricSink {
         push_sample(samples, name, labels, &value.to_string());
     }
 
+    /// The same in seconds, which come in parts. `name` ends in `_seconds_total`.
+    pub fn counter_seconds(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        let samples = self.family(name, "counter", help);
+        push_sample(samples, name, labels, &number(value));
+    }
+
     /// A value that goes up and down.
     pub fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
         let samples = self.family(name, "gauge", help);

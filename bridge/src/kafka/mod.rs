@@ -44,7 +44,7 @@ use kafka_protocol::messages::ApiKey;
 
 pub use call::ConnectionError;
 pub use metrics::Metrics;
-pub use server::{Config, Server};
+pub use server::{Config, Lag, Server};
 
 use call::{Call, Work};
 use shape::Field;
