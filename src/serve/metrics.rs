@@ -63,9 +63,9 @@ fn mqtt_connections(sink: &mut MetricSink, counts: &Counts) {
     }
     let help = "Connections closed because their client broke the protocol.";
     sink.counter("millstream_mqtt_protocol_errors_total", help, &[], counts.faults);
-    let help = "Bytes read from MQTT clients that were let in, after TLS.";
+    let help = "Bytes read from MQTT clients that were let in, without TLS and WebSocket.";
     sink.counter("millstream_mqtt_received_bytes_total", help, &[], counts.bytes_in);
-    let help = "Bytes written to MQTT clients that were let in, before TLS.";
+    let help = "Bytes written to MQTT clients that were let in, without TLS and WebSocket.";
     sink.counter("millstream_mqtt_sent_bytes_total", help, &[], counts.bytes_out);
 }
 
@@ -232,8 +232,8 @@ fn kafka_server(sink: &mut MetricSink, server: &kafka::Server) {
     for (name, help, counter) in [
         ("millstream_kafka_connects_total", "Kafka connections accepted.", &m.connections),
         ("millstream_kafka_requests_total", "Kafka requests.", &m.requests),
-        ("millstream_kafka_received_bytes_total", "Bytes read from Kafka clients, after TLS.", &m.bytes_in),
-        ("millstream_kafka_sent_bytes_total", "Bytes written to Kafka clients, before TLS.", &m.bytes_out),
+        ("millstream_kafka_received_bytes_total", "Bytes read from Kafka clients, without TLS.", &m.bytes_in),
+        ("millstream_kafka_sent_bytes_total", "Bytes written to Kafka clients, without TLS.", &m.bytes_out),
         ("millstream_kafka_fetched_bytes_total", "Bytes of record batches fetched.", &m.fetched_bytes),
         ("millstream_kafka_produced_records_total", "Records produced by Kafka clients.", &m.produced_records),
         ("millstream_kafka_group_rebalances_total", "Generations begun, over all groups.", &m.group_rebalances),
