@@ -188,6 +188,37 @@ fn messages_sessions_and_queues_are_counted() {
     );
 }
 
+/// On both shards, so some hear of it in a burst from the other.
+#[test]
+fn a_drop_is_counted_wherever_its_subscriber_is() {
+    let broker = Broker::with_config("shards = 2\n[bridge]\nenabled = false\n");
+    let mut publisher = broker.connect(Connect::v5("publisher"));
+    let big = |topic: &str| Publish::new(topic, [b'x'; 100]).qos(1);
+    publisher.publish(big("t/kept").retain());
+    let small = |name: &str| Connect::v5(name).with(Prop::MaximumPacketBytes(50));
+    let subscribe = |connect: Connect| {
+        let mut client = broker.connect(connect);
+        client.subscribe("t/#", 1);
+        client
+    };
+    let names = (0..8).map(|n| format!("small-{n}"));
+    let mut clients: Vec<Client> = names.map(|name| subscribe(small(&name))).collect();
+    clients.push(subscribe(small("durable").durable()));
+    publisher.publish(big("t/now"));
+    publisher.publish(big("t/now"));
+    let name = "millstream_mqtt_dropped_messages_total";
+    let expected: [Expected<'_>; 3] = [
+        (name, &[("reason", "too_large")], 3.0 * 9.0),
+        ("millstream_mqtt_sent_messages_total", &[("qos", "1")], 0.0),
+        ("millstream_mqtt_queued_messages", &[("durable", "true")], 0.0),
+    ];
+    let scrape = expect(&broker, &expected);
+    assert_eq!(scrape.sum(name), 3.0 * 9.0, "once each");
+    publisher.publish(Publish::new("t/now", "y").qos(1));
+    assert!(clients.iter_mut().all(|client| client.take().text() == "y"));
+    expect(&broker, &[("millstream_mqtt_sent_messages_total", &[("qos", "1")], 9.0)]);
+}
+
 #[test]
 fn a_subscriber_that_does_not_read_is_a_slow_client() {
     let broker = Broker::with_config(CONFIG);
@@ -303,6 +334,26 @@ fn the_log_its_groups_and_the_disk_are_told() {
             ("millstream_kafka_group_state", &state("Empty"), 1.0),
         ],
     );
+}
+
+#[test]
+fn checkpoints_are_told() {
+    let broker = Broker::with_config("[bridge]\ncheckpoint_interval_s = 1\n");
+    broker.publish(Publish::new("t", "kept").qos(1).retain());
+    let scrape = support::eventually("a checkpoint that covers it", || {
+        let scrape = Scrape::of(broker.admin());
+        let written = scrape.value("millstream_disk_written_bytes_total", &[("file", "state")])?;
+        let uncovered = scrape.value("millstream_journal_uncheckpointed_bytes", &[])?;
+        (written > 0.0 && uncovered == 0.0).then_some(scrape)
+    });
+    let alone = |name: &str| scrape.value(name, &[]).unwrap_or_else(|| panic!("{name}"));
+    assert!(alone("millstream_checkpoint_seconds_count") >= 1.0);
+    assert!((1e-6..60.0).contains(&alone("millstream_checkpoint_seconds_sum")));
+    for file in ["log", "state", "index", "checkpoint", "folder"] {
+        let synced = scrape.value("millstream_disk_syncs_total", &[("file", file)]);
+        // Indexes are derived, so nobody waits for them.
+        assert_eq!(synced > Some(0.0), file != "index", "{file}: {synced:?}");
+    }
 }
 
 /// Type and labels of each family, by its name, as METRICS.md has them.

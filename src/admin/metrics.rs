@@ -75,7 +75,7 @@ impl MetricSink {
     }
 
     /// All of it, by name.
-    pub(super) fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         let mut text = String::new();
         for (name, Family { kind, help, samples }) in self.families {
             // Writing to a String does not fail.

@@ -62,3 +62,35 @@ fn groups(sink: &mut MetricSink, server: &kafka::Server, max: usize) -> usize {
     }
     left_out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use bridge::{Durability, Options};
+
+    use super::*;
+
+    #[test]
+    fn partitions_beyond_the_bound_are_counted_and_not_shown() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options {
+            data_dir: folder.path().to_owned(),
+            durability: Durability::Os,
+            commit_interval: Duration::ZERO,
+            segment_bytes_max: 1 << 20,
+            checkpoint_bytes: 1 << 24,
+            checkpoint_interval: Duration::from_secs(60),
+        };
+        let bridge = Bridge::open(options).expect("a new folder opens");
+        bridge.create_topic(&bridge.lane(), "t", 3, BTreeMap::new()).expect("a topic");
+        let shown = |max| {
+            let mut sink = MetricSink::default();
+            let left_out = partitions(&mut sink, &bridge, max);
+            (sink.into_text().matches("millstream_log_end_offset{").count(), left_out)
+        };
+        // With the one that only queues need there are four.
+        assert_eq!((shown(4), shown(3), shown(0)), ((4, 0), (3, 1), (0, 4)));
+    }
+}
