@@ -99,9 +99,11 @@ impl Shard {
             return Ok(());
         }
         if let Some(refused) = refuse_topic(topic) {
+            self.counts.refused_topics += 1;
             return self.refuse(slot, publish, refused);
         }
         if !self.may_publish(slot, topic) {
+            self.counts.refused_rights += 1;
             return self.refuse(slot, publish, ReasonCode::NotAuthorized);
         }
         let now_s = self.now.unix_s;
@@ -182,10 +184,6 @@ impl Shard {
     /// Does not take a message: in 5.0 its acknowledgement says so; before, it is acknowledged all the same,
     /// for there is no other answer but to close.
     fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) -> Handled {
-        match reason {
-            ReasonCode::NotAuthorized => self.counts.refused_rights += 1,
-            _ => self.counts.refused_topics += 1,
-        }
         let kind = match publish.qos {
             QoS::AtMostOnce => return Ok(()),
             QoS::AtLeastOnce => AckKind::PubAck,
