@@ -14,6 +14,9 @@ use crate::limits;
 use crate::session::{Close, Out};
 use crate::shard::{Admitted, Shared};
 
+/// How most connections are lost.
+const CLOSED: &str = "the client closed it without DISCONNECT";
+
 thread_local! {
     /// Where every connection of a shard reads into.
     static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; limits::READ_BYTES]);
@@ -79,8 +82,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             match self.poll_read(cx) {
                 Poll::Pending => return self.flush_and_wait(cx),
-                Poll::Ready(Ok(0)) => return Poll::Ready(End::Lost("the client closed it without DISCONNECT".into())),
+                Poll::Ready(Ok(0)) => return Poll::Ready(End::Lost(CLOSED.into())),
                 Poll::Ready(Ok(_)) => {}
+                // TLS calls an end without close_notify an error.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Poll::Ready(End::Lost(CLOSED.into()));
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Lost(error.to_string())),
             }
         }
