@@ -272,6 +272,8 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
         late();
         return None;
     };
+    // A reload may have come while it took its time.
+    let config = shared.borrow().config.clone();
     let proved = match read {
         Ok(input) => prove(&access, &config, door, certified, &input).await.map(|claim| (claim, input)),
         Err(refused) => Err(refused),

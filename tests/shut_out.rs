@@ -1,0 +1,122 @@
+//! Who is shut out by a reload, or by what a start finds, is out at once and everywhere: the built binary.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::PATIENCE;
+use support::broker::{Broker, binary};
+use support::mqtt::{Client, Connect, Packet, Version};
+
+/// Of MQTT 5.0.
+const NOT_AUTHORIZED: u8 = 0x87;
+
+fn set_password(file: &Path, user: &str, password: &str) {
+    let mut command = Command::new(binary());
+    command.arg("passwd").arg(file).args([user, "--password-stdin"]).stdin(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    writeln!(child.stdin.take().expect("piped"), "{password}").expect("it reads");
+    assert!(child.wait().expect("our own child").success());
+}
+
+/// Has the broker read this configuration, and waits until it has said what came of it.
+fn reload(broker: &Broker, toml: &str, outcome: &str) {
+    fs::write(broker.folder().join("millstream.toml"), toml).expect("a writable folder");
+    let before = broker.stderr().len();
+    let pid = Pid::from_raw(broker.id() as i32).expect("a process");
+    kill_process(pid, Signal::HUP).expect("our own child");
+    let deadline = Instant::now() + PATIENCE;
+    while !broker.stderr()[before..].contains(outcome) {
+        assert!(Instant::now() < deadline, "no {outcome:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn string(text: &str) -> Vec<u8> {
+    [&(text.len() as u16).to_be_bytes(), text.as_bytes()].concat()
+}
+
+/// CONNECT of 5.0, the session to outlive it by an hour.
+fn connect_packet(client_id: &str, user: Option<(&str, &str)>) -> Vec<u8> {
+    let mut body = string("MQTT");
+    body.extend([5, if user.is_some() { 0xC0 } else { 0 }, 0, 60, 5, 17, 0, 0, 14, 16]);
+    body.extend(string(client_id));
+    if let Some((name, password)) = user {
+        body.extend(string(name));
+        body.extend(string(password));
+    }
+    [&[0x10, body.len() as u8], &body[..]].concat()
+}
+
+fn connect(broker: &Broker, client_id: &str, user: Option<(&str, &str)>) -> (Client, u8) {
+    let mut client = Client::bare(broker.mqtt(), Version::V5);
+    client.send(&connect_packet(client_id, user));
+    let code = connack(&mut client);
+    (client, code)
+}
+
+fn connack(client: &mut Client) -> u8 {
+    match client.try_recv(PATIENCE) {
+        Ok(Packet::ConnAck(connack)) => connack.code,
+        other => panic!("no CONNACK: {other:?}"),
+    }
+}
+
+#[test]
+fn a_user_who_is_gone_is_out_even_if_the_rules_cannot_be_taken() {
+    let broker = Broker::prepared();
+    let passwd = broker.folder().join("passwd");
+    set_password(&passwd, "alice", "wonderland");
+    set_password(&passwd, "bob", "builder");
+    let toml = format!("password_file = {passwd:?}\n");
+    let mut broker = broker.config(&toml);
+    broker.restart();
+    let (mut alice, code) = connect(&broker, "a", Some(("alice", "wonderland")));
+    assert_eq!(code, 0);
+
+    // The folder of the new rule's topic cannot be made.
+    for id in 0..100 {
+        fs::write(broker.data_dir().join(format!("topics/new.{id}")), "in the way").expect("a writable folder");
+    }
+    let text = fs::read_to_string(&passwd).expect("readable");
+    let bob: String = text.lines().filter(|line| line.starts_with("bob:")).map(|line| format!("{line}\n")).collect();
+    fs::write(&passwd, bob).expect("writable");
+    let rule = "[[bridge.rule]]\nfilter = \"new/#\"\ntopic = \"new\"\nkey = \"{topic}\"\npartitions = 1\n";
+    reload(&broker, &format!("{toml}{rule}"), "rules stay as they were");
+    assert_eq!(alice.expect_closed(), Some(NOT_AUTHORIZED));
+}
+
+#[test]
+fn an_anonymous_client_that_takes_its_time_is_judged_as_things_are_by_then() {
+    let broker = Broker::with_config("");
+    let mut slow = Client::bare(broker.mqtt(), Version::V5);
+    // Accepted after it: it is being served by now.
+    broker.connect(Connect::v5("other")).disconnect();
+    reload(&broker, "[mqtt]\nallow_anonymous = false\n", "reloaded");
+    slow.send(&connect_packet("slow", None));
+    assert_eq!(connack(&mut slow), NOT_AUTHORIZED);
+}
+
+#[test]
+fn an_anonymous_kafka_client_is_out_when_they_are_no_longer_let_in() {
+    let broker = Broker::with_config("");
+    let mut kafka = TcpStream::connect(broker.kafka()).expect("it listens");
+    kafka.set_read_timeout(Some(PATIENCE)).expect("an open socket");
+    // Metadata, version 1, of every topic.
+    let request = [&22_u32.to_be_bytes()[..], &[0, 3, 0, 1, 0, 0, 0, 7, 0, 8], b"stranger", &[0xFF; 4]].concat();
+    kafka.write_all(&request).expect("an open connection");
+    let mut length = [0; 4];
+    kafka.read_exact(&mut length).expect("an answer");
+    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+    kafka.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer[..4], [0, 0, 0, 7]);
+
+    reload(&broker, "[kafka]\nallow_anonymous = false\n", "reloaded");
+    kafka.write_all(&request).expect("it is not closed before it asks");
+    assert_eq!(kafka.read(&mut length).unwrap_or(0), 0, "it was answered");
+}
