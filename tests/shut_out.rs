@@ -15,6 +15,7 @@ use support::mqtt::{Client, Connect, Packet, Version};
 
 /// Of MQTT 5.0.
 const NOT_AUTHORIZED: u8 = 0x87;
+const CLIENT_IDENTIFIER_NOT_VALID: u8 = 0x85;
 
 fn set_password(file: &Path, user: &str, password: &str) {
     let mut command = Command::new(binary());
@@ -119,4 +120,24 @@ fn an_anonymous_kafka_client_is_out_when_they_are_no_longer_let_in() {
     reload(&broker, "[kafka]\nallow_anonymous = false\n", "reloaded");
     kafka.write_all(&request).expect("it is not closed before it asks");
     assert_eq!(kafka.read(&mut length).unwrap_or(0), 0, "it was answered");
+}
+
+#[test]
+fn nobody_takes_a_users_session_while_certificates_prove_names() {
+    let broker = Broker::prepared();
+    let (passwd, certs) = (broker.folder().join("passwd"), broker.folder().join("certs"));
+    set_password(&passwd, "alice", "wonderland");
+    assert!(Command::new(binary()).arg("certs").arg(&certs).output().expect("it runs").status.success());
+    let mut broker = broker.config(&format!("password_file = {passwd:?}\n"));
+    broker.restart();
+    assert_eq!(connect(&broker, "hers", Some(("alice", "wonderland"))).1, 0);
+    let toml = format!("[tls]\ncerts = {certs:?}\nuse_identity_as_username = true\n");
+    fs::write(broker.folder().join("millstream.toml"), toml).expect("a writable folder");
+    broker.restart_gracefully();
+    assert_eq!(connect(&broker, "hers", None).1, CLIENT_IDENTIFIER_NOT_VALID);
+    assert_eq!(connect(&broker, "other", None).1, 0);
+    // Where no name can be proved at all, the devices of before get their sessions.
+    fs::write(broker.folder().join("millstream.toml"), "").expect("a writable folder");
+    broker.restart_gracefully();
+    assert_eq!(connect(&broker, "hers", None).1, 0);
 }

@@ -41,6 +41,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Clients without credentials; `None`: on loopback, as long as there are no users.
     pub allow_anonymous: Option<bool>,
+    /// A certificate can prove a user name.
+    pub certificates_name_users: bool,
 }
 
 /// Why the broker does not start.

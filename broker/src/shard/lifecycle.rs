@@ -295,7 +295,8 @@ impl Shard {
     /// nobody can prove a name any more, names do not count.
     fn may_have(&self, slot: u32, identity: &Identity) -> bool {
         let owner = self.sessions[slot as usize].me.identity();
-        let names_count = self.router.access.has_users() || *identity != Identity::Anonymous;
+        let can_prove = self.router.access.has_users() || self.config.certificates_name_users;
+        let names_count = can_prove || *identity != Identity::Anonymous;
         !names_count || owner.name().is_none() || owner.name() == identity.name()
     }
 
