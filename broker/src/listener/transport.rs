@@ -172,3 +172,42 @@ impl AsyncWrite for Socket {
         self.registered()?.poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::websocket;
+    use futures_util::SinkExt;
+    use std::future::poll_fn;
+    use tokio_tungstenite::client_async;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    use tokio_tungstenite::tungstenite::http::HeaderValue;
+
+    async fn fill(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+        let mut room = [0; 64];
+        let mut buf = ReadBuf::new(&mut room);
+        poll_fn(|cx| poll_fill(stream, cx, &mut buf)).await?;
+        Ok(buf.filled().to_vec())
+    }
+
+    #[test]
+    fn what_ends_a_websocket_stream_is_not_skipped_when_it_is_read_along() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let (ours, theirs) = tokio::io::duplex(4096);
+            let mut request = "ws://localhost/".into_client_request().expect("a request");
+            request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("mqtt"));
+            let (server, client) = tokio::join!(websocket::accept(ours, 4096), client_async(request, theirs));
+            let (mut server, (mut client, _)) = (server.expect("an upgrade"), client.expect("an upgrade"));
+            for message in [Message::binary("before"), Message::text("text"), Message::binary("behind")] {
+                client.send(message).await.expect("room");
+            }
+            assert_eq!(fill(&mut server).await.expect("binary"), b"before");
+            for _ in 0..2 {
+                let error = fill(&mut server).await.expect_err("text");
+                assert!(error.to_string().contains("text message"), "{error}");
+            }
+        });
+    }
+}
