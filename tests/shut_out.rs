@@ -141,3 +141,36 @@ fn nobody_takes_a_users_session_while_certificates_prove_names() {
     broker.restart_gracefully();
     assert_eq!(connect(&broker, "hers", None).1, 0);
 }
+
+#[test]
+fn strangers_together_fill_no_memory_and_keep_nobody_out() {
+    let broker = Broker::with_config("[mqtt]\nconnect_timeout_s = 3600\n");
+    // The beginning of a CONNECT of 1,040,000 bytes.
+    let mut beginning = [&[0x10, 0x80, 0xBD, 0x3F], &string("MQTT")[..], &[4, 2, 0, 0]].concat();
+    beginning.resize(1_000_000, 0);
+    let mut strangers: Vec<_> = (0..40).map(|_| TcpStream::connect(broker.mqtt()).expect("it listens")).collect();
+    // Some of them are closed before they have sent it.
+    let sent: Vec<_> = strangers.iter_mut().map(|stranger| stranger.write_all(&beginning)).collect();
+    let deadline = Instant::now() + PATIENCE;
+    while !broker.stderr().contains("clients that are not let in yet") {
+        assert!(Instant::now() < deadline, "none is refused: {sent:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    // One of a usual size comes in, and what the others had is free when they are gone.
+    broker.connect(Connect::v5("usual")).disconnect();
+    drop(strangers);
+    let mut body = string("MQTT");
+    body.extend([5, 0x80, 0, 60, 0]);
+    body.extend(string("large"));
+    body.extend(string(&"u".repeat(60_000)));
+    let length = [0, 7, 14].map(|shift| (body.len() >> shift & 0x7F | if shift < 14 { 0x80 } else { 0 }) as u8);
+    // It may come before the server has seen that they are gone.
+    let is_let_in = || {
+        let mut large = Client::bare(broker.mqtt(), Version::V5);
+        let sent = large.try_send(&[&[0x10], &length[..], &body[..]].concat());
+        sent.is_ok() && matches!(large.try_recv(PATIENCE), Ok(Packet::ConnAck(connack)) if connack.code == 0)
+    };
+    while !is_let_in() {
+        assert!(Instant::now() < deadline, "what they had is still taken");
+    }
+}
