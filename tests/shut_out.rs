@@ -1,7 +1,7 @@
 //! Who is shut out by a reload, or by what a start finds, is out at once and everywhere: the built binary.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -101,25 +101,6 @@ fn an_anonymous_client_that_takes_its_time_is_judged_as_things_are_by_then() {
     reload(&broker, "[mqtt]\nallow_anonymous = false\n", "reloaded");
     slow.send(&connect_packet("slow", None));
     assert_eq!(connack(&mut slow), NOT_AUTHORIZED);
-}
-
-#[test]
-fn an_anonymous_kafka_client_is_out_when_they_are_no_longer_let_in() {
-    let broker = Broker::with_config("");
-    let mut kafka = TcpStream::connect(broker.kafka()).expect("it listens");
-    kafka.set_read_timeout(Some(PATIENCE)).expect("an open socket");
-    // Metadata, version 1, of every topic.
-    let request = [&22_u32.to_be_bytes()[..], &[0, 3, 0, 1, 0, 0, 0, 7, 0, 8], b"stranger", &[0xFF; 4]].concat();
-    kafka.write_all(&request).expect("an open connection");
-    let mut length = [0; 4];
-    kafka.read_exact(&mut length).expect("an answer");
-    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
-    kafka.read_exact(&mut answer).expect("an answer");
-    assert_eq!(answer[..4], [0, 0, 0, 7]);
-
-    reload(&broker, "[kafka]\nallow_anonymous = false\n", "reloaded");
-    kafka.write_all(&request).expect("it is not closed before it asks");
-    assert_eq!(kafka.read(&mut length).unwrap_or(0), 0, "it was answered");
 }
 
 #[test]

@@ -4,25 +4,17 @@ use std::sync::Arc;
 
 use bridge::kafka;
 use broker::auth::{Access, Identity, Proof, Refusal, User};
-use broker::listener::anonymous_allowed;
-use parking_lot::RwLock;
-
-use crate::config;
 
 /// [`Access`], asked in the Kafka server's words.
-pub struct KafkaAccess {
-    pub access: Arc<Access>,
-    /// As in force.
-    pub settings: Arc<RwLock<config::Kafka>>,
-}
+pub struct KafkaAccess(pub Arc<Access>);
 
 /// What no fingerprint of a password file's line is, but for one in 2^64.
 const CERTIFICATE: u64 = u64::MAX;
 
-/// Who a client is, as the Kafka server keeps it; of nobody in particular, where it came in.
-pub fn principal(identity: Identity, loopback: bool) -> kafka::Principal {
+/// Who a client is, as the Kafka server keeps it.
+pub fn principal(identity: Identity) -> kafka::Principal {
     match identity {
-        Identity::Anonymous => kafka::Principal::Anonymous { token: loopback.into() },
+        Identity::Anonymous => kafka::Principal::Anonymous,
         Identity::User(User { name, proof }) => {
             let token = match proof {
                 Proof::Password(fingerprint) => fingerprint,
@@ -35,7 +27,7 @@ pub fn principal(identity: Identity, loopback: bool) -> kafka::Principal {
 
 fn identity(principal: &kafka::Principal) -> Identity {
     match principal {
-        kafka::Principal::Anonymous { .. } => Identity::Anonymous,
+        kafka::Principal::Anonymous => Identity::Anonymous,
         kafka::Principal::User { name, token } => {
             let proof = match *token {
                 CERTIFICATE => Proof::Certificate,
@@ -48,10 +40,10 @@ fn identity(principal: &kafka::Principal) -> Identity {
 
 impl kafka::Access for KafkaAccess {
     fn authenticate(&self, name: String, password: Vec<u8>) -> kafka::Authentication {
-        let access = self.access.clone();
+        let access = self.0.clone();
         Box::pin(async move {
             match access.authenticate(&name, &password).await {
-                Ok(identity) => Ok(principal(identity, false)),
+                Ok(identity) => Ok(principal(identity)),
                 Err(Refusal::WrongPassword) => Err(kafka::AuthenticationError::WrongCredentials),
                 Err(Refusal::Busy) => Err(kafka::AuthenticationError::Busy),
             }
@@ -59,29 +51,22 @@ impl kafka::Access for KafkaAccess {
     }
 
     fn is_current(&self, who: &kafka::Principal) -> bool {
-        match who {
-            kafka::Principal::Anonymous { token } => {
-                anonymous_allowed(self.settings.read().allow_anonymous, *token != 0, &self.access)
-            }
-            user => self.access.is_current(&identity(user)),
-        }
+        self.0.is_current(&identity(who))
     }
 
     fn may(&self, who: &kafka::Principal, operation: kafka::Operation, topic: &str) -> bool {
-        if !self.access.has_acl() {
+        if !self.0.has_acl() {
             return true;
         }
         let who = identity(who);
         match operation {
-            kafka::Operation::Describe => {
-                self.access.may_read_log(&who, topic) || self.access.may_write_log(&who, topic)
-            }
-            kafka::Operation::Read => self.access.may_read_log(&who, topic),
-            kafka::Operation::Write => self.access.may_write_log(&who, topic),
+            kafka::Operation::Describe => self.0.may_read_log(&who, topic) || self.0.may_write_log(&who, topic),
+            kafka::Operation::Read => self.0.may_read_log(&who, topic),
+            kafka::Operation::Write => self.0.may_write_log(&who, topic),
         }
     }
 
     fn may_use_groups(&self, who: &kafka::Principal) -> bool {
-        !self.access.has_acl() || self.access.may_read_any_log(&identity(who))
+        !self.0.has_acl() || self.0.may_read_any_log(&identity(who))
     }
 }

@@ -27,7 +27,7 @@ pub struct Front {
     pub server: Arc<kafka::Server>,
     pub access: Arc<Access>,
     /// As in force: a reload changes it.
-    pub settings: Arc<RwLock<config::Kafka>>,
+    pub settings: RwLock<config::Kafka>,
     pub shards: u16,
 }
 
@@ -76,8 +76,7 @@ impl Connection {
         let settings = self.front.settings.read().allow_anonymous;
         let anonymous = anonymous_allowed(settings, self.loopback, &self.front.access).then_some(Identity::Anonymous);
         let Some(tls) = tls else {
-            let entry =
-                kafka::Entry { advertised, principal: anonymous.map(|nobody| principal(nobody, self.loopback)) };
+            let entry = kafka::Entry { advertised, principal: anonymous.map(principal) };
             return self.talk(stream, entry).await;
         };
         let refused = |why: &str| info!(%peer, listener = self.name, "refused: {why}");
@@ -87,8 +86,7 @@ impl Connection {
             Err(_) => return refused(&format!("no TLS handshake within {} s", HANDSHAKE.as_secs())),
         };
         let certified = accepted.name.map(|name| Identity::User(User { name, proof: Proof::Certificate }));
-        let known = certified.or(anonymous).map(|identity| principal(identity, self.loopback));
-        let entry = kafka::Entry { advertised, principal: known };
+        let entry = kafka::Entry { advertised, principal: certified.or(anonymous).map(principal) };
         self.talk(accepted.stream, entry).await;
     }
 
