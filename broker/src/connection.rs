@@ -274,7 +274,9 @@ pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, version: 
 /// Closes so that the client can read what was written last: with input left unread, the system would answer
 /// with a reset, and that overtakes it.
 async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
-    if stream.shutdown().await.is_err() {
+    let wait = Duration::from_secs(limits::CLOSE_S);
+    // What TLS and WebSocket have gathered goes out here: a client that takes nothing would keep it waiting forever.
+    if !matches!(tokio::time::timeout(wait, stream.shutdown()).await, Ok(Ok(()))) {
         return;
     }
     let drain = async {
@@ -285,5 +287,44 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
             left = less;
         }
     };
-    let _ = tokio::time::timeout(Duration::from_secs(limits::CLOSE_S), drain).await;
+    let _ = tokio::time::timeout(wait, drain).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes what it is given, as TLS and WebSocket do, and gets rid of none of it.
+    struct Gathers;
+
+    impl AsyncRead for Gathers {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Gathers {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_closed_all_the_same() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let mut stream = Gathers;
+            let refused = refuse(&mut stream, codec::Version::V5, ReasonCode::NotAuthorized);
+            tokio::time::timeout(Duration::from_secs(60), refused).await.expect("it ends");
+        });
+    }
 }

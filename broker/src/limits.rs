@@ -42,6 +42,11 @@ pub const CLOSE_S: u64 = 3;
 pub const CLOSE_BYTES_MAX: usize = 1 << 20;
 /// Connections a listener accepted whose CONNECT is not there yet.
 pub const HANDSHAKES_MAX: usize = 10_000;
+/// Bytes that a client may send before it is let in, and nobody counts: TLS, an upgrade to WebSocket and a CONNECT
+/// of a usual size.
+pub const STRANGER_BYTES_FREE: usize = 8 << 10;
+/// Bytes beyond that of all clients of a listener that are not let in yet: a CONNECT may be as large as any packet.
+pub const STRANGERS_BYTES_MAX: usize = 32 << 20;
 /// Characters of a name that a peer gave, in a line of the log.
 pub const LOGGED_CHARS_MAX: usize = 100;
 /// Bytes of a password file or access control list.

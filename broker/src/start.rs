@@ -41,6 +41,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Clients without credentials; `None`: on loopback, as long as there are no users.
     pub allow_anonymous: Option<bool>,
+    /// A certificate can prove a user name.
+    pub certificates_name_users: bool,
 }
 
 /// Why the broker does not start.
@@ -123,12 +125,17 @@ impl Broker {
         self.mailboxes[0].send(Mail::Listen(listener));
     }
 
-    /// Puts other settings and rules in force, and what its [`Access`] has read since. The number of shards
-    /// stays. Clients whose user is gone are closed. Waits for the disk when a rule needs a new topic.
-    pub fn reload(&self, config: Config, bridge: &Bridge, rules: Vec<Rule>) -> Result<(), StartError> {
-        self.router.set_rules(open_topics(bridge, rules)?);
+    /// Puts other settings in force, and what its [`Access`] has read since. The number of shards stays.
+    /// Clients whose user is gone are closed.
+    pub fn reload(&self, config: Config) {
         let config = Arc::new(Config { shards: self.mailboxes.len(), ..config });
+        self.router.forget_matches();
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Reload(config.clone())));
+    }
+
+    /// Puts other rules in force. Waits for the disk when one needs a new topic.
+    pub fn set_rules(&self, bridge: &Bridge, rules: Vec<Rule>) -> Result<(), StartError> {
+        self.router.set_rules(open_topics(bridge, rules)?);
         Ok(())
     }
 

@@ -88,18 +88,17 @@ impl Running {
             failed("users and rights", &error);
         }
         self.front.settings.write().clone_from(&config.kafka);
-        let (broker, bridge, settings) = (self.broker.clone(), self.bridge.clone(), settings::broker(config));
+        // Before the rules, which may fail or wait for the disk: who was shut out is shut out at once.
+        self.broker.reload(settings::broker(config));
+        let (broker, bridge) = (self.broker.clone(), self.bridge.clone());
         match settings::rules(config) {
             // A rule's new topic has to reach the disk; nothing else is to wait for it.
-            Ok(rules) => {
-                let reload = move || broker.reload(settings, &bridge, rules);
-                match tokio::task::spawn_blocking(reload).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => failed("rules and limits", &error),
-                    Err(error) => failed("rules and limits", &error),
-                }
-            }
-            Err(error) => failed("rules and limits", &error),
+            Ok(rules) => match tokio::task::spawn_blocking(move || broker.set_rules(&bridge, rules)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => failed("rules", &error),
+                Err(error) => failed("rules", &error),
+            },
+            Err(error) => failed("rules", &error),
         }
         complete
     }

@@ -57,6 +57,7 @@ pub(super) fn fetch(mut call: Call) -> Work {
         let mut topics = plan(&call, &request);
         let goal = Goal::of(&request);
         gather_until(&goal, &mut topics).await;
+        forget_forbidden(&call, &mut topics);
         let response = respond(&topics, request.isolation_level == READ_COMMITTED);
         let bytes = topics.iter().flat_map(|(_, parts)| parts).map(|part| part.bytes).sum();
         add(&call.server.metrics().fetched_bytes, bytes);
@@ -75,6 +76,20 @@ fn plan(call: &Call, request: &FetchRequest) -> Plan {
         (asked.topic.clone(), parts.collect())
     });
     topics.collect()
+}
+
+/// It may have waited for minutes: what may not be read any more by then is not given.
+fn forget_forbidden(call: &Call, topics: &mut Plan) {
+    for (name, parts) in topics {
+        if parts.iter().all(|part| part.source.is_err()) {
+            continue;
+        }
+        if let Err(error) = call.authorize(Operation::Read, name) {
+            for part in parts {
+                *part = Part { source: Err(error), records: Vec::new(), bytes: 0, ..*part };
+            }
+        }
+    }
 }
 
 fn plan_part(server: &Server, topic: &FoundTopic, asked: &FetchPartition) -> Part {

@@ -25,7 +25,7 @@ use crate::shard::{Mail, Shared, refuse_topic};
 use crate::{Config, connection, limits};
 
 use tls::Tls;
-use transport::{Socket, Transport};
+use transport::{Allowance, Socket, Transport};
 
 /// First byte of a CONNECT.
 const CONNECT: u8 = 0x10;
@@ -75,6 +75,8 @@ struct Door {
     loopback: bool,
     /// Connections accepted whose CONNECT is not there yet.
     handshakes: AtomicUsize,
+    /// See [`limits::STRANGERS_BYTES_MAX`].
+    strangers_bytes: Arc<AtomicUsize>,
 }
 
 /// A place among a listener's unfinished handshakes, until it is dropped.
@@ -125,7 +127,8 @@ pub async fn accept(shared: Shared, listener: Listener) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(name, %error, "a listener cannot be used"),
     };
-    let door = Arc::new(Door { name, carrier, loopback, handshakes: AtomicUsize::new(0) });
+    let (handshakes, strangers_bytes) = (AtomicUsize::new(0), Arc::default());
+    let door = Arc::new(Door { name, carrier, loopback, handshakes, strangers_bytes });
     let mut next = 0;
     loop {
         let (stream, peer) = match socket.accept().await {
@@ -184,7 +187,9 @@ async fn welcome(shared: Shared, stream: TcpStream, peer: SocketAddr, place: Pla
     // A failure shows at the first read.
     let _ = stream.set_nodelay(true);
     let peer: Arc<str> = peer.to_string().into();
-    let Some(mut arrival) = shake_hands(&shared, Socket::new(stream), &peer, &place.0).await else { return };
+    let socket = Socket::new(stream, Allowance::new(place.0.strangers_bytes.clone()));
+    let Some(mut arrival) = shake_hands(&shared, socket, &peer, &place.0).await else { return };
+    arrival.transport.let_in();
     drop(place);
     let (here, target) = {
         let shard = shared.borrow();
@@ -272,6 +277,8 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
         late();
         return None;
     };
+    // A reload may have come while it took its time.
+    let config = shared.borrow().config.clone();
     let proved = match read {
         Ok(input) => prove(&access, &config, door, certified, &input).await.map(|claim| (claim, input)),
         Err(refused) => Err(refused),

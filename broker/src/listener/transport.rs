@@ -3,6 +3,8 @@
 use std::io;
 use std::net;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -10,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::websocket::WebSocket;
+use crate::limits;
 
 /// What carries MQTT.
 pub enum Transport {
@@ -33,6 +36,11 @@ impl Transport {
     /// Joins this thread's reactor.
     pub fn resume(&mut self) -> io::Result<()> {
         self.socket().resume()
+    }
+
+    /// Its client is let in: from here on its bytes are the session's affair.
+    pub fn let_in(&mut self) {
+        self.socket().allowance = None;
     }
 
     fn socket(&mut self) -> &mut Socket {
@@ -105,7 +113,11 @@ impl AsyncWrite for Transport {
 }
 
 /// A TCP connection that can leave one thread's reactor and join another's.
-pub struct Socket(State);
+pub struct Socket {
+    state: State,
+    /// Until its client is let in.
+    allowance: Option<Allowance>,
+}
 
 enum State {
     Registered(TcpStream),
@@ -115,37 +127,71 @@ enum State {
 }
 
 impl Socket {
-    /// Of this thread's reactor.
-    pub fn new(stream: TcpStream) -> Socket {
-        Socket(State::Registered(stream))
+    /// Of this thread's reactor; its client is a stranger.
+    pub fn new(stream: TcpStream, allowance: Allowance) -> Socket {
+        Socket { state: State::Registered(stream), allowance: Some(allowance) }
     }
 
     /// The first byte that came, left where it is; `None` at the end.
     pub async fn peek(&self) -> io::Result<Option<u8>> {
-        let State::Registered(stream) = &self.0 else { return Err(gone()) };
+        let State::Registered(stream) = &self.state else { return Err(gone()) };
         let mut first = [0];
         Ok((stream.peek(&mut first).await? > 0).then_some(first[0]))
     }
 
     fn park(&mut self) -> io::Result<()> {
-        if let State::Registered(stream) = std::mem::replace(&mut self.0, State::Gone) {
-            self.0 = State::Parked(stream.into_std()?);
+        if let State::Registered(stream) = std::mem::replace(&mut self.state, State::Gone) {
+            self.state = State::Parked(stream.into_std()?);
         }
         Ok(())
     }
 
     fn resume(&mut self) -> io::Result<()> {
-        if let State::Parked(stream) = std::mem::replace(&mut self.0, State::Gone) {
-            self.0 = State::Registered(TcpStream::from_std(stream)?);
+        if let State::Parked(stream) = std::mem::replace(&mut self.state, State::Gone) {
+            self.state = State::Registered(TcpStream::from_std(stream)?);
         }
         Ok(())
     }
 
     fn registered(self: Pin<&mut Self>) -> io::Result<Pin<&mut TcpStream>> {
-        match &mut self.get_mut().0 {
+        match &mut self.get_mut().state {
             State::Registered(stream) => Ok(Pin::new(stream)),
             _ => Err(gone()),
         }
+    }
+}
+
+/// What a client may send before it is let in. Most of it lies in memory until then.
+pub struct Allowance {
+    /// Of all such clients of its listener, beyond what each has for nothing.
+    taken: Arc<AtomicUsize>,
+    own: usize,
+}
+
+impl Allowance {
+    /// One that nothing was taken of.
+    pub fn new(taken: Arc<AtomicUsize>) -> Allowance {
+        Allowance { taken, own: 0 }
+    }
+
+    fn beyond(&self) -> usize {
+        self.own.saturating_sub(limits::STRANGER_BYTES_FREE)
+    }
+
+    fn take(&mut self, bytes: usize) -> io::Result<()> {
+        let before = self.beyond();
+        self.own += bytes;
+        let more = self.beyond() - before;
+        if more > 0 && self.taken.fetch_add(more, Ordering::Relaxed) + more > limits::STRANGERS_BYTES_MAX {
+            return Err(io::Error::other("too much has come of clients that are not let in yet; it sent much itself"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Allowance {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.beyond(), Ordering::Relaxed);
     }
 }
 
@@ -154,8 +200,13 @@ fn gone() -> io::Error {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.registered()?.poll_read(cx, buf)
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(self.as_mut().registered()?.poll_read(cx, buf))?;
+        match &mut self.allowance {
+            None => Poll::Ready(Ok(())),
+            Some(allowance) => Poll::Ready(allowance.take(buf.filled().len() - before)),
+        }
     }
 }
 
@@ -170,5 +221,44 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.registered()?.poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::websocket;
+    use futures_util::SinkExt;
+    use std::future::poll_fn;
+    use tokio_tungstenite::client_async;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    use tokio_tungstenite::tungstenite::http::HeaderValue;
+
+    async fn fill(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+        let mut room = [0; 64];
+        let mut buf = ReadBuf::new(&mut room);
+        poll_fn(|cx| poll_fill(stream, cx, &mut buf)).await?;
+        Ok(buf.filled().to_vec())
+    }
+
+    #[test]
+    fn what_ends_a_websocket_stream_is_not_skipped_when_it_is_read_along() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let (ours, theirs) = tokio::io::duplex(4096);
+            let mut request = "ws://localhost/".into_client_request().expect("a request");
+            request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("mqtt"));
+            let (server, client) = tokio::join!(websocket::accept(ours, 4096), client_async(request, theirs));
+            let (mut server, (mut client, _)) = (server.expect("an upgrade"), client.expect("an upgrade"));
+            for message in [Message::binary("before"), Message::text("text"), Message::binary("behind")] {
+                client.send(message).await.expect("room");
+            }
+            assert_eq!(fill(&mut server).await.expect("binary"), b"before");
+            for _ in 0..2 {
+                let error = fill(&mut server).await.expect_err("text");
+                assert!(error.to_string().contains("text message"), "{error}");
+            }
+        });
     }
 }

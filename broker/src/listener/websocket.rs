@@ -28,6 +28,8 @@ pub struct WebSocket<S> {
     inner: WebSocketStream<S>,
     /// What is left of the message that was read last.
     message: Bytes,
+    /// Why no more is read: said at every further read, for the first may have been one too many.
+    failed: Option<String>,
 }
 
 /// Answers the upgrade request and chooses the subprotocol. `message_bytes_max` bounds what a client's message
@@ -43,7 +45,7 @@ where
         .max_message_size(Some(message_bytes_max))
         .max_frame_size(Some(message_bytes_max));
     match accept_hdr_async_with_config(stream, choose_subprotocol, Some(config)).await {
-        Ok(inner) => Ok(WebSocket { inner, message: Bytes::new() }),
+        Ok(inner) => Ok(WebSocket { inner, message: Bytes::new(), failed: None }),
         Err(error) => Err(format!("no WebSocket: {error}")),
     }
 }
@@ -89,15 +91,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.message.is_empty() {
+            if let Some(why) = &this.failed {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why.clone())));
+            }
             match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
                 Some(Ok(Message::Binary(bytes))) => this.message = bytes,
                 Some(Ok(Message::Text(_))) => {
                     let why = "WebSocket: a text message; MQTT takes binary ones [MQTT-6.0.0-1]";
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+                    this.failed = Some(why.to_owned());
                 }
                 // Pings are answered by the crate; a close is followed by the end.
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(told(error))),
+                Some(Err(error)) => this.failed = Some(told(error).to_string()),
                 None => return Poll::Ready(Ok(())),
             }
         }

@@ -51,10 +51,10 @@ impl SessionRef {
         self.identity.lock().clone()
     }
 
-    /// Said by its shard; whether that is another than before.
+    /// Said by its shard; whether that is another user than before, however it was proved.
     pub fn set_identity(&self, identity: Identity) -> bool {
         let mut known = self.identity.lock();
-        let changed = *known != identity;
+        let changed = known.name() != identity.name();
         *known = identity;
         changed
     }
@@ -327,5 +327,21 @@ fn split(filter: &str) -> (Option<&str>, &str) {
     match crate::codec::topic::split_share(filter) {
         Some((group, filter)) => (Some(group), filter),
         None => (None, filter),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Proof, User};
+
+    #[test]
+    fn a_name_proved_in_another_way_is_the_same_user() {
+        let session = SessionRef::new(1, 0, 0, "c".into(), true);
+        let alice = |proof| Identity::User(User { name: "alice".into(), proof });
+        assert!(session.set_identity(alice(Proof::Certificate)));
+        assert!(!session.set_identity(alice(Proof::Password(1))));
+        assert_eq!(session.identity(), alice(Proof::Password(1)), "kept: a reload asks how");
+        assert!(session.set_identity(Identity::Anonymous));
     }
 }

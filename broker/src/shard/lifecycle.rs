@@ -7,7 +7,7 @@ use bridge::state::Change;
 use bridge::{JournalFailed, RecoveredQueue, Ticket};
 
 use crate::Config;
-use crate::auth::{Identity, Proof, User};
+use crate::auth::{Access, Identity, Proof, User};
 use crate::codec::{ConnAck, Connect, ReasonCode};
 use crate::limits;
 use crate::listener::{Client, anonymous_allowed};
@@ -61,8 +61,8 @@ impl Shard {
         {
             return Err(ReasonCode::ClientIdentifierNotValid);
         }
-        if !self.router.access.is_current(identity) {
-            // Its user was changed while it was on its way here.
+        if !is_welcome(&self.router.access, &self.config, identity, *loopback) {
+            // Users or settings were changed while it was on its way here.
             return Err(ReasonCode::NotAuthorized);
         }
         if let Some(slot) = known {
@@ -295,21 +295,17 @@ impl Shard {
     /// nobody can prove a name any more, names do not count.
     fn may_have(&self, slot: u32, identity: &Identity) -> bool {
         let owner = self.sessions[slot as usize].me.identity();
-        let names_count = self.router.access.has_users() || *identity != Identity::Anonymous;
+        let can_prove = self.router.access.has_users() || self.config.certificates_name_users;
+        let names_count = can_prove || *identity != Identity::Anonymous;
         !names_count || owner.name().is_none() || owner.name() == identity.name()
     }
 
     /// Other settings, users or rights are in force: clients that would not be let in now are closed.
     pub(super) fn reload(&mut self, config: Arc<Config>) {
         self.config = config;
-        let (access, allow_anonymous) = (self.router.access.clone(), self.config.allow_anonymous);
         for (_, session) in &mut self.sessions {
             let Some(link) = session.link.as_mut() else { continue };
-            let welcome = match session.me.identity() {
-                Identity::Anonymous => anonymous_allowed(allow_anonymous, link.loopback, &access),
-                user => access.is_current(&user),
-            };
-            if !welcome {
+            if !is_welcome(&self.router.access, &self.config, &session.me.identity(), link.loopback) {
                 link.close(Close::ByServer(ReasonCode::NotAuthorized, "its user is gone or changed"));
             }
         }
@@ -449,6 +445,14 @@ impl Shard {
             operation.change_in_order(*order, Change::Delete(store::RETAINED, topic.as_bytes()));
         }
         operation.submit();
+    }
+}
+
+/// Whether a client that proved to be this would be let in now.
+fn is_welcome(access: &Access, config: &Config, identity: &Identity, loopback: bool) -> bool {
+    match identity {
+        Identity::Anonymous => anonymous_allowed(config.allow_anonymous, loopback, access),
+        user => access.is_current(user),
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, atomic::Ordering};
 use bytes::Bytes;
 use kafka_protocol::messages::{
     CreateTopicsRequest, DeleteGroupsRequest, DescribeConfigsRequest, DescribeGroupsRequest, FetchRequest,
-    FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetFetchRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest, TopicName,
+    FetchResponse, FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
+    LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetCommitRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest, TopicName,
     create_topics_request::CreatableTopic,
     describe_configs_request::DescribeConfigsResource,
     fetch_request::{FetchPartition, FetchTopic},
@@ -220,6 +220,29 @@ async fn commit_as(peer: &mut Peer) -> Vec<i16> {
 }
 
 /// All of a group's offsets, in the old form.
+#[test]
+fn a_fetch_that_waited_is_judged_again() {
+    let users = Users::new(&["ann", "root"]);
+    let rights = Arc::clone(&users);
+    with_broker_of(users, async |broker| {
+        rights.rights.lock().extend([("ann", Operation::Read, READ), ("root", Operation::Write, READ)]);
+        let (mut root, mut ann) = (broker.connect_as(user("root")), broker.connect_as(user("ann")));
+        assert_eq!(root.ask(5, &make(READ)).await.topics[0].error_code, 0);
+        let partition = FetchPartition::default().with_partition_max_bytes(1000);
+        let asked = FetchTopic::default().with_topic(name(READ)).with_partitions(vec![partition]);
+        let fetch = FetchRequest::default().with_min_bytes(1).with_max_bytes(1000).with_topics(vec![asked]);
+        ann.send(12, &fetch.with_max_wait_ms(20_000)).await;
+        while broker.server.metrics().requests.load(Ordering::Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
+        rights.rights.lock().retain(|(who, ..)| *who != "ann");
+        assert_eq!(produce(&mut root, &[READ]).await, [0]);
+        let told: FetchResponse = ann.receive(12).await;
+        let told = &told.responses[0].partitions[0];
+        assert_eq!((told.error_code, told.records.as_ref().map_or(0, Bytes::len)), (TOPIC, 0));
+    });
+}
+
 fn old_fetch(topics: Option<Vec<OffsetFetchRequestTopic>>) -> OffsetFetchRequest {
     OffsetFetchRequest::default().with_group_id(group()).with_topics(topics)
 }
