@@ -6,11 +6,16 @@
 //! binary does not do what the script says.
 
 pub mod broker;
+pub mod certs;
 pub mod http;
 pub mod kafka;
 pub mod mqtt;
+pub mod passwords;
 pub mod ports;
 pub mod random;
+pub mod stream;
+pub mod tls;
+pub mod websocket;
 
 use std::time::{Duration, Instant};
 
