@@ -19,6 +19,11 @@ impl Certs {
         certs
     }
 
+    /// A folder that has been filled.
+    pub fn at(folder: &Path) -> Certs {
+        Certs { folder: folder.to_owned() }
+    }
+
     /// Makes a client's certificate for this user.
     #[track_caller]
     pub fn client(&self, name: &str) {

@@ -9,6 +9,7 @@ pub mod broker;
 pub mod certs;
 pub mod http;
 pub mod kafka;
+pub mod kafka_wire;
 pub mod mqtt;
 pub mod passwords;
 pub mod ports;
