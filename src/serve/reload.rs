@@ -64,8 +64,10 @@ impl Running {
                 warn!(key, "has changed, and takes a restart");
             }
         }
-        if self.take(&loaded.config).await {
-            info!("reloaded");
+        // A last line in any case: who asked for it waits for one.
+        match self.take(&loaded.config).await {
+            true => info!("reloaded"),
+            false => error!("reloaded in part: see above for what stays as it was"),
         }
     }
 
