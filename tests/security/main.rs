@@ -2,6 +2,7 @@
 //! speak TLS and WebSocket, that lie about who they are, and that are not clients at all.
 
 mod acl;
+mod garbage;
 mod kafka;
 mod reload;
 mod tls;
