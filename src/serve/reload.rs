@@ -90,6 +90,7 @@ impl Running {
             failed("users and rights", &error);
         }
         self.front.settings.write().clone_from(&config.kafka);
+        self.front.server.recheck();
         let (broker, bridge, settings) = (self.broker.clone(), self.bridge.clone(), settings::broker(config));
         match settings::rules(config) {
             // A rule's new topic has to reach the disk; nothing else is to wait for it.
