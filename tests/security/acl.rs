@@ -220,7 +220,7 @@ fn a_queue_is_judged_again_when_it_is_taken() {
     root_says(&broker, &SAID, false);
     // The rights that made the queue are gone when she is back.
     broker.write("acl", &ACL.replace("topic read news/#", "topic read olds/#"));
-    broker.kill9_and_restart();
+    assert!(broker.reload().contains("INFO  reloaded"));
     let mut alice = accepted(Client::connect(broker.mqtt(), &connect));
     assert!(alice.connack.session_present);
     assert_eq!(alice.take_until("both/last"), [""; 0]);
