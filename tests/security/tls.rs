@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use support::broker::{Broker, Way, binary};
 use support::certs::Certs;
+use support::http;
 use support::mqtt::{AckKind, Client, Connect, Publish, Version, subscribe};
 use support::stream::{Duplex, read_to_close, tcp};
 use support::tls::Tls;
@@ -154,6 +155,18 @@ fn a_client_certificate_is_the_user() {
     broker.log_line(&[&peer, "sensor-1"]);
 }
 
+#[test]
+fn a_certificate_is_no_user_where_the_configuration_says_so() {
+    let toml = "[mqtt]\nallow_anonymous = false\n[tls]\nuse_identity_as_username = false";
+    let (mut broker, certs) = start(toml);
+    let tls = Tls::trusting(&certs).showing(&certs, "client");
+    let come = |broker: &Broker| Client::over(tls.connect(broker.at(Way::MqttTls)), &Connect::v5("a"));
+    assert_eq!(come(&broker).connack.code, 0x87);
+    broker.write_config("[mqtt]\nallow_anonymous = false");
+    assert!(broker.reload().contains("INFO  reloaded"));
+    accepted(come(&broker)).ping();
+}
+
 /// A certificate by rcgen that ended in the past.
 fn expired(folder: &std::path::Path) {
     let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
@@ -275,6 +288,8 @@ fn who_does_not_finish_the_handshake_is_closed() {
         broker.log_line(&[&stream.peer()]);
     }
     read_to_close(&mut mute);
+    let metrics = http::get(broker.admin(), "/metrics").expect("metrics").body;
+    assert!(metrics.contains("\nmillstream_mqtt_clients 0\n"), "{metrics}");
     let mut client =
         accepted(Client::over(Tls::trusting(&certs).connect(broker.at(Way::MqttTls)), &Connect::v5("in time")));
     talks_to_itself(&mut client, "in/time");

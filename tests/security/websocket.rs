@@ -145,9 +145,18 @@ fn large_messages_go_both_ways_with_and_without_tls() {
 
 #[test]
 fn a_slow_reader_gets_everything_and_holds_up_nobody() {
-    let broker = start();
-    let mut slow = accepted(Client::over(open(&broker), &Connect::v5("slow").with(Prop::ReceiveMaximum(100))));
-    slow.subscribe("t", 1);
+    let broker = Broker::prepared().listen(&[Way::Ws, Way::Wss, Way::MqttTls]);
+    let certs = certs(&broker, "certs");
+    let mut broker = broker.certs(certs.folder());
+    broker.restart();
+    let tls = |way| Tls::trusting(&certs).connect(broker.at(way));
+    let connect = |id: &str| Connect::v5(id).with(Prop::ReceiveMaximum(100));
+    let mut slow = [
+        accepted(Client::over(open(&broker), &connect("ws"))),
+        accepted(Client::over(WebSocket::open(tls(Way::Wss)), &connect("wss"))),
+        accepted(Client::over(tls(Way::MqttTls), &connect("tls"))),
+    ];
+    slow.iter_mut().for_each(|client| assert_eq!(client.subscribe("t", 1), 1));
     let mut publisher = broker.connect(Connect::v5("publisher"));
     // More than any socket buffers.
     for n in 0..60_u8 {
@@ -156,9 +165,74 @@ fn a_slow_reader_gets_everything_and_holds_up_nobody() {
         assert_eq!(publisher.publish(Publish::new("t", message).qos(1)), 0);
     }
     publisher.ping();
-    for n in 0..60_u8 {
-        let got = slow.take();
-        assert_eq!((got.payload.len(), got.payload[0]), (200_000, n));
+    for client in &mut slow {
+        for n in 0..60_u8 {
+            let got = client.take();
+            assert_eq!((got.payload.len(), got.payload[0]), (200_000, n));
+        }
+        client.ping();
     }
-    slow.ping();
+}
+
+#[test]
+fn a_client_may_come_back_by_another_way() {
+    let broker = Broker::prepared().config("shards = 2").listen(&[Way::Ws, Way::Wss, Way::MqttTls]);
+    let certs = certs(&broker, "certs");
+    let mut broker = broker.certs(certs.folder());
+    broker.restart();
+    let tls = |way| Tls::trusting(&certs).connect(broker.at(way));
+    for id in ["a", "b", "c", "d"] {
+        let connect = Connect::v5(id).durable();
+        let mut first = broker.connect(connect.clone());
+        first.subscribe("t", 1);
+        let mut second = accepted(Client::over(WebSocket::open(tls(Way::Wss)), &connect));
+        let mut third = accepted(Client::over(tls(Way::MqttTls), &connect));
+        let mut fourth = accepted(Client::over(open(&broker), &connect));
+        for taken_over in [&mut first, &mut second, &mut third] {
+            assert_eq!(taken_over.expect_closed(), Some(0x8E), "{id}");
+        }
+        assert!(second.connack.session_present && third.connack.session_present && fourth.connack.session_present);
+        assert_eq!(fourth.publish(Publish::new("t", id).qos(1)), 0);
+        assert_eq!(fourth.take().text(), id);
+        fourth.disconnect();
+    }
+}
+
+#[test]
+fn the_largest_packet_may_have_company_and_none_is_larger() {
+    let mut broker = Broker::prepared().config("[mqtt]\nmax_packet_size = 100000").listen(&[Way::Ws]);
+    broker.restart();
+    // One of exactly 100,000 bytes and its neighbours in one message.
+    let mut client = accepted(Client::over(open(&broker), &Connect::v5("joined")));
+    let packet = |id, bytes| Publish::new("t", payload(bytes)).qos(1).id(id).bytes(Version::V5);
+    let largest = packet(2, 100_000 - packet(2, 90_000).len() + 90_000);
+    assert_eq!(largest.len(), 100_000);
+    client.send(&[packet(1, 10_000), largest, packet(3, 10_000)].concat());
+    (1..=3).for_each(|id| assert!(client.expect_ack(AckKind::PubAck, id) < 0x80, "{id}"));
+    // One that is too large, in pieces.
+    let mut client = accepted(Client::over(open(&broker).cut(3000, 1000), &Connect::v5("large")));
+    // It may be closed before it has sent everything.
+    let _ = client.try_send(&packet(1, 100_000));
+    assert_eq!(client.expect_closed(), Some(0x95));
+}
+
+#[test]
+fn frames_that_break_the_protocol_are_closed() {
+    let broker = start();
+    let mut other = accepted(Client::over(open(&broker), &Connect::v5("other")));
+    let broken: [&[u8]; 5] = [
+        b"\x82\x04abcd",                                         // without a mask
+        b"\xC2\x80\0\0\0\0",                                     // with an extension nobody agreed on
+        b"\x83\x80\0\0\0\0",                                     // of an unknown kind
+        b"\x80\x84\0\0\0\0abcd",                                 // a second part without a first
+        b"\x82\xFF\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xFF\0\0\0\0data", // of nearly 2^63 bytes
+    ];
+    for frame in broken {
+        let mut socket = open(&broker);
+        let peer = socket.peer();
+        socket.stream().write_all(frame).expect("open");
+        read_to_close(&mut socket);
+        broker.log_line(&[&peer]);
+    }
+    talks_to_itself(&mut other, "undisturbed");
 }

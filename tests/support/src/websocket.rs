@@ -142,6 +142,11 @@ impl<S: Duplex> WebSocket<S> {
         self.stream.write_all(&frame)
     }
 
+    /// What carries the frames.
+    pub fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     /// The next frame.
     #[track_caller]
     pub fn recv_frame(&mut self) -> Frame {
