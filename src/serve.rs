@@ -63,14 +63,15 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
     info!(data_dir = %config.data_dir.display(), "log opened: {}", bridge.summary());
     let rules = settings::rules(&config)?;
     let broker = Arc::new(Broker::start(settings::broker(&config), &bridge, rules, access.clone())?);
-    let kafka_access = Arc::new(KafkaAccess(access.clone()));
+    let settings = Arc::new(RwLock::new(config.kafka.clone()));
+    let kafka_access = Arc::new(KafkaAccess { access: access.clone(), settings: settings.clone() });
     let server = bridge::kafka::Server::new(bridge.clone(), settings::kafka(&config), kafka_access);
     let front = Arc::new(kafka::Front {
         bridge: bridge.clone(),
         broker: broker.clone(),
         server,
         access: access.clone(),
-        settings: RwLock::new(config.kafka.clone()),
+        settings,
         shards: config.shard_count(),
     });
     let running =

@@ -150,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// The same for a packet that outgrows the shared buffer: it is gathered where it is kept.
     fn poll_read_large(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let max = self.shared.borrow().config.max_packet_size;
+        let max = self.shared.borrow_mut().inbound_bytes_max(self.at.slot, self.at.link);
         let length = match codec::header(&self.partial, max) {
             Ok(Some(header)) => header.packet_length(),
             _ => self.partial.len() + 1,

@@ -100,6 +100,8 @@ counts! {
         dropped_session_ended,
         /// Messages, wills among them, that their publisher may not publish there.
         refused_rights,
+        /// Dropped: its subscriber no longer may have it.
+        dropped_rights,
         /// Retained messages whose lifetime was over.
         retained_expired,
         /// Durable sessions whose client is connected. This and all below once a second.

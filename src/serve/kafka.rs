@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bridge::{Bridge, Lane, kafka};
 use broker::Broker;
-use broker::auth::{Access, Identity, Proof, User};
+use broker::auth::{Access, Proof, User};
 use broker::listener::anonymous_allowed;
 use broker::listener::tls::Tls;
 use parking_lot::RwLock;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::access::principal;
+use super::access::{anonymous, named};
 use crate::config;
 
 /// From accept to the end of the TLS handshake.
@@ -27,7 +27,7 @@ pub struct Front {
     pub server: Arc<kafka::Server>,
     pub access: Arc<Access>,
     /// As in force: a reload changes it.
-    pub settings: RwLock<config::Kafka>,
+    pub settings: Arc<RwLock<config::Kafka>>,
     pub shards: u16,
 }
 
@@ -74,9 +74,10 @@ impl Connection {
             Err(error) => return debug!(%peer, %error, "a Kafka connection went before it was served"),
         };
         let settings = self.front.settings.read().allow_anonymous;
-        let anonymous = anonymous_allowed(settings, self.loopback, &self.front.access).then_some(Identity::Anonymous);
+        let allowed = anonymous_allowed(settings, self.loopback, &self.front.access);
+        let anonymous = allowed.then(|| anonymous(self.loopback));
         let Some(tls) = tls else {
-            let entry = kafka::Entry { advertised, principal: anonymous.map(principal) };
+            let entry = kafka::Entry { advertised, principal: anonymous };
             return self.talk(stream, entry).await;
         };
         let refused = |why: &str| info!(%peer, listener = self.name, "refused: {why}");
@@ -85,8 +86,8 @@ impl Connection {
             Ok(Err(why)) => return refused(&why),
             Err(_) => return refused(&format!("no TLS handshake within {} s", HANDSHAKE.as_secs())),
         };
-        let certified = accepted.name.map(|name| Identity::User(User { name, proof: Proof::Certificate }));
-        let entry = kafka::Entry { advertised, principal: certified.or(anonymous).map(principal) };
+        let certified = accepted.name.map(|name| named(User { name, proof: Proof::Certificate }));
+        let entry = kafka::Entry { advertised, principal: certified.or(anonymous) };
         self.talk(accepted.stream, entry).await;
     }
 

@@ -116,6 +116,7 @@ fn mqtt_messages(sink: &mut MetricSink, counts: &Counts) {
         ("too_large", counts.dropped_too_large),
         ("unreadable", counts.dropped_unreadable),
         ("session_ended", counts.dropped_session_ended),
+        ("rights", counts.dropped_rights),
     ] {
         let help = "Messages that were due to a subscriber and were never sent to it.";
         sink.counter("millstream_mqtt_dropped_messages_total", help, &[("reason", reason)], value);

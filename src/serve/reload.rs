@@ -64,8 +64,10 @@ impl Running {
                 warn!(key, "has changed, and takes a restart");
             }
         }
-        if self.take(&loaded.config).await {
-            info!("reloaded");
+        // A last line in any case: who asked for it waits for one.
+        match self.take(&loaded.config).await {
+            true => info!("reloaded"),
+            false => error!("reloaded in part: see above for what stays as it was"),
         }
     }
 
@@ -90,6 +92,7 @@ impl Running {
         self.front.settings.write().clone_from(&config.kafka);
         // Before the rules, which may fail or wait for the disk: who was shut out is shut out at once.
         self.broker.reload(settings::broker(config));
+        self.front.server.recheck();
         let (broker, bridge) = (self.broker.clone(), self.bridge.clone());
         match settings::rules(config) {
             // A rule's new topic has to reach the disk; nothing else is to wait for it.

@@ -6,7 +6,10 @@ use std::{future::Future, pin::Pin, sync::Arc};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
     /// Nobody in particular.
-    Anonymous,
+    Anonymous {
+        /// [`Access`]'s own, to know whether nobody in particular is still let in where this one came in.
+        token: u64,
+    },
     /// A user that has proved to be it.
     User {
         /// The user's name.
@@ -47,8 +50,9 @@ pub trait Access: Send + Sync {
     /// Whether the password is this user's. Dropping the answer is giving up.
     fn authenticate(&self, name: String, password: Vec<u8>) -> Authentication;
 
-    /// Still who it was: false once its user was removed or got another password. Asked before and
-    /// after each request: it must be cheap.
+    /// Still who it was, and let in: false once its user was removed or got another password, or
+    /// nobody in particular is let in any more. Asked before and after each request, and of all when
+    /// [`Server::recheck`](super::Server::recheck) says so: it must be cheap.
     fn is_current(&self, who: &Principal) -> bool;
 
     /// Whether it may do this with the topic. Asked for each topic of each request.

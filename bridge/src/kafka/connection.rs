@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::watch,
     time::{Instant, timeout},
 };
 
@@ -47,6 +48,7 @@ where
 {
     let (reader, writer) = tokio::io::split(stream);
     let mut connection = Connection {
+        rechecks: server.rechecks.subscribe(),
         server,
         client: Rc::new(client),
         reader,
@@ -65,6 +67,7 @@ where
 
 struct Connection<S> {
     server: Arc<Server>,
+    rechecks: watch::Receiver<()>,
     client: Rc<Client>,
     reader: ReadHalf<S>,
     writer: WriteHalf<S>,
@@ -97,6 +100,7 @@ enum Event {
     Answered(Answer),
     Wrote(usize),
     Read(usize),
+    UsersChanged,
     TimeIsUp,
 }
 
@@ -130,6 +134,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Event::Read(0) => return self.hung_up().await,
                 Event::Read(bytes) => add(&self.server.metrics().bytes_in, bytes),
+                Event::UsersChanged => {
+                    self.check_current()?;
+                    continue; // the client has done nothing
+                }
                 Event::TimeIsUp if !self.client.identity.is_known() => {} // seen before the next event
                 Event::TimeIsUp => return Err(ConnectionError::Idle(IDLE_SECONDS_MAX)),
             }
@@ -164,12 +172,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Err(ConnectionError::AuthenticationTooSlow(AUTHENTICATION_SECONDS_MAX));
         }
         let due = if is_stranger { authenticated_by } else { idle };
-        let Connection { reader, writer, inbox, pending, outbox, .. } = self;
+        let Connection { reader, writer, inbox, pending, outbox, rechecks, .. } = self;
         if inbox.capacity() - inbox.len() < READ_BYTES / 4 {
             inbox.reserve(READ_BYTES.max(inbox.len())); // at most twice what has arrived
         }
         tokio::select! {
             biased;
+            Ok(()) = rechecks.changed() => Ok(Event::UsersChanged),
             answer = first_answer(pending), if may_work => Ok(Event::Answered(answer)),
             wrote = outbox.write_to(writer), if outbox.is_busy() => Ok(Event::Wrote(wrote?)),
             read = reader.read_buf(inbox), if may_read => Ok(Event::Read(read?)),

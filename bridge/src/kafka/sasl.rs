@@ -105,7 +105,7 @@ impl Identity {
 
 fn name(who: &Principal) -> Option<&str> {
     match who {
-        Principal::Anonymous => None,
+        Principal::Anonymous { .. } => None,
         Principal::User { name, .. } => Some(name),
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use kafka_protocol::protocol::StrBytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 use super::{
     access::{Access, Principal},
@@ -83,6 +84,8 @@ pub struct Server {
     pub(super) cluster_id: StrBytes,
     pub(super) groups: Groups,
     pub(super) offsets: Offsets,
+    /// Wakes every connection to ask again whether its client is still let in.
+    pub(super) rechecks: watch::Sender<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -103,6 +106,7 @@ impl Server {
             cluster_id: StrBytes::from_string(base64url(bridge.cluster_id())),
             groups: Groups::new(limits, metrics.clone()),
             offsets: Offsets::recover(&bridge),
+            rechecks: watch::Sender::new(()),
             bridge,
             config,
             access,
@@ -132,6 +136,11 @@ impl Server {
             Err(reason) => tracing::info!(%peer, %reason, "kafka connection closed"),
         }
         ended
+    }
+
+    /// Users have changed: connections whose clients are no longer let in are closed, silent ones too.
+    pub fn recheck(&self) {
+        self.rechecks.send_replace(());
     }
 
     /// Lets time pass for consumer groups: sessions, rebalances. Runs as long as the server; to be

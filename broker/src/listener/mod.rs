@@ -301,8 +301,8 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
 
 /// The transport a listener speaks, and the user name that a certificate proves.
 async fn open(door: &Door, socket: Socket, packet_max: u32) -> Result<(Transport, Option<Arc<str>>), String> {
-    // The largest packet in one message; a message may hold many smaller ones.
-    let message_max = (packet_max as usize).max(limits::READ_BYTES);
+    // The largest packet in one message, and a few of its neighbours.
+    let message_max = packet_max as usize + limits::READ_BYTES;
     match &door.carrier {
         Carrier::Tcp => Ok((Transport::Tcp(socket), None)),
         Carrier::Ws => {

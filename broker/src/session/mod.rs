@@ -168,6 +168,8 @@ pub struct Link {
     pub heard_s: u64,
     /// The largest packet it takes.
     pub packet_bytes_max: usize,
+    /// The largest packet we take, as we told it: a reload may change that for later connections only.
+    pub inbound_bytes_max: u32,
     /// Acknowledgements that wait for their commit.
     pub held: usize,
     /// Topic aliases it set.

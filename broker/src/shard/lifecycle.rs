@@ -109,6 +109,7 @@ impl Shard {
             keep_alive_s: connect.keep_alive_s,
             heard_s,
             packet_bytes_max: connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize),
+            inbound_bytes_max: self.config.max_packet_size,
             held: 0,
             aliases: Default::default(),
             loopback: *loopback,

@@ -35,10 +35,10 @@ impl Shard {
     /// Handles every whole packet at the front of `input`, from the client of this link.
     pub fn receive(&mut self, slot: u32, link: u64, input: &[u8]) -> Consumed {
         let mut consumed = Consumed { bytes: 0, stalled: false };
-        let Some(version) = self.linked(slot, link).and_then(|s| s.link.as_ref()).map(|l| l.version) else {
+        let Some(known) = self.linked(slot, link).and_then(|s| s.link.as_ref()) else {
             return Consumed { bytes: input.len(), stalled: true };
         };
-        let packet_max = self.config.max_packet_size;
+        let (version, packet_max) = (known.version, known.inbound_bytes_max);
         while consumed.bytes < input.len() {
             if self.has_enough(slot, link) {
                 consumed.stalled = true;
@@ -65,6 +65,12 @@ impl Shard {
             link.heard_s = self.now.up_s;
         }
         consumed
+    }
+
+    /// The largest packet taken from the client of this link.
+    pub fn inbound_bytes_max(&mut self, slot: u32, link: u64) -> u32 {
+        let told = self.linked(slot, link).and_then(|s| s.link.as_ref()).map(|l| l.inbound_bytes_max);
+        told.unwrap_or(self.config.max_packet_size)
     }
 
     fn handle(&mut self, slot: u32, version: Version, packet: &Packet<'_>) -> Handled {

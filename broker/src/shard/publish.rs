@@ -517,6 +517,11 @@ impl Shard {
             return self.give_up(slot);
         };
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+        // Its rights may have changed while it waited. (What was sent before is known already.)
+        if !dup && !self.router.may_receive(&session.me, message.topic) {
+            self.counts.dropped_rights += 1;
+            return self.give_up(slot);
+        }
         let (Some(link), Out::Queue(queue)) = (session.link.as_mut(), &mut session.out) else { return };
         let tag = Tag(entry.tag);
         let id = tag.id();

@@ -2,9 +2,10 @@
 
 use crate::mqtt::{Client, Connect, Publish};
 use crate::ports::{Lease, lease};
-use crate::{PATIENCE, http};
+use crate::{PATIENCE, eventually, http};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -26,6 +27,19 @@ pub fn binary() -> PathBuf {
     folder.join("millstream")
 }
 
+/// A listener beside those of the default configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// MQTT over TLS
+    MqttTls,
+    /// MQTT over WebSocket
+    Ws,
+    /// MQTT over WebSocket over TLS
+    Wss,
+    /// Kafka over TLS
+    KafkaTls,
+}
+
 /// A broker under test. Dropped, it is killed; if its test failed, its last words are shown.
 #[derive(Debug)]
 pub struct Broker {
@@ -35,6 +49,8 @@ pub struct Broker {
     admin: Lease,
     has_config: bool,
     kafka_by_flag: bool,
+    further: Vec<(Way, Lease)>,
+    certs: Option<PathBuf>,
     data_dir: PathBuf,
     environment: Vec<(String, String)>,
     child: Option<Child>,
@@ -77,6 +93,8 @@ impl Broker {
             admin: lease(),
             has_config: false,
             kafka_by_flag: true,
+            further: Vec::new(),
+            certs: None,
             environment: Vec::new(),
             child: None,
         }
@@ -84,8 +102,30 @@ impl Broker {
 
     /// Writes the configuration file of the next start.
     pub fn config(mut self, toml: &str) -> Broker {
+        self.write_config(toml);
+        self
+    }
+
+    /// Writes the configuration file of the next start or reload.
+    pub fn write_config(&mut self, toml: &str) {
         fs::write(self.config_path(), toml).expect("a writable folder");
         self.has_config = true;
+    }
+
+    /// Writes a file into its folder, which is also its working directory.
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.folder().join(name), text).expect("a writable folder");
+    }
+
+    /// Listens in these ways too.
+    pub fn listen(mut self, ways: &[Way]) -> Broker {
+        self.further.extend(ways.iter().map(|way| (*way, lease())));
+        self
+    }
+
+    /// Starts with `--certs` and this folder.
+    pub fn certs(mut self, folder: &Path) -> Broker {
+        self.certs = Some(folder.to_owned());
         self
     }
 
@@ -107,7 +147,8 @@ impl Broker {
         self.environment = variables.iter().map(owned).collect();
     }
 
-    fn config_path(&self) -> PathBuf {
+    /// Where its configuration file is, or would be.
+    pub fn config_path(&self) -> PathBuf {
         self.folder.path().join("millstream.toml")
     }
 
@@ -135,6 +176,13 @@ impl Broker {
         (Ipv4Addr::LOCALHOST, self.kafka.port).into()
     }
 
+    /// The address of a further listener.
+    #[track_caller]
+    pub fn at(&self, way: Way) -> SocketAddr {
+        let lease = self.further.iter().find_map(|(known, lease)| (*known == way).then_some(lease));
+        (Ipv4Addr::LOCALHOST, lease.expect("it was told to listen so").port).into()
+    }
+
     /// The address of its admin listener.
     pub fn admin(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.admin.port).into()
@@ -153,6 +201,19 @@ impl Broker {
             command.arg("--kafka").arg(self.kafka().to_string());
         }
         command.arg("--admin").arg(self.admin().to_string());
+        for (way, _) in &self.further {
+            let address = self.at(*way).to_string();
+            let flag = match way {
+                Way::MqttTls => "--mqtt-tls",
+                Way::Ws => "--mqtt-ws",
+                Way::Wss => "--mqtt-wss",
+                Way::KafkaTls => "--kafka-tls",
+            };
+            command.arg(flag).arg(address);
+        }
+        if let Some(folder) = &self.certs {
+            command.arg("--certs").arg(folder);
+        }
         command.current_dir(self.folder.path());
         command.envs(self.environment.iter().cloned());
         command
@@ -238,6 +299,46 @@ impl Broker {
         let (status, _) = self.sigterm_and_wait();
         assert!(status.success(), "SIGTERM ends with {status}");
         self.restart();
+    }
+
+    /// SIGHUP; waits until the log says what became of it, and gives what the log said by then.
+    #[track_caller]
+    pub fn reload(&mut self) -> String {
+        let before = self.stderr().len();
+        let child = self.child.as_ref().expect("it is running");
+        kill_process(Pid::from_child(child), Signal::HUP).expect("our own child");
+        eventually("the end of a reload", || {
+            let said = self.stderr().split_off(before);
+            let over = |line: &str| line.contains("reloaded");
+            // Whole lines only.
+            let whole = &said[..said.rfind('\n')? + 1];
+            whole.lines().any(over).then(|| whole.to_owned())
+        })
+    }
+
+    /// Waits for a line of the log that contains each of these, and gives it.
+    #[track_caller]
+    pub fn log_line(&self, named: &[&str]) -> String {
+        eventually(&format!("a line in the log with {named:?}"), || {
+            let words = self.stderr();
+            let tells = |line: &&str| named.iter().all(|name| line.contains(name));
+            words.lines().find(tells).map(str::to_owned)
+        })
+    }
+
+    /// A start that must fail; gives what it says.
+    #[track_caller]
+    pub fn fails_to_start(&self) -> String {
+        let mut command = self.command();
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary is built");
+        let status = wait_for_exit(&mut child).expect("it gives up");
+        let mut words = String::new();
+        let mut stderr = child.stderr.take().expect("it is piped");
+        stderr.read_to_string(&mut words).expect("text");
+        assert!(!status.success(), "it started:\n{words}");
+        assert!(!words.contains("panicked"), "{words}");
+        words
     }
 
     /// Everything it has written to stderr, over all its starts.

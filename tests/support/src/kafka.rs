@@ -69,12 +69,18 @@ impl Record {
 #[derive(Debug, Clone, Copy)]
 pub struct Kafka {
     address: SocketAddr,
+    user: Option<(&'static str, &'static str)>,
 }
 
 impl Kafka {
     /// The listener at this address.
     pub fn at(address: SocketAddr) -> Kafka {
-        Kafka { address }
+        Kafka { address, user: None }
+    }
+
+    /// The same for clients that authenticate with SASL PLAIN.
+    pub fn as_user(self, name: &'static str, password: &'static str) -> Kafka {
+        Kafka { user: Some((name, password)), ..self }
     }
 
     /// What every client here starts from.
@@ -88,6 +94,13 @@ impl Kafka {
             .set("reconnect.backoff.max.ms", "200")
             .set("topic.metadata.refresh.interval.ms", "1000")
             .set("log_level", "3");
+        if let Some((name, password)) = self.user {
+            config
+                .set("security.protocol", "sasl_plaintext")
+                .set("sasl.mechanism", "PLAIN")
+                .set("sasl.username", name)
+                .set("sasl.password", password);
+        }
         config
     }
 
@@ -215,6 +228,13 @@ impl Kafka {
     /// Produces these keys and values, and waits until each is acknowledged.
     #[track_caller]
     pub fn produce(&self, topic: &str, records: &[(&str, &str)], settings: &[(&str, &str)]) {
+        let failures = self.try_produce(topic, records, settings);
+        assert!(failures.is_empty(), "not produced: {failures:?}");
+    }
+
+    /// Produces these keys and values, waits until each is answered, and gives the errors.
+    #[track_caller]
+    pub fn try_produce(&self, topic: &str, records: &[(&str, &str)], settings: &[(&str, &str)]) -> Vec<String> {
         let mut config = self.config();
         for (name, value) in settings {
             config.set(*name, *value);
@@ -225,8 +245,7 @@ impl Kafka {
             producer.send(record).map_err(|(error, _)| error).expect("room in the queue");
         }
         producer.flush(PATIENCE).expect("each is answered in time");
-        let failures = producer.context().0.lock().expect("no panic in a callback");
-        assert!(failures.is_empty(), "not produced: {failures:?}");
+        producer.context().0.lock().expect("no panic in a callback").clone()
     }
 
     /// An admin client.

@@ -6,12 +6,18 @@
 //! binary does not do what the script says.
 
 pub mod broker;
+pub mod certs;
 pub mod http;
 pub mod kafka;
+pub mod kafka_wire;
 pub mod mqtt;
+pub mod passwords;
 pub mod ports;
 pub mod prometheus;
 pub mod random;
+pub mod stream;
+pub mod tls;
+pub mod websocket;
 
 use std::time::{Duration, Instant};
 

@@ -124,7 +124,7 @@ fn metadata_shows_what_may_be_seen() {
         let by_id = ann.ask(12, &MetadataRequest::default().with_topics(Some(vec![by_id.with_name(None)]))).await;
         assert_eq!(codes(&by_id), [100], "UNKNOWN_TOPIC_ID");
         // An anonymous client sees nothing.
-        let mut nobody = broker.connect_as(Some(Principal::Anonymous));
+        let mut nobody = broker.connect_as(Some(Principal::Anonymous { token: 0 }));
         assert!(nobody.ask(1, &MetadataRequest::default().with_topics(None)).await.topics.is_empty());
     });
 }

@@ -87,7 +87,7 @@ impl AsyncWrite for HoldsBack {
 fn answers_are_flushed() {
     with_broker(async |broker| {
         let valve = Arc::new(Mutex::new(Valve::default()));
-        let mut peer = broker.connect_over(Some(Principal::Anonymous), |inner| HoldsBack {
+        let mut peer = broker.connect_over(Some(Principal::Anonymous { token: 0 }), |inner| HoldsBack {
             inner,
             held: Vec::new(),
             has_waited: false,
@@ -113,7 +113,7 @@ fn answers_are_flushed() {
 fn a_flush_that_takes_long_holds_up_nothing_else() {
     with_broker(async |broker| {
         let valve = Arc::new(Mutex::new(Valve { is_closed: true, waiting: None }));
-        let mut peer = broker.connect_over(Some(Principal::Anonymous), |inner| HoldsBack {
+        let mut peer = broker.connect_over(Some(Principal::Anonymous { token: 0 }), |inner| HoldsBack {
             inner,
             held: Vec::new(),
             has_waited: false,

@@ -73,7 +73,7 @@ impl Broker {
     }
 
     fn connect(&self) -> Peer {
-        self.connect_as(Some(Principal::Anonymous))
+        self.connect_as(Some(Principal::Anonymous { token: 0 }))
     }
 
     /// With `None`, the client has to authenticate.

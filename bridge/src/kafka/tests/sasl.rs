@@ -69,7 +69,7 @@ impl Access for Users {
 
     fn is_current(&self, who: &Principal) -> bool {
         match who {
-            Principal::Anonymous => true,
+            Principal::Anonymous { .. } => true,
             Principal::User { name, token } => self.numbers.lock().get(&**name) == Some(token),
         }
     }
@@ -180,7 +180,8 @@ fn a_wrong_password_is_told_and_then_the_connection_ends() {
         tokio::time::pause();
         let strange = format!("\u{1b}[2J{}", "x".repeat(500));
         // An unknown user, a known one, and one that was let in before.
-        for (name, entry) in [("ann", None), (strange.as_str(), None), ("ann", Some(Principal::Anonymous))] {
+        for (name, entry) in [("ann", None), (strange.as_str(), None), ("ann", Some(Principal::Anonymous { token: 0 }))]
+        {
             let mut peer = broker.connect_as(entry);
             let asked = Instant::now();
             let refused = authenticate(&mut peer, name, "guess").await;
@@ -217,7 +218,7 @@ fn other_mechanisms_and_another_order_are_refused() {
         let reason = peer.ended().await.expect_err("refused").to_string();
         assert_eq!(reason, "peer: SASL: mechanism \"SCRAM-SHA-256\" is not served; the client must use PLAIN");
 
-        for entry in [None, Some(Principal::Anonymous)] {
+        for entry in [None, Some(Principal::Anonymous { token: 0 })] {
             let mut peer = broker.connect_as(entry.clone());
             assert_eq!(peer.ask(1, &token("ann", "ann1")).await.error_code, 34, "ILLEGAL_SASL_STATE");
             assert!(matches!(peer.ended().await, Err(ConnectionError::Sasl(_))));
@@ -303,7 +304,7 @@ fn what_comes_behind_a_password_waits_for_it() {
     with_broker_of(access, async |broker| {
         broker.connect_as(user("ann")).ask(5, &make("ann.log")).await;
         users.close_gate();
-        for entry in [None, Some(Principal::Anonymous)] {
+        for entry in [None, Some(Principal::Anonymous { token: 0 })] {
             let mut peer = broker.connect_as(entry);
             let requests = || broker.server.metrics().requests.load(Ordering::Relaxed);
             let before = requests();
@@ -329,7 +330,7 @@ fn what_comes_behind_a_password_waits_for_it() {
 #[test]
 fn a_client_let_in_before_may_become_somebody_once() {
     with_broker_of(Users::new(&["ann", "bob"]), async |broker| {
-        for entry in [Some(Principal::Anonymous), user("bob")] {
+        for entry in [Some(Principal::Anonymous { token: 0 }), user("bob")] {
             let mut peer = broker.connect_as(entry);
             assert_eq!(peer.ask(5, &make("ann-made")).await.topics[0].error_code, 29, "TOPIC_AUTHORIZATION_FAILED");
             assert_eq!(authenticate(&mut peer, "ann", "ann1").await.error_code, 0);

@@ -4,8 +4,9 @@
 use super::packet::{Ack, AckKind, ConnAck, Connect, Packet, Prop, Publish, Version};
 use super::wire;
 use crate::PATIENCE;
+use crate::stream::Duplex;
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ pub enum Lost {
 /// One connection to the broker.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
     version: Version,
     inbound: Vec<u8>,
     /// Read while the script waited for something else, in order.
@@ -37,6 +38,12 @@ impl Client {
         let Ok(stream) = TcpStream::connect_timeout(&address, PATIENCE) else {
             return Err(Lost::Closed);
         };
+        stream.set_nodelay(true).expect("an open socket");
+        Client::try_over(stream, connect)
+    }
+
+    /// Says CONNECT on this stream; `Err` when the server goes away before its CONNACK.
+    pub fn try_over(stream: impl Duplex + 'static, connect: &Connect) -> Result<Client, Lost> {
         let mut client = Client::on(stream, connect.version);
         client.try_send(&wire::connect(connect))?;
         match client.try_recv(PATIENCE)? {
@@ -55,17 +62,27 @@ impl Client {
         }
     }
 
+    /// Says CONNECT on this stream; the server must answer, but may refuse (see [`Client::connack`]).
+    #[track_caller]
+    pub fn over(stream: impl Duplex + 'static, connect: &Connect) -> Client {
+        match Client::try_over(stream, connect) {
+            Ok(client) => client,
+            Err(lost) => panic!("no CONNACK: {lost:?}"),
+        }
+    }
+
     /// A bare connection on which nothing has been said.
     #[track_caller]
     pub fn bare(address: SocketAddr, version: Version) -> Client {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE);
-        Client::on(stream.expect("the server listens"), version)
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server listens");
+        stream.set_nodelay(true).expect("an open socket");
+        Client::on(stream, version)
     }
 
-    fn on(stream: TcpStream, version: Version) -> Client {
-        stream.set_nodelay(true).expect("an open socket");
+    /// A client on this stream, on which it has said nothing of MQTT.
+    pub fn on(stream: impl Duplex + 'static, version: Version) -> Client {
         Client {
-            stream,
+            stream: Box::new(stream),
             version,
             inbound: Vec::new(),
             set_aside: VecDeque::new(),
@@ -153,8 +170,7 @@ impl Client {
         if left.is_zero() {
             return Err(Lost::Silent);
         }
-        let set = self.stream.set_read_timeout(Some(left));
-        set.expect("a timeout that is not zero");
+        self.stream.wait_at_most(left).expect("a timeout that is not zero");
         let mut buffer = [0; 16 * 1024];
         match self.stream.read(&mut buffer) {
             Ok(0) => Err(Lost::Closed),

@@ -1,5 +1,7 @@
 //! The packets of a script, as plain values.
 
+use super::wire;
+
 /// The protocol version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -96,6 +98,8 @@ pub struct Connect {
     pub(super) clean: bool,
     pub(super) keep_alive_s: u16,
     pub(super) will: Option<Will>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<Vec<u8>>,
     pub(super) props: Vec<Prop>,
 }
 
@@ -108,6 +112,8 @@ impl Connect {
             clean: true,
             keep_alive_s: 60,
             will: None,
+            user: None,
+            password: None,
             props: Vec::new(),
         }
     }
@@ -146,6 +152,23 @@ impl Connect {
     pub fn will(mut self, message: Publish) -> Connect {
         self.will = Some(Will::new(message));
         self
+    }
+
+    /// Gives a user name.
+    pub fn user(mut self, name: &str) -> Connect {
+        self.user = Some(name.to_owned());
+        self
+    }
+
+    /// Gives a password.
+    pub fn password(mut self, password: &str) -> Connect {
+        self.password = Some(password.as_bytes().to_vec());
+        self
+    }
+
+    /// The packet.
+    pub fn bytes(&self) -> Vec<u8> {
+        wire::connect(self)
     }
 
     /// Adds a property (5.0).
@@ -227,6 +250,11 @@ impl Publish {
     pub fn with(mut self, prop: Prop) -> Publish {
         self.props.push(prop);
         self
+    }
+
+    /// The packet.
+    pub fn bytes(&self, version: Version) -> Vec<u8> {
+        wire::publish(version, self)
     }
 
     /// The payload as text.

@@ -115,6 +115,7 @@ pub(super) fn connect(connect: &Connect) -> Vec<u8> {
     if let Some(will) = &connect.will {
         flags |= 0x04 | will.message.qos << 3 | u8::from(will.message.retain) << 5;
     }
+    flags |= u8::from(connect.user.is_some()) << 7 | u8::from(connect.password.is_some()) << 6;
     let mut body = Vec::new();
     put_bytes(&mut body, b"MQTT");
     body.push(if connect.version == Version::V311 { 4 } else { 5 });
@@ -126,6 +127,9 @@ pub(super) fn connect(connect: &Connect) -> Vec<u8> {
         put_props(&mut body, connect.version, &will.message.props);
         put_bytes(&mut body, will.message.topic.as_bytes());
         put_bytes(&mut body, &will.message.payload);
+    }
+    for given in [connect.user.as_deref().map(str::as_bytes), connect.password.as_deref()].into_iter().flatten() {
+        put_bytes(&mut body, given);
     }
     packet(0x10, &body)
 }
@@ -152,7 +156,8 @@ pub(super) fn ack(kind: AckKind, id: u16) -> Vec<u8> {
     packet(first_byte, &id.to_be_bytes())
 }
 
-pub(super) fn subscribe(version: Version, id: u16, filters: &[(&str, u8)], props: &[Prop]) -> Vec<u8> {
+/// A SUBSCRIBE packet, for scripts that cut and join packets themselves.
+pub fn subscribe(version: Version, id: u16, filters: &[(&str, u8)], props: &[Prop]) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
     put_props(&mut body, version, props);
     for (filter, options) in filters {
@@ -407,6 +412,8 @@ mod tests {
         let will = Publish::new("w", "x").qos(1).retain();
         let bytes = connect(&Connect::v311("a").keep_alive_s(0).will(will));
         assert_eq!(bytes, b"\x10\x13\0\x04MQTT\x04\x2E\0\0\0\x01a\0\x01w\0\x01x");
+        let bytes = connect(&Connect::v311("a").keep_alive_s(0).user("u").password("p"));
+        assert_eq!(bytes, b"\x10\x13\0\x04MQTT\x04\xC2\0\0\0\x01a\0\x01u\0\x01p");
     }
 
     #[test]
