@@ -1,11 +1,12 @@
 //! Millstream: MQTT in, a persistent partitioned log that Kafka clients read out.
 //!
 //! The product, in the order of a start: `cli` (what was asked), `config` (what it means),
-//! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker).
+//! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker). `health` asks another process.
 
 mod admin;
 mod cli;
 mod config;
+mod health;
 mod logs;
 mod serve;
 
@@ -16,6 +17,10 @@ use std::{
 
 use clap::Parser;
 use cli::{Cli, Command};
+
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -42,6 +47,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             // Not `println!`: it panics when the reader (`| head`) has gone.
             Ok(io::stdout().write_all(config::report(&loaded).as_bytes())?)
         }
+        Command::Health { address } => Ok(health::check(&address)?),
     }
 }
 

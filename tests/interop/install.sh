@@ -64,7 +64,7 @@ install_clients() {
   mapfile -t packages < <(missing mosquitto_pub=mosquitto-clients kcat=kcat python3=python3 \
     node=nodejs npm=npm java=default-jdk-headless mvn=maven go=golang-go)
   debian "${packages[@]}"
-  for source in pypi npm maven go; do
+  for source in pypi npm maven go cargo; do
     if ! "from_$source" </dev/null >"$tools/install.log" 2>&1; then
       cat "$tools/install.log"
       echo "cannot install the clients from $source"

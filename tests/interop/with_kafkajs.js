@@ -71,7 +71,7 @@ async function produceBothHalves() {
 
 // A member of `groupId` that hands each message to `got`; kafkajs reads in groups only.
 async function member(groupId, fromBeginning, got) {
-  const consumer = kafka.consumer({ groupId, sessionTimeout: 10000, rebalanceTimeout: 10000 });
+  const consumer = kafka.consumer({ groupId, sessionTimeout: 10000, rebalanceTimeout: 10000, maxWaitTimeInMs: 500 });
   const joined = new Promise((done) => consumer.on(consumer.events.GROUP_JOIN, done));
   await consumer.connect();
   await consumer.subscribe({ topic, fromBeginning });
