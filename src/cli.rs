@@ -9,8 +9,10 @@ use std::{
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
+    certs::CertsArgs,
     config::{Address, Flag},
     logs,
+    passwd::PasswdArgs,
 };
 
 /// MQTT in, a persistent partitioned log out: read it with any Kafka client.
@@ -30,7 +32,7 @@ pub enum Command {
     /// Flags win over environment variables (MILLSTREAM__MQTT__TCP=127.0.0.1:1883), those over the
     /// file, the file over the defaults. Without any of them: MQTT on 127.0.0.1:1883, Kafka on
     /// 127.0.0.1:9092, health and metrics on 127.0.0.1:9180, data in ./millstream-data.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Check a configuration file and print what would run
     ///
     /// Exits 0 when `serve --config FILE` would accept it in this environment, else 1.
@@ -47,6 +49,16 @@ pub enum Command {
         #[arg(value_name = "ADDR", default_value = "127.0.0.1:9180")]
         address: Address,
     },
+    /// Set or delete a user of a password file
+    ///
+    /// The file has Mosquitto's form, a name and a hash per line; new hashes are argon2id. Asks for the password, which
+    /// does not belong on a command line. A running broker takes the change on SIGHUP.
+    Passwd(PasswdArgs),
+    /// Make certificates for development: a CA, the server's, a client's
+    ///
+    /// Writes ca.crt, ca.key, server.crt, server.key, client.crt and client.key, and overwrites nothing. The server's is
+    /// for localhost, this machine's name and its .local, and its addresses. certs/README.md tells how to use them.
+    Certs(CertsArgs),
 }
 
 /// Flags of `millstream serve`.
@@ -61,12 +73,27 @@ pub struct ServeArgs {
     /// Where to accept MQTT: host:port or off
     #[arg(long, value_name = "ADDR")]
     mqtt: Option<Address>,
+    /// Where to accept MQTT over TLS: host:port or off; needs --certs or [tls]
+    #[arg(long, value_name = "ADDR")]
+    mqtt_tls: Option<Address>,
+    /// Where to accept MQTT over WebSocket: host:port or off
+    #[arg(long, value_name = "ADDR")]
+    mqtt_ws: Option<Address>,
+    /// Where to accept MQTT over secure WebSocket: host:port or off; needs --certs or [tls]
+    #[arg(long, value_name = "ADDR")]
+    mqtt_wss: Option<Address>,
     /// Where to accept Kafka clients: host:port or off
     #[arg(long, value_name = "ADDR")]
     kafka: Option<Address>,
+    /// Where to accept Kafka clients over TLS: host:port or off; needs --certs or [tls]
+    #[arg(long, value_name = "ADDR")]
+    kafka_tls: Option<Address>,
     /// Where to answer /live, /ready and /metrics: host:port or off
     #[arg(long, value_name = "ADDR")]
     admin: Option<Address>,
+    /// Folder with server.crt, server.key and ca.crt, as `millstream certs` makes it
+    #[arg(long, value_name = "DIR")]
+    certs: Option<String>,
     /// One line per event for people, or one JSON object per line
     #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
     log_format: Option<String>,
@@ -82,8 +109,13 @@ impl ServeArgs {
         [
             ("--data-dir", "data_dir", self.data_dir.clone()),
             ("--mqtt", "mqtt.tcp", address(&self.mqtt)),
+            ("--mqtt-tls", "mqtt.tls", address(&self.mqtt_tls)),
+            ("--mqtt-ws", "mqtt.ws", address(&self.mqtt_ws)),
+            ("--mqtt-wss", "mqtt.wss", address(&self.mqtt_wss)),
             ("--kafka", "kafka.tcp", address(&self.kafka)),
+            ("--kafka-tls", "kafka.tls", address(&self.kafka_tls)),
             ("--admin", "admin.http", address(&self.admin)),
+            ("--certs", "tls.certs", self.certs.clone()),
             ("--log-format", "log_format", self.log_format.clone()),
             ("--log-level", "log_level", self.log_level.clone()),
         ]

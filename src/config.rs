@@ -55,6 +55,12 @@ pub struct Config {
     pub log_level: String,
     /// As configured; see [`Config::shard_count`].
     pub shards: u16,
+    /// Who may come in.
+    pub password_file: Option<PathBuf>,
+    /// Who may do what.
+    pub acl_file: Option<PathBuf>,
+    /// Certificates, for all TLS listeners.
+    pub tls: Tls,
     /// The MQTT side.
     pub mqtt: Mqtt,
     /// The Kafka side.
@@ -70,8 +76,14 @@ pub struct Config {
 pub struct Mqtt {
     /// Plain TCP listener.
     pub tcp: Address,
-    /// Clients without credentials on a listener others than this machine reach; loopback always lets them in.
-    pub allow_anonymous: bool,
+    /// TLS listener.
+    pub tls: Address,
+    /// WebSocket listener.
+    pub ws: Address,
+    /// WebSocket listener on TLS.
+    pub wss: Address,
+    /// Clients without credentials; `None`: on loopback listeners, as long as there is no password file.
+    pub allow_anonymous: Option<bool>,
     /// Largest packet taken from a client, in bytes.
     pub max_packet_size: u32,
     /// QoS 1 and 2 messages sent to a client and not yet acknowledged by it.
@@ -92,8 +104,12 @@ pub struct Mqtt {
 pub struct Kafka {
     /// Plain TCP listener.
     pub tcp: Address,
+    /// TLS listener.
+    pub tls: Address,
     /// Host and port told to clients; `None`: the address the client came in on.
     pub advertised: Option<(String, u16)>,
+    /// The same for clients of the TLS listener.
+    pub advertised_tls: Option<(String, u16)>,
     /// The broker id told to clients.
     pub node_id: i32,
     /// Does asking for a topic's metadata make it?
@@ -109,7 +125,20 @@ pub struct Kafka {
     /// Largest record batch taken from a producer, in bytes.
     pub message_max_bytes: u32,
     /// As [`Mqtt::allow_anonymous`].
-    pub allow_anonymous: bool,
+    pub allow_anonymous: Option<bool>,
+}
+
+/// Section `tls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The server's certificate and key; `None`: there are none.
+    pub pair: Option<(PathBuf, PathBuf)>,
+    /// CAs whose client certificates are believed.
+    pub cafile: Option<PathBuf>,
+    /// Clients without a certificate are refused.
+    pub require_certificate: bool,
+    /// The common name of a client's certificate is its user name.
+    pub use_identity_as_username: bool,
 }
 
 /// Section `bridge`.
@@ -156,6 +185,16 @@ pub struct Loaded {
     pub config: Config,
     /// Every setting, in the order of the example file; rules excluded.
     entries: Vec<Entry>,
+}
+
+impl Loaded {
+    /// Keys with another value than in `other`; rules excluded.
+    pub fn changed_since<'a>(&'a self, other: &'a Loaded) -> impl Iterator<Item = &'a str> {
+        let pairs = self.entries.iter().filter(|entry| !entry.key.contains('['));
+        pairs
+            .filter(|entry| !other.entries.iter().any(|known| known.key == entry.key && known.value == entry.value))
+            .map(|entry| entry.key.as_str())
+    }
 }
 
 /// Reads and checks all there is to a configuration. On failure, every problem that could be found.
@@ -209,11 +248,19 @@ impl Config {
             log_format: from.choice("log_format", [("text", LogFormat::Text), ("json", LogFormat::Json)]),
             log_level: from.checked_text("log_level", "info", logs::check_level),
             shards: from.number("shards", 0, 0..=SHARDS_MAX),
+            password_file: path(&from.text("password_file", "")),
+            acl_file: path(&from.text("acl_file", "")),
+            tls: Tls::read(from),
             mqtt: Mqtt::read(from),
             kafka: Kafka::read(from),
             bridge: Bridge::read(from),
-            admin: Admin { http: from.address("admin.http", 9180) },
+            admin: Admin { http: from.address("admin.http", Some(9180)) },
         }
+    }
+
+    /// Whether any listener speaks TLS.
+    pub fn serves_tls(&self) -> bool {
+        [&self.mqtt.tls, &self.mqtt.wss, &self.kafka.tls].iter().any(|address| address.host_port().is_some())
     }
 
     /// Shards to run: as configured, or one per CPU this process may use.
@@ -229,8 +276,11 @@ impl Config {
 impl Mqtt {
     fn read(from: &mut Reader<'_>) -> Self {
         Self {
-            tcp: from.address("mqtt.tcp", 1883),
-            allow_anonymous: from.boolean("mqtt.allow_anonymous", false),
+            tcp: from.address("mqtt.tcp", Some(1883)),
+            tls: from.address("mqtt.tls", None),
+            ws: from.address("mqtt.ws", None),
+            wss: from.address("mqtt.wss", None),
+            allow_anonymous: from.boolean_or_auto("mqtt.allow_anonymous"),
             max_packet_size: from.number("mqtt.max_packet_size", 1_048_576, 64..=PACKET_BYTES_MAX),
             max_inflight_messages: from.number("mqtt.max_inflight_messages", 1000, 1..=u16::MAX),
             receive_maximum: from.number("mqtt.receive_maximum", 1000, 1..=u16::MAX),
@@ -244,8 +294,10 @@ impl Mqtt {
 impl Kafka {
     fn read(from: &mut Reader<'_>) -> Self {
         Self {
-            tcp: from.address("kafka.tcp", 9092),
+            tcp: from.address("kafka.tcp", Some(9092)),
+            tls: from.address("kafka.tls", None),
             advertised: advertised(&from.checked_text("kafka.advertised", "", check_advertised)),
+            advertised_tls: advertised(&from.checked_text("kafka.advertised_tls", "", check_advertised)),
             node_id: from.number("kafka.node_id", 1, 0..=i32::MAX),
             auto_create_topics_enable: from.boolean("kafka.auto_create_topics_enable", true),
             num_partitions: from.number("kafka.num_partitions", 4, 1..=10_000),
@@ -253,7 +305,22 @@ impl Kafka {
             group_min_session_timeout_ms: from.number("kafka.group_min_session_timeout_ms", 6000, 1..=3_600_000),
             group_max_session_timeout_ms: from.number("kafka.group_max_session_timeout_ms", 1_800_000, 1..=86_400_000),
             message_max_bytes: from.number("kafka.message_max_bytes", 1_048_588, 1024..=104_857_600),
-            allow_anonymous: from.boolean("kafka.allow_anonymous", false),
+            allow_anonymous: from.boolean_or_auto("kafka.allow_anonymous"),
+        }
+    }
+}
+
+impl Tls {
+    fn read(from: &mut Reader<'_>) -> Self {
+        let certs = path(&from.text("tls.certs", ""));
+        let in_certs = |name: &str| certs.as_ref().map(|folder| folder.join(name));
+        let certfile = path(&from.text("tls.certfile", "")).or_else(|| in_certs("server.crt"));
+        let keyfile = path(&from.text("tls.keyfile", "")).or_else(|| in_certs("server.key"));
+        Self {
+            pair: certfile.zip(keyfile),
+            cafile: path(&from.text("tls.cafile", "")).or_else(|| in_certs("ca.crt").filter(|ca| ca.exists())),
+            require_certificate: from.boolean("tls.require_certificate", false),
+            use_identity_as_username: from.boolean("tls.use_identity_as_username", true),
         }
     }
 }
@@ -297,6 +364,10 @@ impl Default for RuleConfig {
             empty_as_null: false,
         }
     }
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| text.into())
 }
 
 fn not_empty(text: &str) -> Result<(), String> {

@@ -1,13 +1,16 @@
 //! Millstream: MQTT in, a persistent partitioned log that Kafka clients read out.
 //!
 //! The product, in the order of a start: `cli` (what was asked), `config` (what it means),
-//! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker). `health` asks another process.
+//! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker). Beside it: `passwd` (users),
+//! `certs` (certificates), `health` (asks another process).
 
 mod admin;
+mod certs;
 mod cli;
 mod config;
 mod health;
 mod logs;
+mod passwd;
 mod serve;
 
 use std::{
@@ -39,15 +42,21 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Serve(args) => {
-            let loaded = config::load(args.config.as_deref(), std::env::vars_os(), args.flags())?;
-            serve::run(loaded.config)
+            let load = move || config::load(args.config.as_deref(), std::env::vars_os(), args.flags());
+            serve::run(load()?, Box::new(load))
         }
         Command::CheckConfig { file } => {
             let loaded = config::load(Some(&file), std::env::vars_os(), Vec::new())?;
+            serve::check_files(&loaded.config)?;
             // Not `println!`: it panics when the reader (`| head`) has gone.
             Ok(io::stdout().write_all(config::report(&loaded).as_bytes())?)
         }
         Command::Health { address } => Ok(health::check(&address)?),
+        Command::Certs(args) => {
+            let said = certs::run(&args)?;
+            Ok(io::stdout().write_all(said.as_bytes())?)
+        }
+        Command::Passwd(args) => Ok(passwd::run(&args)?),
     }
 }
 

@@ -29,6 +29,8 @@ struct Connection<S> {
     /// Being written, from `written` on.
     out: Vec<u8>,
     written: usize,
+    /// TLS and WebSocket gather; nothing may lie there while the task sleeps.
+    unflushed: bool,
 }
 
 /// Why the loop ended.
@@ -42,7 +44,8 @@ enum End {
 
 /// Serves an admitted client until either side ends it. `rest` is what was read behind its CONNECT.
 pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(shared: Shared, stream: S, at: Admitted, rest: Vec<u8>) {
-    let mut connection = Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0 };
+    let mut connection =
+        Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0, unflushed: false };
     let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
     connection.end(end).await;
 }
@@ -165,13 +168,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             if self.written == self.out.len() && !self.next_outbox() {
-                return Ok(());
+                return self.poll_flush(cx);
             }
             match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(n)) => {
                     self.written += n;
+                    self.unflushed = true;
                     let mut shard = self.shared.borrow_mut();
                     shard.counts.bytes_out += n as u64;
                     let left = self.out.len() - self.written;
@@ -182,6 +186,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.unflushed
+            && let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            self.unflushed = false;
+            return flushed;
+        }
+        Ok(())
     }
 
     /// Takes what the shard put out since; whether there is any.

@@ -9,7 +9,8 @@
 //!                                                └─▶ partitions
 //! ```
 //!
-//! - [`listener`] reads a CONNECT and brings the client to its [`shard`]
+//! - [`listener`] carries TCP, TLS and WebSocket, reads a CONNECT and brings the client to its [`shard`];
+//!   [`auth`] knows users and what they may do
 //! - [`connection`] moves bytes: one task per client
 //! - [`codec`] turns them into packets and back; pure
 //! - [`shard`] owns sessions: `packets` handles what a client sends, `publish` is the hot path,
@@ -17,10 +18,12 @@
 //! - [`session`]: windows and queues; pure state machines
 //! - [`router`]: who gets a topic's messages; [`mapping`]: where they go in the log
 //! - [`message`]: what a message looks like there; [`store`]: what is kept of sessions
+//! - [`auth`]: who a client is and what it may do
 //! - [`limits`]: every bound
 //!
 //! Rules cited as S1, J6, R5 … are numbered in ARCHITECTURE.md.
 
+pub mod auth;
 pub mod codec;
 pub mod connection;
 pub mod limits;

@@ -40,5 +40,21 @@ pub const WILL_AFTER_START_S: u64 = 30;
 pub const CLOSE_S: u64 = 3;
 /// Bytes that are still read, and thrown away, from a client that was told why it is closed.
 pub const CLOSE_BYTES_MAX: usize = 1 << 20;
-/// Connections accepted whose CONNECT is not there yet.
+/// Connections a listener accepted whose CONNECT is not there yet.
 pub const HANDSHAKES_MAX: usize = 10_000;
+/// Characters of a name that a peer gave, in a line of the log.
+pub const LOGGED_CHARS_MAX: usize = 100;
+/// Bytes of a password file or access control list.
+pub const ACCESS_FILE_BYTES_MAX: usize = 32 << 20;
+/// Mistakes in one of them that are told.
+pub const ACCESS_PROBLEMS_MAX: usize = 20;
+/// Users in a password file.
+pub const USERS_MAX: usize = 100_000;
+/// Bytes of a user's name: what an MQTT string holds.
+pub const USER_NAME_BYTES_MAX: usize = u16::MAX as usize;
+/// Lines of an access control list.
+pub const ACL_LINES_MAX: usize = 500_000;
+/// Passwords that are hashed at once: each takes a core, and memory.
+pub const PASSWORDS_AT_ONCE_MAX: usize = 2;
+/// Passwords that wait to be hashed; further ones are refused.
+pub const PASSWORDS_WAITING_MAX: usize = 1_000;

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -13,7 +12,9 @@ use bridge::state::Change;
 use bridge::{Bridge, CreateTopicError};
 use parking_lot::Mutex;
 
+use crate::auth::Access;
 use crate::limits;
+use crate::listener::Listener;
 use crate::mapping::Rule;
 use crate::router::{Router, RuleTarget};
 use crate::session::Options;
@@ -38,6 +39,8 @@ pub struct Config {
     pub max_queued_bytes: usize,
     /// From accept to CONNECT.
     pub connect_timeout: Duration,
+    /// Clients without credentials; `None`: on loopback, as long as there are no users.
+    pub allow_anonymous: Option<bool>,
 }
 
 /// Why the broker does not start.
@@ -68,9 +71,9 @@ pub struct Broker {
 
 impl Broker {
     /// Restores sessions and retained messages and starts the shards. Rules are in order; none maps nothing.
-    pub fn start(config: Config, bridge: &Bridge, rules: Vec<Rule>) -> Result<Broker, StartError> {
+    pub fn start(config: Config, bridge: &Bridge, rules: Vec<Rule>, access: Arc<Access>) -> Result<Broker, StartError> {
         let rules = open_topics(bridge, rules)?;
-        let router = Arc::new(Router::new(config.shards, rules));
+        let router = Arc::new(Router::new(config.shards, rules, access));
         for (topic, value) in bridge.take_recovered(store::RETAINED) {
             match store::decode_retained(&topic, &value) {
                 Some(message) => {
@@ -115,9 +118,18 @@ impl Broker {
         Ok(Broker { mailboxes, router, threads: Mutex::new(threads) })
     }
 
-    /// Serves MQTT clients of a bound, non-blocking listener.
-    pub fn listen(&self, listener: TcpListener) {
+    /// Serves MQTT clients of a listener.
+    pub fn listen(&self, listener: Listener) {
         self.mailboxes[0].send(Mail::Listen(listener));
+    }
+
+    /// Puts other settings and rules in force, and what its [`Access`] has read since. The number of shards
+    /// stays. Clients whose user is gone are closed. Waits for the disk when a rule needs a new topic.
+    pub fn reload(&self, config: Config, bridge: &Bridge, rules: Vec<Rule>) -> Result<(), StartError> {
+        self.router.set_rules(open_topics(bridge, rules)?);
+        let config = Arc::new(Config { shards: self.mailboxes.len(), ..config });
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Reload(config.clone())));
+        Ok(())
     }
 
     /// Runs work on one of the shards' threads.
@@ -149,7 +161,7 @@ impl Broker {
 }
 
 /// The log topic of each rule, made where it is not there yet.
-fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<RuleTarget>, StartError> {
+fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<Arc<RuleTarget>>, StartError> {
     let lane = bridge.lane();
     let mut targets = Vec::new();
     for rule in rules {
@@ -160,7 +172,7 @@ fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<RuleTarget>, Sta
                 Err(error) => return Err(StartError::Topic { filter: rule.filter().to_owned(), error }),
             },
         };
-        targets.push(RuleTarget { rule, topic });
+        targets.push(Arc::new(RuleTarget { rule, topic }));
     }
     while lane.durable() < lane.submitted() {
         if let Some(failed) = lane.failure() {

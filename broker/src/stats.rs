@@ -61,4 +61,6 @@ counts! {
     dropped_too_large,
     /// Dropped: what a queue pointed to could not be read.
     dropped_unreadable,
+    /// Dropped: its publisher may not publish there.
+    dropped_not_authorized,
 }

@@ -23,6 +23,8 @@ pub struct Record {
     pub client_id: Box<str>,
     /// User name.
     pub user: Option<Box<str>>,
+    /// The user name was proved: the session is that user's alone.
+    pub proved: bool,
     /// Seconds it outlives its connection.
     pub expiry_s: u32,
     /// When its client left, in seconds since 1970; `None` while it is there.
@@ -36,7 +38,7 @@ impl Record {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_bytes(&mut out, self.client_id.as_bytes());
-        put_number(&mut out, self.user.is_some().into());
+        put_number(&mut out, u64::from(self.user.is_some()) | u64::from(self.proved) << 1);
         put_bytes(&mut out, self.user.as_deref().unwrap_or_default().as_bytes());
         put_number(&mut out, self.expiry_s.into());
         put_number(&mut out, self.left_s.map_or(0, |s| s + 1));
@@ -54,11 +56,12 @@ impl Record {
     pub fn decode(mut bytes: &[u8]) -> Option<Record> {
         let rest = &mut bytes;
         let client_id = text(rest)?;
-        let has_user = take_number(rest)? == 1;
+        let flags = take_number(rest)?;
+        let (has_user, proved) = (flags & 1 != 0, flags & 2 != 0);
         let user = Some(text(rest)?).filter(|_| has_user);
         let expiry_s = take_u32(rest)?;
         let left_s = take_number(rest)?.checked_sub(1);
-        let mut record = Record { client_id, user, expiry_s, left_s, will: None };
+        let mut record = Record { client_id, user, proved, expiry_s, left_s, will: None };
         if !rest.is_empty() {
             let (topic, payload, properties) = (text(rest)?, take_bytes(rest)?.into(), take_bytes(rest)?.into());
             let flags = take_number(rest)?;
@@ -163,9 +166,15 @@ mod tests {
             properties: (*b"\x01\x01").into(),
             expiry_s: Some(0),
         };
-        let with =
-            Record { client_id: "c".into(), user: Some("".into()), expiry_s: 5, left_s: Some(0), will: Some(will) };
-        let without = Record { user: None, left_s: None, will: None, ..with.clone() };
+        let with = Record {
+            client_id: "c".into(),
+            user: Some("".into()),
+            proved: true,
+            expiry_s: 5,
+            left_s: Some(0),
+            will: Some(will),
+        };
+        let without = Record { user: None, proved: false, left_s: None, will: None, ..with.clone() };
         for record in [with, without] {
             let bytes = record.encode();
             assert_eq!(Record::decode(&bytes), Some(record));

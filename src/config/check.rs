@@ -7,6 +7,7 @@ impl Config {
     pub(super) fn check(&self, from: &mut Reader<'_>) {
         let mut found = self.open_doors();
         found.extend(self.shared_addresses());
+        found.extend(self.certificates());
         found.extend(self.timeouts());
         for (at, rule) in self.bridge.rule.iter().enumerate() {
             found.extend(self.rule(at, rule));
@@ -22,27 +23,69 @@ impl Config {
         }
     }
 
+    /// Listeners that others reach, on which anyone may do anything, are no accident.
     fn open_doors(&self) -> Vec<Conflict> {
-        [("mqtt", &self.mqtt.tcp, self.mqtt.allow_anonymous), ("kafka", &self.kafka.tcp, self.kafka.allow_anonymous)]
-            .into_iter()
-            .filter(|(_, tcp, allow_anonymous)| !tcp.is_loopback() && !allow_anonymous)
-            .map(|(section, ..)| {
+        let by_certificate = self.tls.cafile.is_some() && self.tls.use_identity_as_username;
+        let open = |listener: &&Listener<'_>| {
+            let proves = self.password_file.is_some() || (listener.is_tls && by_certificate);
+            !listener.address.is_loopback() && !proves && listener.allow_anonymous != Some(true)
+        };
+        self.listeners()
+            .iter()
+            .filter(open)
+            .map(|listener| {
+                let section = listener.section;
                 Conflict::new(
-                    format!("{section}.tcp"),
+                    listener.key,
                     Some(format!("{section}.allow_anonymous")),
                     format!(
-                        "there are no users and no TLS yet, so anyone who reaches this address could read \
-                         and write; if that is meant, set {section}.allow_anonymous = true, else listen on \
-                         127.0.0.1"
+                        "others reach this address, and nothing says who may come in: set password_file (millstream \
+                         passwd FILE USER makes one); or, to let anyone read and write everything, set \
+                         {section}.allow_anonymous = true"
                     ),
                 )
             })
             .collect()
     }
 
+    /// TLS listeners need a certificate and its key.
+    fn certificates(&self) -> Vec<Conflict> {
+        let missing = |listener: &&Listener<'_>| {
+            listener.is_tls && listener.address.host_port().is_some() && self.tls.pair.is_none()
+        };
+        let message = "needs a certificate: millstream certs DIR makes one, then give --certs DIR or tls.certs; for one \
+                       of your own set tls.certfile and tls.keyfile";
+        let conflict = |listener: &Listener<'_>| Conflict::new(listener.key, None, message.to_owned());
+        let mut found: Vec<_> = self.listeners().iter().filter(missing).map(conflict).collect();
+        if self.tls.require_certificate && self.tls.cafile.is_none() {
+            let message = "needs tls.cafile (or tls.certs): the CA that signs the clients' certificates".to_owned();
+            found.push(Conflict::new("tls.require_certificate", None, message));
+        }
+        found
+    }
+
+    fn listeners(&self) -> [Listener<'_>; 6] {
+        let mqtt = |key, address, is_tls| {
+            let allow_anonymous = self.mqtt.allow_anonymous;
+            Listener { key, section: "mqtt", address, is_tls, allow_anonymous }
+        };
+        let kafka = |key, address, is_tls| {
+            let allow_anonymous = self.kafka.allow_anonymous;
+            Listener { key, section: "kafka", address, is_tls, allow_anonymous }
+        };
+        [
+            mqtt("mqtt.tcp", &self.mqtt.tcp, false),
+            mqtt("mqtt.tls", &self.mqtt.tls, true),
+            mqtt("mqtt.ws", &self.mqtt.ws, false),
+            mqtt("mqtt.wss", &self.mqtt.wss, true),
+            kafka("kafka.tcp", &self.kafka.tcp, false),
+            kafka("kafka.tls", &self.kafka.tls, true),
+        ]
+    }
+
     fn shared_addresses(&self) -> Vec<Conflict> {
-        let listeners =
-            [("mqtt.tcp", &self.mqtt.tcp), ("kafka.tcp", &self.kafka.tcp), ("admin.http", &self.admin.http)];
+        let mut listeners: Vec<_> = self.listeners().iter().map(|one| (one.key, one.address)).collect();
+        listeners.push(("admin.http", &self.admin.http));
         let mut conflicts = Vec::new();
         for (at, (key, address)) in listeners.iter().enumerate() {
             let taken = |other: &&(&str, &Address)| other.1 == *address;
@@ -94,16 +137,34 @@ impl Config {
                 self.admin.http
             ));
         }
+        let readable = |one: &&Listener<'_>| !one.is_tls && !one.address.is_loopback() && self.password_file.is_some();
+        for Listener { key, address, .. } in self.listeners().iter().filter(readable) {
+            warnings.push(format!("{key} = \"{address}\": passwords cross the network unencrypted; TLS hides them"));
+        }
+        if self.tls.pair.is_some() && !self.serves_tls() {
+            warnings
+                .push("there are certificates, and no listener uses them: --mqtt-tls, --mqtt-wss, --kafka-tls".into());
+        }
         warnings
     }
 
     /// How to serve others, when only this machine is served.
     pub fn how_to_open(&self) -> Option<&'static str> {
-        (self.mqtt.tcp.is_loopback() && self.kafka.tcp.is_loopback()).then_some(
-            "only this machine can connect; to serve others without passwords, set tcp = \"0.0.0.0:1883\" \
-             and allow_anonymous = true under [mqtt], the same with port 9092 under [kafka]",
+        self.listeners().iter().all(|one| one.address.is_loopback()).then_some(
+            "only this machine can connect; to serve others make users (millstream passwd FILE USER) and certificates \
+             (millstream certs DIR), then --mqtt-tls 0.0.0.0:8883 --kafka-tls 0.0.0.0:9093 --certs DIR with password_file \
+             = \"FILE\"; or let anyone in with allow_anonymous = true under [mqtt] and [kafka]",
         )
     }
+}
+
+/// A listener for clients.
+struct Listener<'a> {
+    key: &'static str,
+    section: &'static str,
+    address: &'a Address,
+    is_tls: bool,
+    allow_anonymous: Option<bool>,
 }
 
 /// Two settings that do not go together.

@@ -102,9 +102,23 @@ impl<'a> Reader<'a> {
         choices[chosen].1
     }
 
-    /// `host:port` or `off`.
-    pub fn address(&mut self, key: &str, default_port: u16) -> Address {
-        let default = Address::At { host: "127.0.0.1".to_owned(), port: default_port };
+    /// `true`, `false`, or `"auto"`, which is `None` and the default.
+    pub fn boolean_or_auto(&mut self, key: &str) -> Option<bool> {
+        let show = |value: &Option<bool>| value.map_or_else(|| quoted("auto"), |value| value.to_string());
+        self.setting(key, None, show, |value, is_typed| match value {
+            ValueKind::Boolean(value) => Ok(Some(*value)),
+            ValueKind::String(text) if text == "auto" => Ok(None),
+            ValueKind::String(text) if !is_typed && text.parse::<bool>().is_ok() => Ok(text.parse().ok()),
+            _ => Err("must be true, false or \"auto\"".to_owned()),
+        })
+    }
+
+    /// `host:port` or `off`; without a default port, off.
+    pub fn address(&mut self, key: &str, default_port: Option<u16>) -> Address {
+        let default = match default_port {
+            Some(port) => Address::At { host: "127.0.0.1".to_owned(), port },
+            None => Address::Off,
+        };
         let show = |address: &Address| quoted(&address.to_string());
         self.setting(key, default, show, |value, _| {
             text_of(value)?.parse().map_err(|error: super::AddressError| error.to_string())

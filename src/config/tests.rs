@@ -46,7 +46,8 @@ fn the_defaults_are_the_contract() {
     assert_eq!(config.data_dir, PathBuf::from("./millstream-data"));
     assert_eq!(config.durability, bridge::Durability::Fsync);
     assert_eq!(config.bridge.rule, [RuleConfig::default()]);
-    assert!(config.bridge.enabled && !config.mqtt.allow_anonymous && !config.kafka.allow_anonymous);
+    assert!(config.bridge.enabled && !config.serves_tls() && config.mqtt.ws == Address::Off);
+    assert_eq!((config.mqtt.allow_anonymous, config.kafka.allow_anonymous), (None, None));
     assert!((1..=64).contains(&config.shard_count()));
     let none = load(None, std::iter::empty(), Vec::new()).expect("no problems");
     assert_eq!(none.config, config);
@@ -154,7 +155,7 @@ fn bad_values_are_all_told_with_place_and_remedy() {
             "test.toml:3: log_level = \"inof\": \"inof\" is none of off, error, warn, info, debug, trace",
             "test.toml:2: shards = 65: must be a whole number from 0 to 64",
             "test.toml:5: mqtt.tcp = \"1883\": must be host:port (as 127.0.0.1:1883) or off",
-            "test.toml:7: mqtt.allow_anonymous = 1: must be true or false",
+            "test.toml:7: mqtt.allow_anonymous = 1: must be true, false or \"auto\"",
             "test.toml:6: mqtt.max_packet_size = \"1MiB\": must be a whole number of bytes from 64 to 268435460",
             "test.toml:9: kafka.advertised = \"0.0.0.0:9092\": must be a host:port that clients can reach, or empty",
             "test.toml:12: bridge.rule[0].filter = 3: must be text in quotes",
@@ -230,13 +231,40 @@ fn a_listener_open_to_others_must_be_meant() {
         let open = format!("[{section}]\ntcp = \"0.0.0.0:7\"\n");
         let refused = problems(&open, &[]);
         assert_eq!(refused.len(), 1, "{refused:?}");
-        assert!(refused[0].starts_with(&format!("test.toml:2: {section}.tcp = \"0.0.0.0:7\": there are no users")));
+        assert!(refused[0].starts_with(&format!("test.toml:2: {section}.tcp = \"0.0.0.0:7\": others reach this")));
         assert!(refused[0].contains(&format!("{section}.allow_anonymous = true")));
         assert!(config(&format!("{open}allow_anonymous = true"), &[]).how_to_open().is_none());
+        assert_eq!(problems(&format!("{open}allow_anonymous = false"), &[]).len(), 1);
+        let with_users = config(&format!("password_file = \"p\"\n{open}"), &[]);
+        assert!(with_users.warnings()[0].contains("passwords cross the network unencrypted"));
+        // Where clients show certificates, these say who they are; elsewhere they do not.
+        let tls =
+            format!("[tls]\ncertfile = \"c\"\nkeyfile = \"k\"\ncafile = \"ca\"\n[{section}]\ntls = \"0.0.0.0:8\"\n");
+        assert!(config(&tls, &[]).warnings().is_empty());
+        assert_eq!(problems(&format!("{tls}tcp = \"0.0.0.0:7\""), &[]).len(), 1);
+        assert_eq!(problems(&tls.replace("cafile = \"ca\"", "use_identity_as_username = false"), &[]).len(), 1);
     }
     let flags = [("--kafka", "kafka.tcp", "[::]:9092")];
     let refused = loaded("", &[], &flags).expect_err("refused");
-    assert!(refused[0].starts_with("--kafka: kafka.tcp = \"[::]:9092\": there are no users"), "{refused:?}");
+    assert!(refused[0].starts_with("--kafka: kafka.tcp = \"[::]:9092\": others reach this"), "{refused:?}");
+}
+
+#[test]
+fn tls_needs_a_certificate_and_its_key() {
+    for key in ["mqtt.tls", "mqtt.wss", "kafka.tls"] {
+        let (section, name) = key.split_once('.').expect("a section");
+        let on = format!("[{section}]\n{name} = \"127.0.0.1:1\"\n");
+        let refused = problems(&on, &[]);
+        assert!(refused.len() == 1 && refused[0].contains("millstream certs DIR makes one"), "{refused:?}");
+        assert_eq!(problems(&format!("{on}[tls]\ncertfile = \"c\""), &[]).len(), 1);
+        let certs = config(&format!("{on}[tls]\ncerts = \"dir\""), &[]);
+        assert!(certs.serves_tls() && certs.warnings().is_empty());
+        let pair = ("dir/server.crt".into(), "dir/server.key".into());
+        assert_eq!((certs.tls.pair, certs.tls.cafile), (Some(pair), None), "there is no dir/ca.crt");
+    }
+    let unused = config("[tls]\ncerts = \"dir\"", &[]);
+    assert!(unused.warnings()[0].contains("no listener uses them"));
+    assert_eq!(problems("[tls]\nrequire_certificate = true", &[]).len(), 1);
 }
 
 #[test]

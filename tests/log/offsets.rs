@@ -111,7 +111,7 @@ fn a_waiting_consumer_is_woken() {
     broker.publish(Publish::new("t", "0").qos(1));
     // At the end of the log it asks to be kept waiting longer than this test lets it. (Not much
     // longer: its first fetch may name an empty partition only, and is kept waiting, too.)
-    let settings = [("fetch.wait.max.ms", "6000")];
+    let settings = [("fetch.wait.max.ms", "4000")];
     let consumer = kafka.join_with("waiting", "mqtt", &settings);
     let first = support::eventually("the first record", || poll_record(&consumer, Duration::from_millis(100)));
     assert_eq!(first.text(), "0");

@@ -4,15 +4,20 @@ use std::{future::Future, io, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::{
+    ResponseError,
     messages::ApiKey,
     protocol::{Decodable, Encodable, HeaderVersion, StrBytes},
 };
 
 use super::{
-    Api, Server, find_api,
+    Api, Server,
+    access::Operation,
+    find_api,
+    metrics::add,
+    sasl::Identity,
     shape::{self, ShapeError},
 };
-use crate::{JournalFailed, Lane};
+use crate::{JournalFailed, Lane, Partition, Topic};
 
 /// Why a connection was closed. A client that hangs up between requests is no error.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +31,17 @@ pub enum ConnectionError {
     /// Nothing came, or nothing was taken, for too long.
     #[error("peer: idle for {0} s")]
     Idle(u64),
-    /// A request's length is negative or above the bound. Most often this is another protocol.
-    #[error("peer: a request of {0} bytes; this is not Kafka, or it is too large")]
-    BadLength(i32),
+    /// A request's length is negative or above the bound.
+    #[error("peer: a request of {bytes} bytes, at most {bytes_max} here; this is not Kafka, or it is too large")]
+    BadLength {
+        /// The length it announces.
+        bytes: i32,
+        /// The bound. It is lower for a client that is not authenticated.
+        bytes_max: i32,
+    },
+    /// The beginning of another protocol.
+    #[error("peer: {0}")]
+    OtherProtocol(&'static str),
     /// A request without a whole header.
     #[error("peer: malformed request header: {0}")]
     MalformedHeader(&'static str),
@@ -40,6 +53,26 @@ pub enum ConnectionError {
         /// Its version.
         version: i16,
     },
+    /// A request of a client that has to say first who it is.
+    #[error("peer: sent {0:?} before it authenticated; it must use SASL PLAIN on this listener")]
+    MustAuthenticate(ApiKey),
+    /// It did not say in time who it is.
+    #[error("peer: not authenticated within {0} s; it must use SASL PLAIN on this listener")]
+    AuthenticationTooSlow(u64),
+    /// A user name and a password that were not accepted.
+    #[error("peer: user {user:?} was not authenticated: {reason}")]
+    NotAuthenticated {
+        /// The beginning of the name it gave.
+        user: String,
+        /// Why not.
+        reason: String,
+    },
+    /// SASL, and not as it is served here.
+    #[error("peer: SASL: {0}")]
+    Sasl(String),
+    /// What the client proved to be is not so any more.
+    #[error("peer: its user was removed, or changed, since it connected")]
+    NoLongerAllowed,
     /// A request that does not decode.
     #[error("peer: malformed {api:?} request, version {version}: {reason}")]
     Malformed {
@@ -74,6 +107,16 @@ pub(super) type Answer = Result<Option<Bytes>, ConnectionError>;
 /// A request being worked on. Nothing happens before the first poll, except to a Produce.
 pub(super) type Work = Pin<Box<dyn Future<Output = Answer>>>;
 
+/// A topic that a request names, or what is wrong with it.
+pub(super) type FoundTopic = Result<Arc<Topic>, ResponseError>;
+
+/// A partition of it.
+pub(super) fn find_partition(topic: &FoundTopic, index: i32) -> Result<&Arc<Partition>, ResponseError> {
+    let partitions = &topic.as_ref().map_err(|error| *error)?.partitions;
+    let partition = usize::try_from(index).ok().and_then(|index| partitions.get(index));
+    partition.ok_or(ResponseError::UnknownTopicOrPartition)
+}
+
 /// The client side of a connection.
 pub(super) struct Client {
     pub peer: SocketAddr,
@@ -81,6 +124,7 @@ pub(super) struct Client {
     pub host: StrBytes,
     pub port: i32,
     pub lane: Lane,
+    pub identity: Identity,
 }
 
 /// A request: its header, decoded, and its body, not yet.
@@ -136,6 +180,41 @@ impl Call {
     /// Starts the work on it.
     pub fn start(self) -> Work {
         (self.api.handler)(self)
+    }
+
+    /// Whether the client may do this with a topic, be there one or not.
+    pub fn may(&self, operation: Operation, topic: &str) -> bool {
+        self.client.identity.may(&self.server, operation, topic)
+    }
+
+    /// The same, for a request that is refused if it may not.
+    pub fn authorize(&self, operation: Operation, topic: &str) -> Result<(), ResponseError> {
+        self.allowed(self.may(operation, topic), ResponseError::TopicAuthorizationFailed)
+    }
+
+    /// The topic, if the client may do this with it, and if there is one: in this order.
+    pub fn topic(&self, operation: Operation, name: &str) -> FoundTopic {
+        self.authorize(operation, name)?;
+        self.server.bridge.topic(name).ok_or(ResponseError::UnknownTopicOrPartition)
+    }
+
+    /// Whether the client may have to do with consumer groups.
+    pub fn may_use_groups(&self) -> bool {
+        self.client.identity.may_use_groups(&self.server)
+    }
+
+    /// The same, for a request that is refused if it may not.
+    pub fn authorize_groups(&self) -> Result<(), ResponseError> {
+        self.allowed(self.may_use_groups(), ResponseError::GroupAuthorizationFailed)
+    }
+
+    fn allowed(&self, allowed: bool, error: ResponseError) -> Result<(), ResponseError> {
+        if allowed {
+            return Ok(());
+        }
+        add(&self.server.metrics().unauthorized, 1);
+        tracing::debug!(peer = %self.client.peer, api = ?self.api.key, %error, "not allowed");
+        Err(error)
     }
 
     /// Decodes the body, which is given up: its buffer is free when the request is done with.

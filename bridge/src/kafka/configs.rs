@@ -13,6 +13,7 @@ use kafka_protocol::{
 
 use super::{
     Server,
+    access::Operation,
     call::{Call, Work},
 };
 
@@ -127,8 +128,10 @@ fn describe(call: &Call, resource: DescribeConfigsResource) -> DescribeConfigsRe
 type Described = Result<Vec<DescribeConfigsResourceResult>, (ResponseError, &'static str)>;
 
 fn topic_configs(call: &Call, name: &str) -> Described {
-    let unknown = (ResponseError::UnknownTopicOrPartition, "there is no such topic");
-    let topic = call.server.bridge.topic(name).ok_or(unknown)?;
+    let topic = call.topic(Operation::Describe, name).map_err(|error| match error {
+        ResponseError::UnknownTopicOrPartition => (error, "there is no such topic"),
+        _ => (error, "not allowed"),
+    })?;
     let configs =
         topic_settings(&call.server).into_iter().map(|setting| match topic.config.contains_key(setting.name) {
             true => describe_setting(setting, DYNAMIC_TOPIC_CONFIG),

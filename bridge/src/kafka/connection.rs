@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, future::poll_fn, io::IoSlice, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::ApiKey;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     time::{Instant, timeout},
@@ -12,10 +13,18 @@ use super::{
     Server, api_versions,
     call::{Answer, Call, Client, ConnectionError, Incoming, Work},
     metrics::add,
+    sasl,
 };
 
 /// Largest request taken. Its buffer grows with what arrives, not with what is announced.
 const REQUEST_BYTES_MAX: i32 = 100 * 1024 * 1024;
+/// Largest request of a client that has to authenticate first.
+const STRANGERS_REQUEST_BYTES_MAX: i32 = 64 * 1024;
+/// Such a client is closed if it has not authenticated after so long.
+const AUTHENTICATION_SECONDS_MAX: u64 = 10;
+/// How long a connection outlives the answer that refuses its client: who was read the answer, and
+/// who tries names and passwords has to wait.
+const REFUSAL: Duration = Duration::from_millis(100);
 /// Requests of one connection read and not yet answered.
 const PENDING_REQUESTS_MAX: usize = 64;
 /// Bytes of those requests; one request may be larger.
@@ -47,7 +56,11 @@ where
         pending_bytes: 0,
         outbox: Outbox::default(),
     };
-    connection.run().await
+    let ended = connection.run().await;
+    connection.pending.clear();
+    // A TLS client is told that this is the end, and not a cut.
+    let _ = timeout(FAREWELL, connection.writer.shutdown()).await;
+    ended
 }
 
 struct Connection<S> {
@@ -67,6 +80,7 @@ struct Pending {
     work: Work,
     request_bytes: usize,
     parks: bool,
+    decides_who: bool,
 }
 
 /// Answers on their way out.
@@ -74,6 +88,8 @@ struct Pending {
 struct Outbox {
     frames: VecDeque<Bytes>,
     bytes: usize,
+    /// Something was put in since all of it was last flushed.
+    is_unflushed: bool,
 }
 
 /// What happened on the connection.
@@ -81,23 +97,31 @@ enum Event {
     Answered(Answer),
     Wrote(usize),
     Read(usize),
-    Idle,
+    TimeIsUp,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn run(&mut self) -> Result<(), ConnectionError> {
         let mut idle_from = Instant::now();
+        let authenticated_by = idle_from + Duration::from_secs(AUTHENTICATION_SECONDS_MAX);
         loop {
             while self.has_room()
                 && let Some(frame) = self.next_frame()?
             {
                 self.start(frame)?;
             }
-            match self.next_event(idle_from).await? {
+            match self.next_event(idle_from, authenticated_by).await? {
                 Event::Answered(answer) => {
                     self.forget_answered();
-                    if let Some(frame) = answer? {
+                    let answer = answer?;
+                    // Again: a Fetch may have waited for minutes.
+                    self.check_current()?;
+                    if let Some(frame) = answer {
                         self.outbox.push(frame);
+                    }
+                    if let Some(reason) = self.client.identity.take_refusal() {
+                        self.say_the_last().await;
+                        return Err(reason);
                     }
                 }
                 Event::Wrote(bytes) => {
@@ -106,23 +130,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Event::Read(0) => return self.hung_up().await,
                 Event::Read(bytes) => add(&self.server.metrics().bytes_in, bytes),
-                Event::Idle => return Err(ConnectionError::Idle(IDLE_SECONDS_MAX)),
+                Event::TimeIsUp if !self.client.identity.is_known() => {} // seen before the next event
+                Event::TimeIsUp => return Err(ConnectionError::Idle(IDLE_SECONDS_MAX)),
             }
             idle_from = Instant::now();
         }
     }
 
     fn has_room(&self) -> bool {
-        self.pending.len() < PENDING_REQUESTS_MAX && self.pending_bytes < PENDING_BYTES_MAX
+        match self.pending.back() {
+            None => true,
+            Some(last) if last.decides_who || !self.client.identity.is_known() => false,
+            Some(_) => self.pending.len() < PENDING_REQUESTS_MAX && self.pending_bytes < PENDING_BYTES_MAX,
+        }
+    }
+
+    fn check_current(&self) -> Result<(), ConnectionError> {
+        match self.client.identity.is_current(&self.server) {
+            true => Ok(()),
+            false => Err(ConnectionError::NoLongerAllowed),
+        }
     }
 
     /// Answers before reading: what a client sent before it hung up is worked on as far as it goes.
-    async fn next_event(&mut self, idle_from: Instant) -> Result<Event, ConnectionError> {
+    async fn next_event(&mut self, idle_from: Instant, authenticated_by: Instant) -> Result<Event, ConnectionError> {
         let may_read = self.has_room();
         let may_work = !self.pending.is_empty() && self.outbox.bytes < OUTBOX_BYTES_MAX;
         // While a request is worked on, silence is the client waiting for us.
-        let may_idle = self.pending.is_empty() || !self.outbox.is_empty();
+        let may_idle = self.pending.is_empty() || self.outbox.is_busy();
         let idle = idle_from + Duration::from_secs(IDLE_SECONDS_MAX);
+        let is_stranger = !self.client.identity.is_known();
+        if is_stranger && Instant::now() >= authenticated_by {
+            return Err(ConnectionError::AuthenticationTooSlow(AUTHENTICATION_SECONDS_MAX));
+        }
+        let due = if is_stranger { authenticated_by } else { idle };
         let Connection { reader, writer, inbox, pending, outbox, .. } = self;
         if inbox.capacity() - inbox.len() < READ_BYTES / 4 {
             inbox.reserve(READ_BYTES.max(inbox.len())); // at most twice what has arrived
@@ -130,9 +171,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         tokio::select! {
             biased;
             answer = first_answer(pending), if may_work => Ok(Event::Answered(answer)),
-            wrote = outbox.write_to(writer), if !outbox.is_empty() => Ok(Event::Wrote(wrote?)),
+            wrote = outbox.write_to(writer), if outbox.is_busy() => Ok(Event::Wrote(wrote?)),
             read = reader.read_buf(inbox), if may_read => Ok(Event::Read(read?)),
-            () = tokio::time::sleep_until(idle), if may_idle => Ok(Event::Idle),
+            () = tokio::time::sleep_until(due), if may_idle || is_stranger => Ok(Event::TimeIsUp),
         }
     }
 
@@ -141,11 +182,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Some(length) = self.inbox.first_chunk() else {
             return Ok(None);
         };
-        let length = i32::from_be_bytes(*length);
-        let bytes = match usize::try_from(length) {
-            Ok(bytes) if length <= REQUEST_BYTES_MAX => bytes,
-            _ => return Err(ConnectionError::BadLength(length)),
-        };
+        let is_settled = self.client.identity.is_known() && !self.client.identity.awaits_token();
+        let bytes_max = if is_settled { REQUEST_BYTES_MAX } else { STRANGERS_REQUEST_BYTES_MAX };
+        let bytes = request_bytes(*length, bytes_max)?;
         if self.inbox.len() - 4 < bytes {
             return Ok(None);
         }
@@ -158,28 +197,54 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn start(&mut self, frame: Bytes) -> Result<(), ConnectionError> {
+        self.check_current()?;
         let request_bytes = frame.len();
         add(&self.server.metrics().requests, 1);
-        let (work, parks) = match Call::open(&self.server, &self.client, frame)? {
+        let pending = match self.client.identity.awaits_token() {
+            true => {
+                let work = sasl::token(self.server.clone(), self.client.clone(), frame);
+                Pending { work, request_bytes, parks: false, decides_who: true }
+            }
+            false => self.start_request(frame)?,
+        };
+        self.pending_bytes += request_bytes;
+        self.pending.push_back(pending);
+        Ok(())
+    }
+
+    fn start_request(&self, frame: Bytes) -> Result<Pending, ConnectionError> {
+        let request_bytes = frame.len();
+        match Call::open(&self.server, &self.client, frame)? {
             Incoming::Call(call) => {
-                tracing::debug!(
-                    peer = %self.client.peer,
-                    api = ?call.api.key,
-                    version = call.version,
-                    bytes = request_bytes,
-                    "request"
-                );
-                let parks = call.api.parks;
-                (call.start(), parks)
+                let (api, version) = (call.api, call.version);
+                tracing::debug!(peer = %self.client.peer, api = ?api.key, version, bytes = request_bytes, "request");
+                let is_for_strangers = api.decides_who || api.key == ApiKey::ApiVersions;
+                if !is_for_strangers && !self.client.identity.is_known() {
+                    return Err(ConnectionError::MustAuthenticate(api.key));
+                }
+                Ok(Pending { work: call.start(), request_bytes, parks: api.parks, decides_who: api.decides_who })
             }
             Incoming::UnknownApiVersions(correlation_id) => {
                 let answer = api_versions::unknown_version(correlation_id);
-                (Box::pin(async move { Ok(Some(answer)) }) as Work, false)
+                let work: Work = Box::pin(async move { Ok(Some(answer)) });
+                Ok(Pending { work, request_bytes, parks: false, decides_who: false })
             }
+        }
+    }
+
+    /// Lets a client that is refused have its answer.
+    async fn say_the_last(&mut self) {
+        let Connection { writer, outbox, .. } = self;
+        let say = async {
+            while outbox.is_busy() {
+                let bytes = outbox.write_to(writer).await?;
+                outbox.advance(bytes);
+            }
+            Ok::<(), std::io::Error>(())
         };
-        self.pending_bytes += request_bytes;
-        self.pending.push_back(Pending { work, request_bytes, parks });
-        Ok(())
+        // If it takes nothing, or is gone, it need not be told.
+        let _ = timeout(FAREWELL, say).await;
+        tokio::time::sleep(REFUSAL).await;
     }
 
     fn forget_answered(&mut self) {
@@ -215,17 +280,42 @@ async fn first_answer(pending: &mut VecDeque<Pending>) -> Answer {
     .await
 }
 
+/// The length of a request, from its first bytes.
+fn request_bytes(length: [u8; 4], bytes_max: i32) -> Result<usize, ConnectionError> {
+    let bytes = i32::from_be_bytes(length);
+    match usize::try_from(bytes) {
+        Ok(bytes_ok) if bytes <= bytes_max => Ok(bytes_ok),
+        _ => Err(match &length {
+            [0x16, 0x03, ..] => ConnectionError::OtherProtocol("this is TLS; this listener is plain"),
+            [0x10, ..] => ConnectionError::OtherProtocol("this is MQTT; this listener speaks the Kafka protocol"),
+            b"GET " | b"POST" | b"PUT " | b"HEAD" | b"OPTI" | b"PRI " => {
+                ConnectionError::OtherProtocol("this is HTTP; this listener speaks the Kafka protocol")
+            }
+            _ => ConnectionError::BadLength { bytes, bytes_max },
+        }),
+    }
+}
+
 impl Outbox {
-    fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+    /// Whether something is still to be written, or to be flushed: what a TLS stream takes it may
+    /// hold back until the socket can take it.
+    fn is_busy(&self) -> bool {
+        self.is_unflushed
     }
 
     fn push(&mut self, frame: Bytes) {
         self.bytes += frame.len();
         self.frames.push_back(frame);
+        self.is_unflushed = true;
     }
 
-    async fn write_to(&self, writer: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<usize> {
+    /// Writes some of it; then, when all is written, flushes, which is nothing for a plain socket.
+    async fn write_to(&mut self, writer: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<usize> {
+        if self.frames.is_empty() {
+            writer.flush().await?;
+            self.is_unflushed = false;
+            return Ok(0);
+        }
         let mut slices = [IoSlice::new(&[]); OUTBOX_SLICES_MAX];
         for (slice, frame) in slices.iter_mut().zip(&self.frames) {
             *slice = IoSlice::new(frame);

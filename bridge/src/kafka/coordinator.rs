@@ -44,6 +44,9 @@ fn find(call: &Call, key_type: i8) -> Coordinator {
             .with_error_message(Some(StrBytes::from_static_str(message)))
     };
     match key_type {
+        GROUP if call.authorize_groups().is_err() => {
+            refused(ResponseError::GroupAuthorizationFailed, "not allowed to use consumer groups")
+        }
         GROUP => Coordinator::default()
             .with_node_id(BrokerId(call.server.config.node_id))
             .with_host(call.client.host.clone())

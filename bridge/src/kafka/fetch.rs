@@ -18,12 +18,13 @@ use tokio::{
 
 use super::{
     Server,
-    call::{Call, Work},
+    access::Operation,
+    call::{Call, FoundTopic, Work, find_partition},
     leader_epoch::check_epoch,
     list_offsets::storage_error,
     metrics::add,
 };
-use crate::{Partition, Topic, batch::Header};
+use crate::{Partition, batch::Header};
 
 /// Most bytes of batches in one answer, whatever the client would take.
 const FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -53,7 +54,7 @@ pub(super) fn fetch(mut call: Call) -> Work {
             let error = ResponseError::FetchSessionIdNotFound;
             return call.answer(&FetchResponse::default().with_error_code(error.code()));
         }
-        let mut topics = plan(&call.server, &request);
+        let mut topics = plan(&call, &request);
         let goal = Goal::of(&request);
         gather_until(&goal, &mut topics).await;
         let response = respond(&topics, request.isolation_level == READ_COMMITTED);
@@ -66,22 +67,20 @@ pub(super) fn fetch(mut call: Call) -> Work {
 
 type Plan = Vec<(TopicName, Vec<Part>)>;
 
-fn plan(server: &Server, request: &FetchRequest) -> Plan {
+fn plan(call: &Call, request: &FetchRequest) -> Plan {
     let topics = request.topics.iter().map(|asked| {
-        let topic = server.bridge.topic(&asked.topic);
+        let topic = call.topic(Operation::Read, &asked.topic);
         let parts = asked.partitions.iter();
-        let parts = parts.map(|partition| plan_part(server, topic.as_deref(), partition));
+        let parts = parts.map(|partition| plan_part(&call.server, &topic, partition));
         (asked.topic.clone(), parts.collect())
     });
     topics.collect()
 }
 
-fn plan_part(server: &Server, topic: Option<&Topic>, asked: &FetchPartition) -> Part {
-    let partition = topic.and_then(|t| t.partitions.get(usize::try_from(asked.partition).ok()?));
-    let known = partition.cloned().ok_or(ResponseError::UnknownTopicOrPartition);
-    let source = known.and_then(|partition| {
+fn plan_part(server: &Server, topic: &FoundTopic, asked: &FetchPartition) -> Part {
+    let source = find_partition(topic, asked.partition).and_then(|partition| {
         check_epoch(server, asked.current_leader_epoch)?;
-        Ok(partition)
+        Ok(partition.clone())
     });
     Part {
         index: asked.partition,

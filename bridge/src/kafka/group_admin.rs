@@ -36,6 +36,9 @@ pub(super) fn describe_groups(mut call: Call) -> Work {
 
 fn describe(call: &Call, group: GroupId) -> DescribedGroup {
     let described = DescribedGroup::default();
+    if let Err(error) = call.authorize_groups() {
+        return described.with_group_id(group).with_error_code(error.code());
+    }
     let described = match call.server.groups.describe(&group) {
         Some(description) => described
             .with_group_state(StrBytes::from_static_str(description.state.name()))
@@ -63,6 +66,9 @@ fn describe_member(member: DescribedMember) -> DescribedGroupMember {
 pub(super) fn list_groups(mut call: Call) -> Work {
     Box::pin(async move {
         let request: ListGroupsRequest = call.decode()?;
+        if !call.may_use_groups() {
+            return call.answer(&ListGroupsResponse::default());
+        }
         let offsets_alone = call.server.offsets.groups().into_iter();
         let mut groups: BTreeMap<_, _> = offsets_alone.map(|group| (group, (CONSUMER.into(), State::Empty))).collect();
         for group in call.server.groups.list() {
@@ -99,6 +105,9 @@ pub(super) fn delete_groups(mut call: Call) -> Work {
 }
 
 async fn delete(call: &Call, group: &GroupId) -> Result<i16, ConnectionError> {
+    if let Err(error) = call.authorize_groups() {
+        return Ok(error.code());
+    }
     if call.server.groups.is_in_use(group) {
         return Ok(ResponseError::NonEmptyGroup.code());
     }

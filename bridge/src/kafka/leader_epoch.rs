@@ -11,18 +11,18 @@ use kafka_protocol::{
 
 use super::{
     Server,
-    call::{Call, Work},
+    access::Operation,
+    call::{Call, FoundTopic, Work, find_partition},
 };
-use crate::Topic;
 
 pub(super) fn leader_epoch(mut call: Call) -> Work {
     Box::pin(async move {
         let request: OffsetForLeaderEpochRequest = call.decode()?;
         let mut response = OffsetForLeaderEpochResponse::default();
         for asked in request.topics {
-            let topic = call.server.bridge.topic(&asked.topic);
+            let topic = call.topic(Operation::Describe, &asked.topic);
             let partitions = asked.partitions.iter();
-            let partitions = partitions.map(|p| end_of_epoch(&call.server, topic.as_deref(), p));
+            let partitions = partitions.map(|p| end_of_epoch(&call.server, &topic, p));
             let result = OffsetForLeaderTopicResult::default().with_partitions(partitions.collect());
             response.topics.push(result.with_topic(asked.topic));
         }
@@ -30,15 +30,16 @@ pub(super) fn leader_epoch(mut call: Call) -> Work {
     })
 }
 
-fn end_of_epoch(server: &Server, topic: Option<&Topic>, asked: &OffsetForLeaderPartition) -> EpochEndOffset {
+fn end_of_epoch(server: &Server, topic: &FoundTopic, asked: &OffsetForLeaderPartition) -> EpochEndOffset {
     let end = EpochEndOffset::default().with_partition(asked.partition);
-    let partition = topic.and_then(|t| t.partitions.get(usize::try_from(asked.partition).ok()?));
-    let Some(partition) = partition else {
-        return end.with_error_code(ResponseError::UnknownTopicOrPartition.code());
+    let checked = find_partition(topic, asked.partition).and_then(|partition| {
+        check_epoch(server, asked.current_leader_epoch)?;
+        Ok(partition)
+    });
+    let partition = match checked {
+        Ok(partition) => partition,
+        Err(error) => return end.with_error_code(error.code()),
     };
-    if let Err(error) = check_epoch(server, asked.current_leader_epoch) {
-        return end.with_error_code(error.code());
-    }
     match partition.end_of_epoch(asked.leader_epoch) {
         Some((epoch, offset)) => end.with_leader_epoch(epoch).with_end_offset(offset),
         None => end,

@@ -11,10 +11,11 @@ use kafka_protocol::{
 
 use super::{
     Server,
-    call::{Call, Work},
+    access::Operation,
+    call::{Call, FoundTopic, Work, find_partition},
     leader_epoch::check_epoch,
 };
-use crate::{Partition, ReadError, Topic};
+use crate::{Partition, ReadError};
 
 /// Timestamps that stand for something else.
 const LATEST: i64 = -1;
@@ -29,10 +30,10 @@ pub(super) fn list_offsets(mut call: Call) -> Work {
         let request: ListOffsetsRequest = call.decode()?;
         let mut response = ListOffsetsResponse::default();
         for asked in request.topics {
-            let topic = call.server.bridge.topic(&asked.name);
+            let topic = call.topic(Operation::Describe, &asked.name);
             let mut partitions = Vec::with_capacity(asked.partitions.len());
             for partition in &asked.partitions {
-                partitions.push(list_one(&call.server, topic.as_deref(), partition).await);
+                partitions.push(list_one(&call.server, &topic, partition).await);
             }
             let topic = ListOffsetsTopicResponse::default().with_name(asked.name);
             if call.version < LEADER_EPOCH_FROM {
@@ -44,11 +45,7 @@ pub(super) fn list_offsets(mut call: Call) -> Work {
     })
 }
 
-async fn list_one(
-    server: &Server,
-    topic: Option<&Topic>,
-    asked: &ListOffsetsPartition,
-) -> ListOffsetsPartitionResponse {
+async fn list_one(server: &Server, topic: &FoundTopic, asked: &ListOffsetsPartition) -> ListOffsetsPartitionResponse {
     let response = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
     match find(server, topic, asked).await {
         Ok(Some((offset, timestamp))) => {
@@ -62,12 +59,10 @@ async fn list_one(
 /// Offset and timestamp; the latter −1 where the question was not of time.
 async fn find(
     server: &Server,
-    topic: Option<&Topic>,
+    topic: &FoundTopic,
     asked: &ListOffsetsPartition,
 ) -> Result<Option<(i64, i64)>, ResponseError> {
-    let index = usize::try_from(asked.partition_index).ok();
-    let partition: Option<&Partition> = topic.and_then(|topic| Some(topic.partitions.get(index?)?.as_ref()));
-    let partition = partition.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    let partition = find_partition(topic, asked.partition_index)?;
     check_epoch(server, asked.current_leader_epoch)?;
     let found = match asked.timestamp {
         LATEST => Ok(Some((partition.high_watermark(), -1))),

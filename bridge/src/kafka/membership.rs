@@ -22,16 +22,23 @@ pub(super) fn join_group(mut call: Call) -> Work {
     Box::pin(async move {
         let request: JoinGroupRequest = call.decode()?;
         let group = arc(&request.group_id);
+        if let Err(error) = call.authorize_groups() {
+            return call.answer(&refused_response(error.code(), request.member_id));
+        }
         let join = to_join(&call, request);
         let response = match call.server.groups.join(&group, join).await {
             Ok(joined) => joined_response(joined),
-            Err(JoinRefused { error, member_id }) => JoinGroupResponse::default()
-                .with_error_code(error_code(error))
-                .with_protocol_name(Some(StrBytes::default()))
-                .with_member_id(text(&member_id)),
+            Err(JoinRefused { error, member_id }) => refused_response(error_code(error), text(&member_id)),
         };
         call.answer(&response)
     })
+}
+
+fn refused_response(error_code: i16, member_id: StrBytes) -> JoinGroupResponse {
+    JoinGroupResponse::default()
+        .with_error_code(error_code)
+        .with_protocol_name(Some(StrBytes::default()))
+        .with_member_id(member_id)
 }
 
 fn to_join(call: &Call, request: JoinGroupRequest) -> Join {
@@ -72,6 +79,9 @@ fn joined_response(joined: Joined) -> JoinGroupResponse {
 pub(super) fn sync_group(mut call: Call) -> Work {
     Box::pin(async move {
         let request: SyncGroupRequest = call.decode()?;
+        if let Err(error) = call.authorize_groups() {
+            return call.answer(&SyncGroupResponse::default().with_error_code(error.code()));
+        }
         let group = arc(&request.group_id);
         let assignments = request.assignments.iter();
         let sync = Sync {
@@ -103,6 +113,9 @@ fn synced_response(synced: Synced) -> SyncGroupResponse {
 pub(super) fn heartbeat(mut call: Call) -> Work {
     Box::pin(async move {
         let request: HeartbeatRequest = call.decode()?;
+        if let Err(error) = call.authorize_groups() {
+            return call.answer(&HeartbeatResponse::default().with_error_code(error.code()));
+        }
         let who = Membership {
             member_id: arc(&request.member_id),
             instance_id: request.group_instance_id.as_ref().map(arc),
@@ -116,6 +129,9 @@ pub(super) fn heartbeat(mut call: Call) -> Work {
 pub(super) fn leave_group(mut call: Call) -> Work {
     Box::pin(async move {
         let request: LeaveGroupRequest = call.decode()?;
+        if let Err(error) = call.authorize_groups() {
+            return call.answer(&LeaveGroupResponse::default().with_error_code(error.code()));
+        }
         let leavers: Vec<Leaver> = match call.version {
             ..3 => vec![Leaver { member_id: arc(&request.member_id), instance_id: None }],
             _ => {

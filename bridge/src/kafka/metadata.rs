@@ -12,7 +12,10 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 
-use super::call::{Call, ConnectionError, Work};
+use super::{
+    access::Operation,
+    call::{Call, ConnectionError, Work},
+};
 use crate::{CreateTopicError, Topic, log::topic::name_ok};
 
 /// Topics that one request may make. A list of made-up names is no reason to fill the disk.
@@ -27,7 +30,8 @@ pub(super) fn metadata(mut call: Call) -> Work {
         };
         let topics = if everything {
             let topics = call.server.bridge.topics();
-            topics.iter().map(|topic| describe(&call, topic)).collect()
+            let shown = topics.iter().filter(|topic| call.may(Operation::Describe, &topic.name));
+            shown.map(|topic| describe(&call, topic)).collect()
         } else {
             let may_create = call.server.config.auto_create_topics && request.allow_auto_topic_creation;
             look_up(&call, request.topics.unwrap_or_default(), may_create).await?
@@ -58,19 +62,24 @@ async fn look_up(
         let Some(name) = topic.name else {
             let id = topic.topic_id.into_bytes();
             let topics = call.server.bridge.topics();
-            let found = topics.iter().find(|t| t.uuid == id);
+            let found = topics.iter().find(|t| t.uuid == id && call.may(Operation::Describe, &t.name));
             let unknown = || failed(None, ResponseError::UnknownTopicId).with_topic_id(topic.topic_id);
             described.push(found.map_or_else(unknown, |found| describe(call, found)));
             continue;
         };
-        let found = match call.server.bridge.topic(&name) {
-            Some(found) => Ok(found),
-            None if creations_left == 0 => Err(unknown_or_invalid(&name)),
-            None => create(call, &name).map(|(topic, ticket)| {
+        let found = match call.topic(Operation::Describe, &name) {
+            // Who may only read waits for it, as for any topic that is not there yet.
+            Err(ResponseError::UnknownTopicOrPartition)
+                if creations_left == 0 || !call.may(Operation::Write, &name) =>
+            {
+                Err(unknown_or_invalid(&name))
+            }
+            Err(ResponseError::UnknownTopicOrPartition) => create(call, &name).map(|(topic, ticket)| {
                 creations_left -= 1;
                 created = created.max(ticket);
                 topic
             }),
+            found_or_refused => found_or_refused,
         };
         described.push(match found {
             Ok(found) => describe(call, &found),

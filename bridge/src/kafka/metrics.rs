@@ -11,6 +11,12 @@ pub struct Metrics {
     pub connections_closed: AtomicU64,
     /// Requests whose header was read.
     pub requests: AtomicU64,
+    /// Clients that authenticated by SASL.
+    pub authentications: AtomicU64,
+    /// Attempts at it that were refused: wrong passwords, unknown users and mechanisms.
+    pub authentications_failed: AtomicU64,
+    /// Topics and groups refused in requests, for lack of rights.
+    pub unauthorized: AtomicU64,
     /// Bytes read from clients.
     pub bytes_in: AtomicU64,
     /// Bytes written to clients.

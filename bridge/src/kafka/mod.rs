@@ -10,12 +10,15 @@
 //! - a file for each API or small family: `api_versions`, `metadata`, `topics` (CreateTopics),
 //!   `configs`, `produce`, `producer_id`, `fetch`, `list_offsets`, `leader_epoch`, `coordinator`
 //!   (FindCoordinator, DescribeCluster), `membership` (Join, Sync, Heartbeat, Leave),
-//!   `offset_commit`, `offset_fetch`, `group_admin`;
+//!   `offset_commit`, `offset_fetch`, `group_admin`, `sasl`;
+//! - `access`: who a client is and what it may do, to be asked of whoever knows the users;
 //! - `groups` drives [`crate::group::Coordinator`], `offsets` keeps what groups committed.
 //!
 //! One request of a connection is worked on at a time, as Kafka does, with one exception: a Produce
-//! is submitted when it is read, so that several of them can share a commit to disk.
+//! is submitted when it is read, so that several of them can share a commit to disk. Nothing is read
+//! behind a request that decides who the client is.
 
+mod access;
 mod api_versions;
 mod call;
 mod configs;
@@ -34,6 +37,7 @@ mod offset_fetch;
 mod offsets;
 mod produce;
 mod producer_id;
+mod sasl;
 mod server;
 mod shape;
 #[cfg(test)]
@@ -42,9 +46,10 @@ mod topics;
 
 use kafka_protocol::messages::ApiKey;
 
+pub use access::{Access, Authentication, AuthenticationError, Open, Operation, Principal};
 pub use call::ConnectionError;
 pub use metrics::Metrics;
-pub use server::{Config, Server};
+pub use server::{Config, Entry, Server};
 
 use call::{Call, Work};
 use shape::Field;
@@ -62,11 +67,13 @@ struct Api {
     handler: fn(Call) -> Work,
     /// Its work may last until something happens; it ends when the client hangs up.
     parks: bool,
+    /// Decides who the client is: nothing that comes behind it is looked at before it is answered.
+    decides_who: bool,
 }
 
 /// Everything that is served. Produce 0 to 2 are in the table for librdkafka before 2.11.1, which
 /// sends no compression without them; what they carry is answered with UNSUPPORTED_VERSION.
-static APIS: [Api; 20] = [
+static APIS: [Api; 22] = [
     api(ApiKey::Produce, 0, 9, 9, shape::PRODUCE, produce::produce),
     parking(api(ApiKey::Fetch, 4, 12, 12, shape::FETCH, fetch::fetch)),
     api(ApiKey::ListOffsets, 1, 7, 6, shape::LIST_OFFSETS, list_offsets::list_offsets),
@@ -80,11 +87,13 @@ static APIS: [Api; 20] = [
     parking(api(ApiKey::SyncGroup, 0, 5, 4, shape::SYNC_GROUP, membership::sync_group)),
     api(ApiKey::DescribeGroups, 0, 5, 5, shape::DESCRIBE_GROUPS, group_admin::describe_groups),
     api(ApiKey::ListGroups, 0, 5, 3, shape::LIST_GROUPS, group_admin::list_groups),
+    deciding_who(api(ApiKey::SaslHandshake, 0, 1, 2, shape::SASL_HANDSHAKE, sasl::sasl_handshake)),
     api(ApiKey::ApiVersions, 0, 4, 3, shape::API_VERSIONS, api_versions::api_versions),
     api(ApiKey::CreateTopics, 2, 7, 5, shape::CREATE_TOPICS, topics::create_topics),
     api(ApiKey::InitProducerId, 0, 4, 2, shape::INIT_PRODUCER_ID, producer_id::init_producer_id),
     api(ApiKey::OffsetForLeaderEpoch, 2, 4, 4, shape::LEADER_EPOCH, leader_epoch::leader_epoch),
     api(ApiKey::DescribeConfigs, 1, 4, 4, shape::DESCRIBE_CONFIGS, configs::describe_configs),
+    deciding_who(api(ApiKey::SaslAuthenticate, 0, 2, 2, shape::SASL_AUTHENTICATE, sasl::sasl_authenticate)),
     api(ApiKey::DeleteGroups, 0, 2, 2, shape::DELETE_GROUPS, group_admin::delete_groups),
     api(ApiKey::DescribeCluster, 0, 1, 0, shape::DESCRIBE_CLUSTER, coordinator::describe_cluster),
 ];
@@ -97,11 +106,16 @@ const fn api(
     request: &'static [Field],
     handler: fn(Call) -> Work,
 ) -> Api {
-    Api { key, min, max, flexible_from, request, handler, parks: false }
+    Api { key, min, max, flexible_from, request, handler, parks: false, decides_who: false }
 }
 
 const fn parking(mut api: Api) -> Api {
     api.parks = true;
+    api
+}
+
+const fn deciding_who(mut api: Api) -> Api {
+    api.decides_who = true;
     api
 }
 

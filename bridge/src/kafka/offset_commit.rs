@@ -1,9 +1,6 @@
 //! OffsetCommit: a group keeps its positions. Answered when they are on disk.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kafka_protocol::{
     ResponseError,
@@ -15,12 +12,13 @@ use kafka_protocol::{
 };
 
 use super::{
-    call::{Call, Work},
+    access::Operation,
+    call::{Call, FoundTopic, Work, find_partition},
     groups::error_code,
     membership::arc,
     offsets::{Committed, Place},
 };
-use crate::{Topic, group::Membership};
+use crate::group::Membership;
 
 /// Kafka's default `offset.metadata.max.bytes`.
 const METADATA_BYTES_MAX: usize = 4096;
@@ -34,8 +32,9 @@ pub(super) fn offset_commit(mut call: Call) -> Work {
             instance_id: request.group_instance_id.as_ref().map(arc),
             generation: request.generation_id_or_member_epoch,
         };
-        let allowed = call.server.groups.may_commit(&group, &who);
-        let (mut response, accepted) = check(&call, request, allowed.map_err(error_code));
+        let allowed = call.authorize_groups().map_err(|error| error.code());
+        let allowed = allowed.and_then(|()| call.server.groups.may_commit(&group, &who).map_err(error_code));
+        let (mut response, accepted) = check(&call, request, allowed);
         if !accepted.is_empty() && call.server.offsets.commit(&group, accepted).await?.is_err() {
             tracing::warn!(%group, "committed offsets take too much room, commit refused");
             let partitions = response.topics.iter_mut().flat_map(|t| &mut t.partitions);
@@ -56,11 +55,11 @@ fn check(
     let mut accepted = Vec::new();
     let mut response = OffsetCommitResponse::default();
     for asked in request.topics {
-        let topic = call.server.bridge.topic(&asked.name);
+        let topic = call.topic(Operation::Read, &asked.name);
         let mut partitions = Vec::with_capacity(asked.partitions.len());
         for partition in asked.partitions {
             let index = partition.partition_index;
-            let checked = allowed.and_then(|()| place(topic.as_ref(), index));
+            let checked = allowed.and_then(|()| place(&topic, index));
             let error_code = match checked.and_then(|place| Ok((place, to_committed(partition)?))) {
                 Ok(offset) => {
                     accepted.push(offset);
@@ -78,12 +77,9 @@ fn check(
     (response, accepted)
 }
 
-fn place(topic: Option<&Arc<Topic>>, index: i32) -> Result<Place, i16> {
-    let place = topic.zip(u32::try_from(index).ok()).and_then(|(topic, partition)| {
-        let exists = topic.partitions.get(partition as usize).is_some();
-        exists.then_some(Place { topic_id: topic.id, partition })
-    });
-    place.ok_or(ResponseError::UnknownTopicOrPartition.code())
+fn place(topic: &FoundTopic, index: i32) -> Result<Place, i16> {
+    let partition = find_partition(topic, index).map_err(|error| error.code())?;
+    Ok(Place { topic_id: partition.topic_id, partition: partition.index })
 }
 
 fn to_committed(partition: OffsetCommitRequestPartition) -> Result<Committed, i16> {

@@ -14,11 +14,12 @@ use kafka_protocol::{
 };
 
 use super::{
-    call::{Answer, Call, ConnectionError, Work, finish_frame},
+    access::Operation,
+    call::{Answer, Call, ConnectionError, FoundTopic, Work, find_partition, finish_frame},
     metrics::add,
 };
 use crate::{
-    Partition, ProduceSlot, Produced, Ticket, Topic,
+    Partition, ProduceSlot, Produced, Ticket,
     batch::{self, BatchError, Header},
 };
 
@@ -66,12 +67,12 @@ fn submit(call: &mut Call) -> Result<Submitted, ConnectionError> {
     let mut submitted =
         Submitted { topics: Vec::with_capacity(request.topic_data.len()), last_ticket: None, acks: request.acks };
     for data in request.topic_data {
-        let topic = call.server.bridge.topic(&data.name);
+        let topic = call.topic(Operation::Write, &data.name);
         let mut partitions = Vec::with_capacity(data.partition_data.len());
         for data in data.partition_data {
             let index = data.index;
             let outcome = match acceptable {
-                Ok(()) => submit_one(call, topic.as_deref(), data),
+                Ok(()) => submit_one(call, &topic, data),
                 Err(error) => Err(error.into()),
             };
             let outcome = outcome.map(|(way, ticket)| {
@@ -107,9 +108,8 @@ fn check_request(call: &Call, request: &ProduceRequest) -> Result<(), ResponseEr
     }
 }
 
-fn submit_one(call: &Call, topic: Option<&Topic>, data: PartitionProduceData) -> Result<(OnItsWay, Ticket), Refused> {
-    let partition = topic.and_then(|t| t.partitions.get(usize::try_from(data.index).ok()?));
-    let partition = partition.ok_or(ResponseError::UnknownTopicOrPartition)?;
+fn submit_one(call: &Call, topic: &FoundTopic, data: PartitionProduceData) -> Result<(OnItsWay, Ticket), Refused> {
+    let partition = find_partition(topic, data.index)?;
     let bytes = data.records.unwrap_or_default();
     let header = check_batch(call, &bytes)?;
     let (slot, ticket) = call.client.lane.produce(partition, &bytes);

@@ -6,11 +6,13 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
+    access::{Access, Principal},
     call::{Client, ConnectionError},
     connection,
     groups::Groups,
     metrics::{Metrics, add},
     offsets::Offsets,
+    sasl::Identity,
 };
 use crate::{Bridge, Lane, group};
 
@@ -42,10 +44,21 @@ pub struct Config {
     pub message_bytes_max: usize,
 }
 
+/// How clients come in by one listener.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Host and port that clients of this listener reach the broker at.
+    pub advertised: (String, u16),
+    /// Who the client is: let in as that, be it nobody in particular where that is allowed, or who
+    /// its certificate says. `None`: it must authenticate by SASL before anything else.
+    pub principal: Option<Principal>,
+}
+
 /// The Kafka protocol server of one bridge. Shared by all threads that serve connections.
 pub struct Server {
     pub(super) bridge: Bridge,
     pub(super) config: Config,
+    pub(super) access: Arc<dyn Access>,
     pub(super) cluster_id: StrBytes,
     pub(super) groups: Groups,
     pub(super) offsets: Offsets,
@@ -54,7 +67,7 @@ pub struct Server {
 
 impl Server {
     /// Takes the committed offsets out of what was recovered, and is ready to serve.
-    pub fn new(bridge: Bridge, config: Config) -> Arc<Server> {
+    pub fn new(bridge: Bridge, config: Config, access: Arc<dyn Access>) -> Arc<Server> {
         let metrics = Arc::new(Metrics::default());
         let limits = group::Limits {
             session_timeout_min_ms: config.group_min_session_timeout_ms,
@@ -71,24 +84,25 @@ impl Server {
             offsets: Offsets::recover(&bridge),
             bridge,
             config,
+            access,
             metrics,
         })
     }
 
-    /// Serves one connection until it ends. `advertised` is the address that clients of this
-    /// listener reach the broker at; `lane` is the calling thread's.
+    /// Serves one connection until it ends. `lane` is the calling thread's.
     pub async fn serve<S>(
         self: Arc<Self>,
         stream: S,
         peer: SocketAddr,
-        advertised: (String, u16),
+        entry: Entry,
         lane: Lane,
     ) -> Result<(), ConnectionError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let host = StrBytes::from_string(advertised.0);
-        let client = Client { peer, host, port: advertised.1.into(), lane };
+        let (host, port) = entry.advertised;
+        let (host, port) = (StrBytes::from_string(host), port.into());
+        let client = Client { peer, host, port, lane, identity: Identity::new(entry.principal) };
         add(&self.metrics.connections, 1);
         let ended = connection::serve(self.clone(), client, stream).await;
         add(&self.metrics.connections_closed, 1);

@@ -183,6 +183,10 @@ pub(super) const LIST_GROUPS: &[Field] = &[since(4, List(&Text)), since(5, List(
 
 pub(super) const API_VERSIONS: &[Field] = &[since(3, Text), since(3, Text)];
 
+pub(super) const SASL_HANDSHAKE: &[Field] = &[since(0, Text)];
+
+pub(super) const SASL_AUTHENTICATE: &[Field] = &[since(0, Bytes)];
+
 pub(super) const CREATE_TOPICS: &[Field] = &[
     since(
         0,

@@ -14,6 +14,7 @@ use kafka_protocol::{
 
 use super::{
     Server,
+    access::Operation,
     call::{Call, Work},
     configs::{DEFAULT_CONFIG, DYNAMIC_TOPIC_CONFIG, check_topic_config, topic_settings},
 };
@@ -44,7 +45,7 @@ pub(super) fn create_topics(mut call: Call) -> Work {
             let twice = mentions.get(&topic.name.0).is_some_and(|count| *count > 1);
             let planned = match twice {
                 true => Err(refused(ResponseError::InvalidRequest, "the request names it twice")),
-                false => plan(&call.server, &topic),
+                false => authorize(&call, &topic).and_then(|()| plan(&call.server, &topic)),
             };
             let made = planned.and_then(|plan| make(&call, &topic, plan, request.validate_only));
             let result = CreatableTopicResult::default().with_name(topic.name);
@@ -67,6 +68,11 @@ pub(super) fn create_topics(mut call: Call) -> Work {
 
 fn refused(error: ResponseError, message: &str) -> Refused {
     Refused(error, message.to_owned())
+}
+
+fn authorize(call: &Call, topic: &CreatableTopic) -> Result<(), Refused> {
+    let allowed = call.authorize(Operation::Write, &topic.name);
+    allowed.map_err(|error| refused(error, "only who may write to a topic may make it"))
 }
 
 fn plan(server: &Server, topic: &CreatableTopic) -> Result<Plan, Refused> {

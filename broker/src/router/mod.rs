@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use ahash::HashMap;
 use bridge::Topic;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+use crate::auth::{Access, Identity};
 use crate::codec::QoS;
 use crate::mapping::{Origin, Rule, partition_of};
 
@@ -30,16 +31,32 @@ pub struct SessionRef {
     pub client_id: Arc<str>,
     /// It keeps subscriptions and a queue while its client is away (S1).
     pub durable: bool,
+    /// Whose it is, as far as that was proved.
+    identity: Mutex<Identity>,
     connected: AtomicBool,
     open: AtomicBool,
     queued: AtomicUsize,
 }
 
 impl SessionRef {
-    /// A session that is not connected yet.
+    /// A session that is not connected yet, of nobody in particular.
     pub fn new(id: u64, shard: usize, slot: u32, client_id: Arc<str>, durable: bool) -> SessionRef {
         let (connected, open) = (AtomicBool::new(false), AtomicBool::new(false));
-        SessionRef { id, shard, slot, client_id, durable, connected, open, queued: AtomicUsize::new(0) }
+        let identity = Mutex::new(Identity::Anonymous);
+        SessionRef { id, shard, slot, client_id, durable, identity, connected, open, queued: AtomicUsize::new(0) }
+    }
+
+    /// Whose it is.
+    pub fn identity(&self) -> Identity {
+        self.identity.lock().clone()
+    }
+
+    /// Said by its shard; whether that is another than before.
+    pub fn set_identity(&self, identity: Identity) -> bool {
+        let mut known = self.identity.lock();
+        let changed = *known != identity;
+        *known = identity;
+        changed
     }
 
     /// Its client is there.
@@ -113,10 +130,8 @@ pub struct QueueTarget {
 /// Where in the log a topic's messages go.
 #[derive(Clone, Debug)]
 pub struct LogTarget {
-    /// Which of the router's rules.
-    pub rule: usize,
-    /// Log topic id.
-    pub topic: u32,
+    /// The rule that says so.
+    pub target: Arc<RuleTarget>,
     /// How many partitions it has.
     pub partitions: u32,
     /// Key and partition, when the MQTT topic alone decides them.
@@ -146,34 +161,52 @@ pub struct RuleTarget {
 }
 
 /// Shared by all shards.
-#[derive(Debug)]
 pub struct Router {
     trie: RwLock<Trie>,
     generation: AtomicU64,
     subscriptions: AtomicUsize,
     /// Retained messages.
     pub retained: RetainedStore,
+    /// Who may do what.
+    pub access: Arc<Access>,
     /// In order; empty when nothing is mapped.
-    pub rules: Vec<RuleTarget>,
+    rules: RwLock<Vec<Arc<RuleTarget>>>,
     shards: usize,
 }
 
 impl Router {
     /// A router without subscriptions.
-    pub fn new(shards: usize, rules: Vec<RuleTarget>) -> Router {
+    pub fn new(shards: usize, rules: Vec<Arc<RuleTarget>>, access: Arc<Access>) -> Router {
         Router {
             trie: RwLock::default(),
             generation: AtomicU64::new(1),
             subscriptions: AtomicUsize::new(0),
             retained: RetainedStore::default(),
-            rules,
+            access,
+            rules: RwLock::new(rules),
             shards,
         }
     }
 
-    /// Rises with every change of a subscription: older [`MatchSet`]s are out of date.
+    /// Rises with every change of a subscription, rule or right: older [`MatchSet`]s are out of date.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Rights have changed, or whose a session is.
+    pub fn forget_matches(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Other mapping rules are in force.
+    pub fn set_rules(&self, rules: Vec<Arc<RuleTarget>>) {
+        *self.rules.write() = rules;
+        self.forget_matches();
+    }
+
+    /// Whether a session may get messages on a topic.
+    pub fn may_receive(&self, session: &SessionRef, topic: &str) -> bool {
+        !self.access.has_acl() || self.access.may_receive(&session.identity.lock(), &session.client_id, topic)
     }
 
     /// Adds or replaces a subscription. `fresh` when the session had none on this filter.
@@ -202,7 +235,10 @@ impl Router {
 
     /// Works out who gets messages on a topic.
     pub fn resolve(&self, topic: &str) -> MatchSet {
-        let found = self.trie.read().matches(topic);
+        let mut found = self.trie.read().matches(topic);
+        if self.access.has_acl() {
+            found.own.retain(|subscriber| self.may_receive(&subscriber.session, topic));
+        }
         let mut set = MatchSet { direct: vec![Vec::new(); self.shards], ..MatchSet::default() };
         let mut by_session: HashMap<u64, Vec<&Subscriber>> = HashMap::default();
         for subscriber in &found.own {
@@ -224,8 +260,7 @@ impl Router {
         if topic.starts_with('$') {
             return None;
         }
-        let rule = self.rules.iter().position(|target| target.rule.matches(topic))?;
-        let target = &self.rules[rule];
+        let target = self.rules.read().iter().find(|target| target.rule.matches(topic))?.clone();
         let partitions = target.topic.partitions.len() as u32;
         let fixed = target.rule.key_is_fixed_by_topic().then(|| {
             let mut key = Vec::new();
@@ -234,7 +269,7 @@ impl Router {
             let partition = partition_of(&key, partitions);
             (key.into(), partition)
         });
-        Some(LogTarget { rule, topic: target.topic.id, partitions, fixed })
+        Some(LogTarget { target, partitions, fixed })
     }
 }
 

@@ -35,11 +35,13 @@ pub struct SharedGroup {
 }
 
 impl SharedGroup {
-    /// The member whose turn it is: connected ones first, else one that keeps a queue.
-    pub fn pick(&self) -> Option<Subscriber> {
+    /// The member whose turn it is among those that `may` have it: connected ones first, else one that keeps
+    /// a queue.
+    pub fn pick(&self, may: impl Fn(&SessionRef) -> bool) -> Option<Subscriber> {
         let members = self.members.read();
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = || (0..members.len()).map(|i| &members[(start.wrapping_add(i)) % members.len()]);
+        let all = || (0..members.len()).map(|i| &members[(start.wrapping_add(i)) % members.len()]);
+        let in_turn = || all().filter(|member| may(&member.session));
         in_turn()
             .find(|member| member.session.is_open())
             .or_else(|| in_turn().find(|member| member.session.is_connected()))
@@ -254,11 +256,11 @@ mod tests {
             trie.subscribe("a/+", Some("g"), subscriber(id));
         }
         let group = trie.matches("a/b").shared[0].clone();
-        assert!(group.pick().is_none(), "nobody is connected and nobody keeps a queue");
+        assert!(group.pick(|_| true).is_none(), "nobody is connected and nobody keeps a queue");
         for member in group.members.read().iter().filter(|m| m.session.id != 1) {
             member.session.set_connected(true);
         }
-        let picked: Vec<_> = (0..4).filter_map(|_| group.pick()).map(|m| m.session.id).collect();
+        let picked: Vec<_> = (0..4).filter_map(|_| group.pick(|_| true)).map(|m| m.session.id).collect();
         assert!(picked.contains(&0) && picked.contains(&2) && !picked.contains(&1), "{picked:?}");
         for id in 0..3 {
             trie.unsubscribe("a/+", Some("g"), id);

@@ -162,6 +162,10 @@ pub struct Link {
     pub held: usize,
     /// Topic aliases it set.
     pub aliases: HashMap<u16, Box<str>>,
+    /// It came in where only this machine can.
+    pub loopback: bool,
+    /// The topic it published to last, if it may, and the rights' generation that said so.
+    pub may_publish: Option<(u64, Box<str>)>,
     /// Not to be read until the journal has caught up.
     pub stalled: bool,
 }

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bridge::state::Change;
 use bridge::{JournalFailed, RecoveredQueue, Ticket};
 
+use crate::Config;
+use crate::auth::{Identity, Proof, User};
 use crate::codec::{ConnAck, Connect, ReasonCode};
 use crate::limits;
+use crate::listener::{Client, anonymous_allowed};
 use crate::message::Message;
 use crate::router::SessionRef;
 use crate::router::trie::Subscriber;
@@ -47,16 +50,20 @@ pub struct RecoveredSession {
 }
 
 impl Shard {
-    /// Lets a client in whose CONNECT is valid: takes over, resumes or begins its session.
-    /// `assigned` says that the server chose the client id.
-    pub fn connect(
-        &mut self,
-        connect: &Connect<'_>,
-        client_id: &Arc<str>,
-        assigned: bool,
-        peer: &Arc<str>,
-    ) -> Admitted {
+    /// Lets a client in whose CONNECT is valid and who was proved: takes over, resumes or begins its session.
+    /// Refuses it when the session is another user's.
+    pub fn connect(&mut self, connect: &Connect<'_>, client: &Client) -> Result<Admitted, ReasonCode> {
+        let Client { id: client_id, assigned, identity, peer, loopback } = client;
         let known = self.by_client.get(client_id).copied();
+        if let Some(slot) = known
+            && !self.may_have(slot, identity)
+        {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        if !self.router.access.is_current(identity) {
+            // Its user was changed while it was on its way here.
+            return Err(ReasonCode::NotAuthorized);
+        }
         if let Some(slot) = known {
             self.take_over(slot, connect.clean_start);
         }
@@ -79,7 +86,10 @@ impl Shard {
         let session = &mut self.sessions[slot as usize];
         session.expiry_s = connect.session_expiry_s;
         session.will = Will::of(connect);
-        session.user = connect.username.map(Into::into);
+        session.user = identity.name().or(connect.username).map(Into::into);
+        if session.me.set_identity(identity.clone()) && present {
+            self.router.forget_matches();
+        }
         session.ends_at_s = None;
         session.will_at_s = None;
         match &mut session.out {
@@ -100,6 +110,8 @@ impl Shard {
             packet_bytes_max: connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize),
             held: 0,
             aliases: Default::default(),
+            loopback: *loopback,
+            may_publish: None,
             stalled: false,
         });
         let me = session.me.clone();
@@ -112,15 +124,16 @@ impl Shard {
                 ticket = Some(changed);
             }
         }
-        let packet = self.connack(connect, client_id, assigned, present);
+        let packet = self.connack(connect, client_id, *assigned, present);
         let ticket = ticket.unwrap_or_else(|| self.lane.durable());
         self.hold(slot, ticket, Promise::ConnAck(packet));
         self.schedule_turn();
         tracing::info!(
-            client = &**client_id, peer = &**peer, version = ?connect.version, clean = connect.clean_start,
-            keep_alive_s = connect.keep_alive_s, session = if present { "resumed" } else { "new" }, "connected"
+            client = &**client_id, peer = &**peer, user = identity.name(), version = %connect.version,
+            clean = connect.clean_start, keep_alive_s = connect.keep_alive_s,
+            session = if present { "resumed" } else { "new" }, "connected"
         );
-        Admitted { slot, link }
+        Ok(Admitted { slot, link })
     }
 
     fn connack(&self, connect: &Connect<'_>, client_id: &str, assigned: bool, present: bool) -> Box<[u8]> {
@@ -180,6 +193,7 @@ impl Shard {
         Record {
             client_id: (&*session.me.client_id).into(),
             user: session.user.clone(),
+            proved: session.me.identity() != Identity::Anonymous,
             expiry_s: session.expiry_s,
             left_s: session.link.is_none().then_some(self.now.unix_s.into()),
             will: session.will.clone(),
@@ -251,6 +265,18 @@ impl Shard {
         let value = self.record(&self.sessions[slot as usize]).encode();
         let key = store::session_key(me.id);
         let also = [Change::Put(store::SESSIONS, &key, &value)];
+        let also = if me.durable { &also[..] } else { &[] };
+        if !self.router.access.may_publish(&me.identity(), &me.client_id, &will.topic) {
+            // Its rights have changed since it connected.
+            self.counts.dropped_not_authorized += 1;
+            if let [forgotten] = also {
+                let mut operation = self.lane.begin();
+                operation.change(*forgotten);
+                operation.submit();
+                self.schedule_turn();
+            }
+            return;
+        }
         let message = Message {
             topic: &will.topic,
             qos: will.qos,
@@ -261,7 +287,31 @@ impl Shard {
             publisher: me.id,
         };
         let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
-        self.route(&message, from, if me.durable { &also } else { &[] });
+        self.route(&message, from, also);
+    }
+
+    /// A user's session is that user's alone, whoever knows its client id; one of nobody's is anybody's. Where
+    /// nobody can prove a name any more, names do not count.
+    fn may_have(&self, slot: u32, identity: &Identity) -> bool {
+        let owner = self.sessions[slot as usize].me.identity();
+        let names_count = self.router.access.has_users() || *identity != Identity::Anonymous;
+        !names_count || owner.name().is_none() || owner.name() == identity.name()
+    }
+
+    /// Other settings, users or rights are in force: clients that would not be let in now are closed.
+    pub(super) fn reload(&mut self, config: Arc<Config>) {
+        self.config = config;
+        let (access, allow_anonymous) = (self.router.access.clone(), self.config.allow_anonymous);
+        for (_, session) in &mut self.sessions {
+            let Some(link) = session.link.as_mut() else { continue };
+            let welcome = match session.me.identity() {
+                Identity::Anonymous => anonymous_allowed(allow_anonymous, link.loopback, &access),
+                user => access.is_current(&user),
+            };
+            if !welcome {
+                link.close(Close::ByServer(ReasonCode::NotAuthorized, "its user is gone or changed"));
+            }
+        }
     }
 
     /// A session ends with everything it had. The ticket of its removal when it was durable.
@@ -307,6 +357,10 @@ impl Shard {
         let out = Out::Queue(Queue::recovered(queue.next, queue.entries.into_iter(), maybe_sent));
         let mut session = new_session(me.clone(), out);
         session.expiry_s = record.expiry_s;
+        if let Some(name) = record.user.as_deref().filter(|_| record.proved) {
+            // How it was proved matters for connections only.
+            me.set_identity(Identity::User(User { name: name.into(), proof: Proof::Certificate }));
+        }
         session.user = record.user;
         let expiry_s = u64::from(record.expiry_s);
         session.ends_at_s = (record.expiry_s != NEVER).then(|| {

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::limits;
-use crate::listener::Arrival;
+use crate::listener::{Arrival, Incoming, Listener};
 use crate::stats::Shown;
+use crate::{Config, limits};
 
 use super::publish::Burst;
 
@@ -20,12 +20,16 @@ pub type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 pub enum Mail {
     /// Messages for its sessions.
     Burst(Burst),
+    /// A connection accepted elsewhere.
+    Incoming(Box<Incoming>),
     /// A client whose CONNECT was read elsewhere.
     Arrival(Box<Arrival>),
     /// Work.
     Job(Job),
     /// A listener to accept clients from.
-    Listen(std::net::TcpListener),
+    Listen(Listener),
+    /// Other settings, users or rights are in force.
+    Reload(Arc<Config>),
     /// Close every connection and end.
     Stop,
 }

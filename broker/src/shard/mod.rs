@@ -502,6 +502,9 @@ pub async fn run(shared: Shared) {
         let left = shared.borrow_mut().turn(&shared);
         for mail in left {
             match mail {
+                Mail::Incoming(incoming) => {
+                    tokio::task::spawn_local(crate::listener::come_in(shared.clone(), *incoming));
+                }
                 Mail::Arrival(arrival) => {
                     tokio::task::spawn_local(crate::listener::arrive(shared.clone(), *arrival));
                 }
@@ -517,6 +520,7 @@ pub async fn run(shared: Shared) {
                     stop(&shared).await;
                     return tracing::debug!(shard = index, "stopped");
                 }
+                Mail::Reload(config) => shared.borrow_mut().reload(config),
                 Mail::Burst(_) => {}
             }
         }

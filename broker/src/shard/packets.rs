@@ -107,6 +107,10 @@ impl Shard {
         if let Some(refused) = refuse_topic(topic) {
             return self.refuse(slot, publish, refused);
         }
+        if !self.may_publish(slot, topic) {
+            self.counts.dropped_not_authorized += 1;
+            return self.refuse(slot, publish, ReasonCode::NotAuthorized);
+        }
         let now_s = self.now.unix_s;
         let user = self.sessions[slot as usize].user.clone();
         let properties = publish.properties.forwardable();
@@ -139,6 +143,29 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Whether the session's client may publish there. What was looked up last is remembered: devices stay
+    /// with their topic.
+    fn may_publish(&mut self, slot: u32, topic: &str) -> bool {
+        let access = &self.router.access;
+        if !access.has_acl() {
+            return true;
+        }
+        let generation = access.generation();
+        let session = &mut self.sessions[slot as usize];
+        let Some(link) = session.link.as_mut() else { return false };
+        if matches!(&link.may_publish, Some((at, known)) if *at == generation && **known == *topic) {
+            return true;
+        }
+        let may = access.may_publish(&session.me.identity(), &session.me.client_id, topic);
+        if may {
+            link.may_publish = Some((generation, topic.into()));
+        } else {
+            let (client, topic) = (&*session.me.client_id, crate::listener::shortened(topic));
+            tracing::debug!(client, peer = &*link.peer, topic, "dropped: it may not publish there");
+        }
+        may
     }
 
     /// 5.0's topic alias: the name it stands for, when the packet has none.
@@ -264,6 +291,13 @@ impl Shard {
             let filter = subscription.filter;
             if filter.split('/').count() > limits::TOPIC_LEVELS_MAX {
                 reasons.push(ReasonCode::TopicFilterInvalid);
+                continue;
+            }
+            let me = &self.sessions[slot as usize].me;
+            if !self.router.access.may_subscribe(&me.identity(), &me.client_id, filter) {
+                let (client, filter) = (&*me.client_id, crate::listener::shortened(filter));
+                tracing::info!(client, filter, "a subscription is refused: nothing it matches may be read");
+                reasons.push(ReasonCode::NotAuthorized);
                 continue;
             }
             reasons.push(match subscription.qos {

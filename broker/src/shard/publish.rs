@@ -13,6 +13,7 @@ use crate::limits;
 use crate::mapping::{Origin, partition_of};
 use crate::message::Message;
 use crate::router::retained::Retained;
+use crate::router::trie::{SharedGroup, Subscriber};
 use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
 use crate::session::queue::Next;
 use crate::session::window::Waiting;
@@ -198,7 +199,10 @@ impl Shard {
     /// Gives one member of each shared group its copy; those that go through a queue are returned.
     fn deliver_shared(&mut self, set: &MatchSet, message: &Message<'_>) -> SmallVec<[QueueTarget; 2]> {
         let mut queued = SmallVec::new();
-        for member in set.shared.iter().filter_map(|group| group.pick()) {
+        let router = &self.router;
+        let pick = |group: &Arc<SharedGroup>| group.pick(|session| router.may_receive(session, message.topic));
+        let picked_members: SmallVec<[Subscriber; 2]> = set.shared.iter().filter_map(pick).collect();
+        for member in picked_members {
             if member.session.durable && message.qos.min(member.qos) > QoS::AtMostOnce {
                 queued.push(picked_queue(&member));
             } else if member.session.shard == self.index {
@@ -305,7 +309,7 @@ impl Shard {
         let now = self.now;
         let mut operation = self.lane.begin();
         if let Some(log) = &set.log {
-            let rule = &self.router.rules[log.rule].rule;
+            let rule = &log.target.rule;
             let null = rule.empty_as_null && message.payload.is_empty();
             let mut rendered = Vec::new();
             let (key, partition) = match &log.fixed {
@@ -317,7 +321,7 @@ impl Shard {
                     (&rendered[..], partition_of(&rendered, log.partitions))
                 }
             };
-            operation.append((log.topic, partition), now.unix_ms, targets.into_iter(), |out| {
+            operation.append((log.target.topic.id, partition), now.unix_ms, targets.into_iter(), |out| {
                 message.encode_record(out, key, from.client_id, null, now.unix_s);
             });
             self.counts.appended += 1;
@@ -366,6 +370,9 @@ impl Shard {
         };
         let Some(session) = self.sessions.get(slot as usize) else { return };
         let me = session.me.clone();
+        if !self.router.may_receive(&me, &kept.topic) {
+            return;
+        }
         let qos = kept.qos.min(granted);
         if me.durable && qos > QoS::AtMostOnce {
             let tag = Tag::new(qos, true, id.unwrap_or(0)).0;

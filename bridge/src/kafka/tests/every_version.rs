@@ -6,10 +6,11 @@ use kafka_protocol::messages::{
     DescribeConfigsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest,
     InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest,
     OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestKind, ResponseKind,
-    SyncGroupRequest, TopicName, create_topics_request as create, describe_configs_request as configs,
-    fetch_request as fetch, join_group_request as join, leave_group_request as leave, list_offsets_request as list,
-    metadata_request as metadata, offset_commit_request as commit, offset_fetch_request as offsets,
-    offset_for_leader_epoch_request as epoch, produce_request as produce, sync_group_request as sync,
+    SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest, TopicName, create_topics_request as create,
+    describe_configs_request as configs, fetch_request as fetch, join_group_request as join,
+    leave_group_request as leave, list_offsets_request as list, metadata_request as metadata,
+    offset_commit_request as commit, offset_fetch_request as offsets, offset_for_leader_epoch_request as epoch,
+    produce_request as produce, sync_group_request as sync,
 };
 
 use super::{batch_of, text, with_broker};
@@ -135,6 +136,10 @@ fn sample(key: ApiKey, version: i16, n: usize) -> RequestKind {
         }
         ApiKey::DeleteGroups => DeleteGroupsRequest::default().with_groups_names(vec![group()]).into(),
         ApiKey::DescribeCluster => DescribeClusterRequest::default().into(),
+        ApiKey::SaslHandshake => SaslHandshakeRequest::default().with_mechanism(text("PLAIN")).into(),
+        ApiKey::SaslAuthenticate => {
+            SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from("\0ann\0secret")).into()
+        }
         other => panic!("{other:?} has no sample"),
     }
 }
@@ -184,6 +189,12 @@ fn every_version_of_every_api_is_answered() {
             for version in api.min.max(if api.key == ApiKey::Produce { 3 } else { 0 })..=api.max {
                 n += 1;
                 let body = encode(&sample(api.key, version, n), version);
+                if api.decides_who {
+                    peer = broker.connect();
+                    if api.key == ApiKey::SaslAuthenticate {
+                        peer.ask(1, &SaslHandshakeRequest::default().with_mechanism(text("PLAIN"))).await;
+                    }
+                }
                 peer.send_body(api.key as i16, version, &body).await;
                 let (_, mut frame) = peer.receive_frame().await;
                 if api.key.response_header_version(version) >= 1 {
@@ -211,6 +222,8 @@ fn check(response: &ResponseKind, version: i16) {
         }
         ResponseKind::OffsetFetch(r) => r.topics[0].partitions.iter().map(|p| p.error_code).collect(),
         ResponseKind::CreateTopics(r) => r.topics.iter().map(|t| t.error_code).collect(),
+        ResponseKind::SaslHandshake(r) => vec![r.error_code],
+        ResponseKind::SaslAuthenticate(r) => vec![r.error_code],
         ResponseKind::InitProducerId(r) => vec![r.error_code],
         ResponseKind::OffsetForLeaderEpoch(r) => r.topics[0].partitions.iter().map(|p| p.error_code).collect(),
         ResponseKind::DescribeConfigs(r) => r.results.iter().map(|r| r.error_code).collect(),

@@ -1,9 +1,12 @@
 //! The server as clients see it: requests and answers over a pipe, on a real data folder.
 
+mod access;
 mod every_version;
+mod flush;
 mod groups;
 mod hostile;
 mod records;
+mod sasl;
 mod wire;
 
 use std::{
@@ -16,11 +19,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::{Decodable, HeaderVersion, Request, StrBytes};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream},
     task::{JoinHandle, LocalSet, spawn_local},
 };
 
-use super::{Config, ConnectionError, Server, find_api};
+use super::{Access, Config, ConnectionError, Entry, Open, Principal, Server, find_api};
 use crate::{Bridge, Durability, Options, batch};
 
 /// A broker on a folder that goes with it.
@@ -44,10 +47,10 @@ fn open(folder: &TempDir) -> Bridge {
 
 impl Broker {
     fn start() -> Broker {
-        Broker::start_on(TempDir::new().expect("a temporary folder"))
+        Broker::start_on(TempDir::new().expect("a temporary folder"), Arc::new(Open))
     }
 
-    fn start_on(folder: TempDir) -> Broker {
+    fn start_on(folder: TempDir, access: Arc<dyn Access>) -> Broker {
         let bridge = open(&folder);
         let config = Config {
             node_id: 7,
@@ -58,7 +61,7 @@ impl Broker {
             group_max_session_timeout_ms: 60_000,
             message_bytes_max: 100_000,
         };
-        let server = Server::new(bridge.clone(), config);
+        let server = Server::new(bridge.clone(), config, access);
         Broker { folder, bridge, server }
     }
 
@@ -66,14 +69,27 @@ impl Broker {
         assert!(self.bridge.close(Instant::now() + Duration::from_secs(20)), "closes in time");
         let Broker { folder, bridge, server } = self;
         drop((bridge, server));
-        Broker::start_on(folder)
+        Broker::start_on(folder, Arc::new(Open))
     }
 
     fn connect(&self) -> Peer {
+        self.connect_as(Some(Principal::Anonymous))
+    }
+
+    /// With `None`, the client has to authenticate.
+    fn connect_as(&self, principal: Option<Principal>) -> Peer {
+        self.connect_over(principal, |stream| stream)
+    }
+
+    /// The server sees the stream as `wrap` makes it.
+    fn connect_over<S>(&self, principal: Option<Principal>, wrap: impl FnOnce(DuplexStream) -> S) -> Peer
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let peer = ([127, 0, 0, 1], 50_000).into();
-        let advertised = ("broker.example".to_owned(), 9092);
-        let serving = self.server.clone().serve(theirs, peer, advertised, self.bridge.lane());
+        let entry = Entry { advertised: ("broker.example".to_owned(), 9092), principal };
+        let serving = self.server.clone().serve(wrap(theirs), peer, entry, self.bridge.lane());
         Peer { stream: ours, serving: spawn_local(serving), correlation_id: 0 }
     }
 }
@@ -152,7 +168,11 @@ impl Peer {
 
 /// Runs a test of one broker on one thread, with the timers of its groups.
 fn with_broker(test: impl AsyncFnOnce(Rc<Broker>)) {
-    let broker = Broker::start();
+    with_broker_of(Arc::new(Open), test);
+}
+
+fn with_broker_of(access: Arc<dyn Access>, test: impl AsyncFnOnce(Rc<Broker>)) {
+    let broker = Broker::start_on(TempDir::new().expect("a temporary folder"), access);
     on_one_thread(async {
         spawn_local(broker.server.clone().run_timers());
         test(Rc::new(broker)).await;

@@ -31,6 +31,8 @@ fn ranges_contain_what_old_clients_test_for() {
         (ApiKey::OffsetCommit, &[2]),
         (ApiKey::ListOffsets, &[1]),
         (ApiKey::InitProducerId, &[0]),
+        (ApiKey::SaslHandshake, &[0, 1]),
+        (ApiKey::SaslAuthenticate, &[0]),
     ];
     for (key, versions) in needed {
         let api = find_api(key as i16).expect("served");
@@ -110,9 +112,19 @@ fn a_request_may_come_byte_by_byte() {
 #[test]
 fn other_protocols_are_shown_the_door() {
     with_broker(async |broker| {
+        let strangers: [(&[u8], &str); 3] = [
+            (b"GET / HTTP/1.1\r\n\r\n", "peer: this is HTTP; this listener speaks the Kafka protocol"),
+            (b"\x16\x03\x01\x02\x00\x01", "peer: this is TLS; this listener is plain"),
+            (b"\x10\x10\x00\x04MQTT\x05", "peer: this is MQTT; this listener speaks the Kafka protocol"),
+        ];
+        for (first_bytes, reason) in strangers {
+            let mut peer = broker.connect();
+            peer.stream.write_all(first_bytes).await.expect("written");
+            assert_eq!(peer.ended().await.expect_err("refused").to_string(), reason);
+        }
         let mut peer = broker.connect();
-        peer.stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
-        assert!(matches!(peer.ended().await, Err(ConnectionError::BadLength(0x47455420))));
+        peer.stream.write_all(&[0x7f; 4]).await.expect("written");
+        assert!(matches!(peer.ended().await, Err(ConnectionError::BadLength { bytes: 0x7f7f_7f7f, .. })));
         let mut peer = broker.connect();
         peer.send_body(4, 0, b"inter-broker").await;
         let ended = peer.ended().await;

@@ -1,0 +1,447 @@
+//! Accepts clients, reads their CONNECT, makes sure who they are and brings them to the shard that owns their
+//! session.
+//!
+//! - [`transport`]: what carries their bytes
+//! - [`tls`]: handshakes and certificates, for Kafka's listeners too
+//! - [`websocket`]: messages made a stream
+//! - here: from accept to admission
+
+pub mod tls;
+pub mod transport;
+pub mod websocket;
+
+use std::net::{self, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
+
+use crate::auth::{Access, Identity, Proof, Refusal, User};
+use crate::codec::{Connect, DecodeError, ReasonCode, Version, connect_version, frame};
+use crate::shard::{Mail, Shared, refuse_topic};
+use crate::{Config, connection, limits};
+
+use tls::Tls;
+use transport::{Socket, Transport};
+
+/// First byte of a CONNECT.
+const CONNECT: u8 = 0x10;
+/// First byte of a TLS handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// A bound, non-blocking socket and what is spoken on it.
+#[derive(Debug)]
+pub struct Listener {
+    /// The setting it comes from, for the log.
+    pub name: &'static str,
+    /// Where clients come in.
+    pub socket: net::TcpListener,
+    /// What carries MQTT.
+    pub carrier: Carrier,
+}
+
+/// What carries MQTT on a listener.
+#[derive(Clone)]
+pub enum Carrier {
+    /// TCP.
+    Tcp,
+    /// TLS.
+    Tls(Arc<Tls>),
+    /// WebSocket.
+    Ws,
+    /// WebSocket on TLS.
+    Wss(Arc<Tls>),
+}
+
+impl std::fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Carrier::Tcp => "Tcp",
+            Carrier::Tls(_) => "Tls",
+            Carrier::Ws => "Ws",
+            Carrier::Wss(_) => "Wss",
+        })
+    }
+}
+
+/// What all clients of a listener have in common.
+struct Door {
+    name: &'static str,
+    carrier: Carrier,
+    /// Only this machine reaches it.
+    loopback: bool,
+    /// Connections accepted whose CONNECT is not there yet.
+    handshakes: AtomicUsize,
+}
+
+/// A place among a listener's unfinished handshakes, until it is dropped.
+struct Place(Arc<Door>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that was accepted and has said nothing yet.
+pub struct Incoming {
+    stream: net::TcpStream,
+    peer: SocketAddr,
+    place: Place,
+}
+
+/// A client that may come in, on its way to its shard.
+pub struct Arrival {
+    transport: Transport,
+    /// Who it is.
+    pub client: Client,
+    /// Its CONNECT and whatever came behind it.
+    input: Vec<u8>,
+}
+
+/// Who a client is.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Client id.
+    pub id: Arc<str>,
+    /// The server chose it.
+    pub assigned: bool,
+    /// As whom.
+    pub identity: Identity,
+    /// Where from, for the log.
+    pub peer: Arc<str>,
+    /// It came in where only this machine can.
+    pub loopback: bool,
+}
+
+/// Accepts clients until the shard ends.
+pub async fn accept(shared: Shared, listener: Listener) {
+    let Listener { name, socket, carrier } = listener;
+    let loopback = socket.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(name, %error, "a listener cannot be used"),
+    };
+    let door = Arc::new(Door { name, carrier, loopback, handshakes: AtomicUsize::new(0) });
+    let mut next = 0;
+    loop {
+        let (stream, peer) = match socket.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, usually: others will close some.
+                tracing::warn!(name, %error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if door.handshakes.load(Ordering::Relaxed) >= limits::HANDSHAKES_MAX {
+            tracing::warn!(name, %peer, "refused: too many connections have not sent their CONNECT");
+            continue;
+        }
+        door.handshakes.fetch_add(1, Ordering::Relaxed);
+        let place = Place(door.clone());
+        if let Carrier::Tcp | Carrier::Ws = door.carrier {
+            tokio::task::spawn_local(welcome(shared.clone(), stream, peer, place));
+            continue;
+        }
+        // A handshake's arithmetic is worth sharing among the shards.
+        match stream.into_std() {
+            Ok(stream) => {
+                let shard = shared.borrow();
+                next = (next + 1) % shard.config.shards;
+                shard.send(next, Mail::Incoming(Box::new(Incoming { stream, peer, place })));
+            }
+            Err(error) => tracing::warn!(name, %peer, %error, "a connection could not be moved to a shard"),
+        }
+    }
+}
+
+/// Takes in a connection that another shard accepted.
+pub async fn come_in(shared: Shared, incoming: Incoming) {
+    let Incoming { stream, peer, place } = incoming;
+    match TcpStream::from_std(stream) {
+        Ok(stream) => welcome(shared, stream, peer, place).await,
+        Err(error) => tracing::warn!(name = place.0.name, %peer, %error, "a connection could not be moved to a shard"),
+    }
+}
+
+/// Takes in a client that was let in by another shard.
+pub async fn arrive(shared: Shared, mut arrival: Arrival) {
+    match arrival.transport.resume() {
+        Ok(()) => admit(shared, arrival).await,
+        Err(error) => {
+            tracing::warn!(peer = &*arrival.client.peer, %error, "a connection could not be moved to its shard");
+        }
+    }
+}
+
+/// From the first byte to the client's shard.
+async fn welcome(shared: Shared, stream: TcpStream, peer: SocketAddr, place: Place) {
+    // A failure shows at the first read.
+    let _ = stream.set_nodelay(true);
+    let peer: Arc<str> = peer.to_string().into();
+    let Some(mut arrival) = shake_hands(&shared, Socket::new(stream), &peer, &place.0).await else { return };
+    drop(place);
+    let (here, target) = {
+        let shard = shared.borrow();
+        (shard.index, shard.shard_of(&arrival.client.id))
+    };
+    if here == target {
+        return admit(shared, arrival).await;
+    }
+    match arrival.transport.park() {
+        Ok(()) => shared.borrow().send(target, Mail::Arrival(Box::new(arrival))),
+        Err(error) => tracing::warn!(peer = &*peer, %error, "a connection could not be moved to its shard"),
+    }
+}
+
+async fn admit(shared: Shared, arrival: Arrival) {
+    let Arrival { mut transport, client, mut input } = arrival;
+    let admitted = {
+        let mut shard = shared.borrow_mut();
+        shard.read_clock();
+        shard.counts.bytes_in += input.len() as u64;
+        // It was decoded when it was read, and is again: it borrows from the bytes.
+        let Ok(Some(found)) = frame(&input, shard.config.max_packet_size) else { return };
+        let Ok(connect) = Connect::decode(&found) else { return };
+        let admitted = shard.connect(&connect, &client).map_err(|reason| (connect.version, reason));
+        let length = found.length;
+        input.drain(..length);
+        admitted
+    };
+    match admitted {
+        Ok(admitted) => connection::run(shared, transport, admitted, input).await,
+        Err((version, reason)) => {
+            let why = match reason {
+                ReasonCode::ClientIdentifierNotValid => "its client id is that of another user's session",
+                _ => "its user has changed meanwhile",
+            };
+            tracing::warn!(peer = &*client.peer, client = &*client.id, user = client.identity.name(), "refused: {why}");
+            connection::refuse(&mut transport, version, reason).await;
+        }
+    }
+}
+
+/// A client that is not let in.
+struct Refused {
+    answer: Option<(Version, ReasonCode)>,
+    why: String,
+}
+
+impl Refused {
+    fn silently(why: impl Into<String>) -> Refused {
+        Refused { answer: None, why: why.into() }
+    }
+
+    fn with(version: Version, reason: ReasonCode, why: impl Into<String>) -> Refused {
+        Refused { answer: Some((version, reason)), why: why.into() }
+    }
+}
+
+/// TLS, WebSocket, CONNECT, credentials; says in the log why it came to nothing.
+async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Door) -> Option<Arrival> {
+    let (config, access) = {
+        let shard = shared.borrow();
+        (shard.config.clone(), shard.router.access.clone())
+    };
+    let end = Instant::now() + config.connect_timeout;
+    let late = || Refused::silently(format!("no CONNECT within {} s", config.connect_timeout.as_secs()));
+    let refused = |why: &str| tracing::info!(peer = &**peer, listener = door.name, "refused: {why}");
+    let opened = timeout_at(end, open(door, socket, config.max_packet_size)).await;
+    let (mut transport, certified) = match opened.unwrap_or_else(|_| Err(late().why)) {
+        Ok(opened) => opened,
+        Err(why) => {
+            refused(&why);
+            return None;
+        }
+    };
+    let read = timeout_at(end, read_connect(&mut transport, config.max_packet_size)).await;
+    let proved = match read.unwrap_or_else(|_| Err(late())) {
+        Ok(input) => prove(&access, &config, door, certified, &input).await.map(|claim| (claim, input)),
+        Err(refused) => Err(refused),
+    };
+    match proved {
+        Ok((Claim { id, assigned, identity }, input)) => {
+            let client = Client { id, assigned, identity, peer: peer.clone(), loopback: door.loopback };
+            Some(Arrival { transport, client, input })
+        }
+        Err(Refused { answer, why }) => {
+            refused(&why);
+            if let Some((version, reason)) = answer {
+                connection::refuse(&mut transport, version, reason).await;
+            }
+            None
+        }
+    }
+}
+
+/// The transport a listener speaks, and the user name that a certificate proves.
+async fn open(door: &Door, socket: Socket, packet_max: u32) -> Result<(Transport, Option<Arc<str>>), String> {
+    // The largest packet in one message; a message may hold many smaller ones.
+    let message_max = (packet_max as usize).max(limits::READ_BYTES);
+    match &door.carrier {
+        Carrier::Tcp => Ok((Transport::Tcp(socket), None)),
+        Carrier::Ws => {
+            speaks_http(&socket).await?;
+            let ws = websocket::accept(socket, message_max).await?;
+            Ok((Transport::Ws(Box::new(ws)), None))
+        }
+        Carrier::Tls(tls) => {
+            speaks_tls(&socket).await?;
+            let accepted = tls.accept(socket).await?;
+            Ok((Transport::Tls(Box::new(accepted.stream)), accepted.name))
+        }
+        Carrier::Wss(tls) => {
+            speaks_tls(&socket).await?;
+            let accepted = tls.accept(socket).await?;
+            let ws = websocket::accept(accepted.stream, message_max).await?;
+            Ok((Transport::Wss(Box::new(ws)), accepted.name))
+        }
+    }
+}
+
+/// A client on the wrong port is told apart from one whose TLS is broken.
+async fn speaks_tls(socket: &Socket) -> Result<(), String> {
+    match socket.peek().await {
+        Ok(None) => Err("it closed the connection before it said anything".to_owned()),
+        Ok(Some(CONNECT)) => {
+            Err("plain MQTT where TLS is spoken: give the client the CA, or the plain port".to_owned())
+        }
+        // The handshake gives the client an alert, and the log the rest of the reasons.
+        Ok(Some(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn speaks_http(socket: &Socket) -> Result<(), String> {
+    match socket.peek().await {
+        Ok(None) => Err("it closed the connection before it said anything".to_owned()),
+        Ok(Some(CONNECT)) => Err("MQTT without WebSocket where WebSocket is spoken".to_owned()),
+        Ok(Some(TLS_HANDSHAKE)) => Err("TLS where plain WebSocket is spoken".to_owned()),
+        Ok(Some(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Reads until a whole CONNECT is there that makes sense; gives all that was read.
+async fn read_connect(stream: &mut Transport, packet_max: u32) -> Result<Vec<u8>, Refused> {
+    let mut input = Vec::with_capacity(512);
+    loop {
+        match stream.read_buf(&mut input).await {
+            Ok(0) => return Err(Refused::silently("closed before a CONNECT was complete")),
+            Ok(_) => {}
+            Err(error) => return Err(Refused::silently(error.to_string())),
+        }
+        let found = match frame(&input, packet_max) {
+            Ok(Some(found)) => found,
+            // Another protocol is noticed by its first byte, not after a time-out.
+            Ok(None) if input[0] == CONNECT => continue,
+            Ok(None) => return Err(Refused::silently(not_mqtt(&input, "its first packet is not a CONNECT"))),
+            Err(error) => return Err(Refused::silently(not_mqtt(&input, &format!("not MQTT: {error}")))),
+        };
+        let answer_in = connect_version(&found).ok();
+        let connect = Connect::decode(&found).map_err(|error| undecodable(&error, answer_in))?;
+        if connect.authentication_method.is_some() {
+            let why = "it asks for an authentication method; none is offered";
+            return Err(Refused::with(connect.version, ReasonCode::BadAuthenticationMethod, why));
+        }
+        // As deep as no PUBLISH may be, or in the server's own tree: it would be published unasked later.
+        if let Some((will, reason)) = connect.will.and_then(|will| Some((will, refuse_topic(will.topic)?))) {
+            let why = format!("its will's topic of {} bytes is refused", will.topic.len());
+            return Err(Refused::with(connect.version, reason, why));
+        }
+        return Ok(input);
+    }
+}
+
+fn not_mqtt(input: &[u8], otherwise: &str) -> String {
+    match input {
+        [TLS_HANDSHAKE, ..] => "TLS where plain MQTT is spoken: the client wants the port of mqtt.tls".to_owned(),
+        [b'G', b'E', b'T', b' ', ..] => {
+            "HTTP where MQTT is spoken: WebSocket clients want the port of mqtt.ws".to_owned()
+        }
+        _ => otherwise.to_owned(),
+    }
+}
+
+fn undecodable(error: &DecodeError, version: Option<Version>) -> Refused {
+    let answer = match error {
+        DecodeError::UnsupportedProtocol { answer_in, .. } => Some((*answer_in, error.reason())),
+        _ => version.map(|version| (version, error.reason())),
+    };
+    Refused { answer, why: error.to_string() }
+}
+
+/// Who a client says it is, as far as it was proved.
+struct Claim {
+    id: Arc<str>,
+    assigned: bool,
+    identity: Identity,
+}
+
+/// Whether anonymous clients are let in: as configured, else on loopback as long as there are no users.
+pub fn anonymous_allowed(configured: Option<bool>, loopback: bool, access: &Access) -> bool {
+    configured.unwrap_or(loopback && !access.has_users())
+}
+
+/// Makes sure who a client is, by the CONNECT at the front of `input` and what its certificate proved.
+async fn prove(
+    access: &Access,
+    config: &Config,
+    door: &Door,
+    certified: Option<Arc<str>>,
+    input: &[u8],
+) -> Result<Claim, Refused> {
+    // It was framed and decoded once; this cannot fail.
+    let found = frame(input, config.max_packet_size).ok().flatten();
+    let connect = found.as_ref().and_then(|found| Connect::decode(found).ok());
+    let Some(connect) = connect else { return Err(Refused::silently("its CONNECT does not decode")) };
+    let anonymous = anonymous_allowed(config.allow_anonymous, door.loopback, access);
+    let identity = match (certified, connect.username) {
+        // As Mosquitto: a name in the CONNECT does not count beside a certificate's.
+        (Some(name), _) => Identity::User(User { name, proof: Proof::Certificate }),
+        (None, Some(name)) if access.has_users() => {
+            let password = connect.password.unwrap_or_default();
+            access.authenticate(name, password).await.map_err(|refusal| {
+                let reason = match refusal {
+                    Refusal::WrongPassword => ReasonCode::BadUserNameOrPassword,
+                    Refusal::Busy => ReasonCode::ServerBusy,
+                };
+                Refused::with(connect.version, reason, format!("user {:?}: {refusal}", shortened(name)))
+            })?
+        }
+        // Nobody can say whether the name is true: it is let in as anyone would be, or not at all.
+        (None, _) if anonymous => Identity::Anonymous,
+        (None, name) => {
+            let why = match name {
+                Some(_) => "it gives a user name, and no password_file says who may come in",
+                None => "it gives no user name, and anonymous clients are not allowed here",
+            };
+            return Err(Refused::with(connect.version, ReasonCode::NotAuthorized, why));
+        }
+    };
+    let assigned = connect.client_id.is_empty();
+    let id: Arc<str> = if assigned { random_client_id().into() } else { connect.client_id.into() };
+    if let Some(will) = connect.will
+        && !access.may_publish(&identity, &id, will.topic)
+    {
+        let why = format!("it may not publish its will to {:?}", shortened(will.topic));
+        return Err(Refused::with(connect.version, ReasonCode::NotAuthorized, why));
+    }
+    Ok(Claim { id, assigned, identity })
+}
+
+/// What a peer says, short enough for a line of the log.
+pub(crate) fn shortened(text: &str) -> &str {
+    let end = text.char_indices().nth(limits::LOGGED_CHARS_MAX).map_or(text.len(), |(at, _)| at);
+    &text[..end]
+}
+
+fn random_client_id() -> String {
+    // PROOF: getrandom fails only where the kernel has no getrandom(2); Linux has had it since 3.17.
+    let number = getrandom::u64().expect("the kernel gives random numbers");
+    format!("auto-{number:016x}")
+}

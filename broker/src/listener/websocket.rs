@@ -1,0 +1,132 @@
+//! MQTT over WebSocket [MQTT-6.0.0]: binary messages whose borders mean nothing, made a stream of bytes.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
+
+/// What we speak, the better one first.
+const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
+/// Room for one read; the crate's own 128 KiB would be each idle connection's.
+const READ_BYTES: usize = 4 << 10;
+/// Bytes gathered before they are written.
+const WRITE_BYTES: usize = 8 << 10;
+/// Payload of a message of ours.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// Bytes that wait for a client that does not read; a message of ours and pongs.
+const UNWRITTEN_BYTES_MAX: usize = 64 << 10;
+
+/// A WebSocket connection as a stream of the bytes in its binary messages.
+pub struct WebSocket<S> {
+    inner: WebSocketStream<S>,
+    /// What is left of the message that was read last.
+    message: Bytes,
+}
+
+/// Answers the upgrade request and chooses the subprotocol. `message_bytes_max` bounds what a client's message
+/// may take in memory before it is whole. The error is the reason for the log.
+pub async fn accept<S>(stream: S, message_bytes_max: usize) -> Result<WebSocket<S>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(WRITE_BYTES)
+        .max_write_buffer_size(UNWRITTEN_BYTES_MAX)
+        .max_message_size(Some(message_bytes_max))
+        .max_frame_size(Some(message_bytes_max));
+    match accept_hdr_async_with_config(stream, choose_subprotocol, Some(config)).await {
+        Ok(inner) => Ok(WebSocket { inner, message: Bytes::new() }),
+        Err(error) => Err(format!("no WebSocket: {error}")),
+    }
+}
+
+// The crate's trait wants this error by value.
+#[allow(clippy::result_large_err)]
+fn choose_subprotocol(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
+    let offered: Vec<&str> =
+        offered.iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).collect();
+    match SUBPROTOCOLS.iter().find(|ours| offered.contains(ours)) {
+        Some(chosen) => {
+            response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
+            Ok(response)
+        }
+        None => {
+            let told = "offer the WebSocket subprotocol mqtt or mqttv3.1\n".to_owned();
+            let mut refusal = ErrorResponse::new(Some(told));
+            *refusal.status_mut() = StatusCode::BAD_REQUEST;
+            Err(refusal)
+        }
+    }
+}
+
+impl<S> WebSocket<S> {
+    /// What it runs on.
+    pub fn get_mut(&mut self) -> &mut S
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.inner.get_mut()
+    }
+}
+
+fn told(error: Error) -> io::Error {
+    match error {
+        Error::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::InvalidData, format!("WebSocket: {other}")),
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.message.is_empty() {
+            match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
+                Some(Ok(Message::Binary(bytes))) => this.message = bytes,
+                Some(Ok(Message::Text(_))) => {
+                    let why = "WebSocket: a text message; MQTT takes binary ones [MQTT-6.0.0-1]";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+                }
+                // Pings are answered by the crate; a close is followed by the end.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(told(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let taken = this.message.split_to(this.message.len().min(buf.remaining()));
+        buf.put_slice(&taken);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let inner = &mut self.get_mut().inner;
+        ready!(Pin::new(&mut *inner).poll_ready(cx)).map_err(told)?;
+        let taken = &bytes[..bytes.len().min(MESSAGE_BYTES_MAX)];
+        let message = Message::Binary(Bytes::copy_from_slice(taken));
+        Pin::new(inner).start_send(message).map_err(told)?;
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx).map_err(told)
+    }
+
+    /// Says goodbye in its protocol, then closes what it runs on.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let inner = &mut self.get_mut().inner;
+        match ready!(Pin::new(&mut *inner).poll_close(cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(told(error))),
+        }
+    }
+}

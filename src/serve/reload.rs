@@ -1,0 +1,106 @@
+//! SIGHUP: what can change while it runs is read again.
+
+use std::sync::Arc;
+
+use bridge::Bridge;
+use broker::Broker;
+use broker::auth::Access;
+use broker::listener::tls::Tls;
+use tracing::{error, info, warn};
+
+use super::kafka::Front;
+use super::settings;
+use crate::config::{Config, Loaded, Problems};
+
+/// Keys that a reload puts in force; a name that ends in a dot is a section.
+const RELOADABLE: [&str; 14] = [
+    "password_file",
+    "acl_file",
+    "tls.",
+    "mqtt.allow_anonymous",
+    "mqtt.max_packet_size",
+    "mqtt.max_inflight_messages",
+    "mqtt.receive_maximum",
+    "mqtt.max_queued_messages",
+    "mqtt.max_queued_bytes",
+    "mqtt.connect_timeout_s",
+    "kafka.allow_anonymous",
+    "kafka.advertised",
+    "kafka.advertised_tls",
+    "bridge.enabled",
+];
+
+/// Reads the configuration anew, from where it was read at the start.
+pub type Source = Box<dyn Fn() -> Result<Loaded, Problems>>;
+
+/// What a reload changes.
+pub struct Running {
+    pub source: Source,
+    /// What is in force of the settings that take a restart.
+    pub at_start: Loaded,
+    pub bridge: Bridge,
+    pub broker: Arc<Broker>,
+    pub access: Arc<Access>,
+    pub tls: Option<Arc<Tls>>,
+    pub front: Arc<Front>,
+}
+
+impl Running {
+    /// Puts in force what has changed. What is wrong is said, and what was in force before stays so.
+    pub async fn reload(&self) {
+        info!("SIGHUP: reading configuration, certificates, users and rights again");
+        let loaded = match (self.source)() {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                for line in problems.to_string().lines() {
+                    error!("{line}");
+                }
+                return error!("nothing was reloaded");
+            }
+        };
+        for key in loaded.changed_since(&self.at_start) {
+            let can = RELOADABLE.iter().any(|known| key == *known || (known.ends_with('.') && key.starts_with(known)));
+            if !can {
+                warn!(key, "has changed, and takes a restart");
+            }
+        }
+        if self.take(&loaded.config).await {
+            info!("reloaded");
+        }
+    }
+
+    /// Whether everything was taken.
+    async fn take(&self, config: &Config) -> bool {
+        let mut complete = true;
+        let mut failed = |what: &str, error: &dyn std::fmt::Display| {
+            complete = false;
+            for line in error.to_string().lines() {
+                error!("{line}");
+            }
+            error!("{what} stay as they were");
+        };
+        if let (Some(tls), Some(files)) = (&self.tls, settings::tls_files(config))
+            && let Err(error) = tls.reload(&files)
+        {
+            failed("certificates", &error);
+        }
+        if let Err(error) = self.access.reload(&settings::auth_files(config)) {
+            failed("users and rights", &error);
+        }
+        self.front.settings.write().clone_from(&config.kafka);
+        let (broker, bridge, settings) = (self.broker.clone(), self.bridge.clone(), settings::broker(config));
+        match settings::rules(config) {
+            // A rule's new topic has to reach the disk; nothing else is to wait for it.
+            Ok(rules) => {
+                let reload = move || broker.reload(settings, &bridge, rules);
+                match tokio::task::spawn_blocking(reload).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => failed("rules and limits", &error),
+                    Err(error) => failed("rules and limits", &error),
+                }
+            }
+            Err(error) => failed("rules and limits", &error),
+        }
+        complete
+    }
+}

@@ -1,0 +1,73 @@
+//! The configuration as each part of the program takes it.
+
+use std::time::Duration;
+
+use bridge::kafka;
+use broker::auth;
+use broker::listener::tls;
+use broker::mapping::{Rule, RuleError};
+
+use crate::config::{Config, RuleConfig};
+
+pub fn bridge(config: &Config) -> bridge::Options {
+    bridge::Options {
+        data_dir: config.data_dir.clone(),
+        durability: config.durability,
+        commit_interval: Duration::from_millis(config.commit_interval_ms.into()),
+        segment_bytes_max: config.bridge.segment_bytes,
+        checkpoint_bytes: config.bridge.checkpoint_bytes,
+        checkpoint_interval: Duration::from_secs(config.bridge.checkpoint_interval_s.into()),
+    }
+}
+
+pub fn broker(config: &Config) -> broker::Config {
+    broker::Config {
+        shards: config.shard_count().into(),
+        max_packet_size: config.mqtt.max_packet_size,
+        max_inflight_messages: config.mqtt.max_inflight_messages,
+        receive_maximum: config.mqtt.receive_maximum,
+        max_queued_messages: config.mqtt.max_queued_messages as usize,
+        max_queued_bytes: usize::try_from(config.mqtt.max_queued_bytes).unwrap_or(usize::MAX),
+        connect_timeout: Duration::from_secs(config.mqtt.connect_timeout_s.into()),
+        allow_anonymous: config.mqtt.allow_anonymous,
+    }
+}
+
+pub fn kafka(config: &Config) -> kafka::Config {
+    let kafka = &config.kafka;
+    kafka::Config {
+        node_id: kafka.node_id,
+        auto_create_topics: kafka.auto_create_topics_enable,
+        num_partitions: kafka.num_partitions,
+        group_initial_rebalance_delay_ms: kafka.group_initial_rebalance_delay_ms.into(),
+        group_min_session_timeout_ms: kafka.group_min_session_timeout_ms.into(),
+        group_max_session_timeout_ms: kafka.group_max_session_timeout_ms.into(),
+        message_bytes_max: kafka.message_max_bytes as usize,
+    }
+}
+
+/// None when nothing is mapped.
+pub fn rules(config: &Config) -> Result<Vec<Rule>, RuleError> {
+    if !config.bridge.enabled {
+        return Ok(Vec::new());
+    }
+    let parse =
+        |rule: &RuleConfig| Rule::parse(&rule.filter, &rule.topic, &rule.key, rule.partitions, rule.empty_as_null);
+    config.bridge.rule.iter().map(parse).collect()
+}
+
+pub fn auth_files(config: &Config) -> auth::Files {
+    auth::Files { password_file: config.password_file.clone(), acl_file: config.acl_file.clone() }
+}
+
+/// `None` without certificates.
+pub fn tls_files(config: &Config) -> Option<tls::Files> {
+    let (certificate, key) = config.tls.pair.clone()?;
+    Some(tls::Files {
+        certificate,
+        key,
+        client_ca: config.tls.cafile.clone(),
+        require_certificate: config.tls.require_certificate,
+        use_identity_as_username: config.tls.use_identity_as_username,
+    })
+}
