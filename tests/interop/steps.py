@@ -4,6 +4,7 @@ and how it tells the run what it did: VERSION, PASS and FAIL lines.
 `run` gives the address and a topic as arguments, and in the environment, where they are to be
 used, INTEROP_CA (a file: use TLS and trust it), INTEROP_USER and INTEROP_PASSWORD."""
 
+import logging
 import os
 import sys
 import traceback
@@ -58,6 +59,21 @@ def librdkafka(bootstrap, password=PASSWORD):
     return settings | {"security.protocol": protocol}
 
 
+class Log(logging.Handler):
+    """What a client logs, for what it does not raise."""
+
+    def __init__(self, logger):
+        super().__init__()
+        self.lines = []
+        logging.getLogger(logger).addHandler(self)
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+    def __str__(self):
+        return "\n".join(self.lines)
+
+
 class Steps:
     def __init__(self, version):
         print("VERSION", version, flush=True)
@@ -91,3 +107,8 @@ class Steps:
 def equal(got, due):
     if got != due:
         raise AssertionError(f"got {got!r}, due {due!r}")
+
+
+def contains(text, part):
+    if part not in text:
+        raise AssertionError(f"{part!r} is not in {text!r}")

@@ -61,7 +61,7 @@ wrong_password() {
     echo "it was let in: $said" >&2
     return 1
   }
-  contains "$said" SaslAuthenticationException
+  contains "$said" "Authentication failed: Invalid username or password"
 }
 
 echo "VERSION $(java -cp "$jars/*" org.apache.kafka.tools.TopicCommand --version | sed 's/ .*//')"

@@ -86,7 +86,7 @@ first=$root
 for version in mqttv311 mqttv5; do
   case $version in
   mqttv311) name=3.1.1 refusal="bad user name or password" ;;
-  *) name=5.0 refusal="Bad user name or password" ;;
+  *) name=5.0 refusal="Bad User Name or Password" ;;
   esac
   root=$first-$version
   if [ "$list" = password ]; then
