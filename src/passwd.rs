@@ -82,7 +82,7 @@ pub fn run(args: &PasswdArgs) -> Result<(), PasswdError> {
     }
     let password = match args.password_stdin {
         true => read_line(io::stdin().lock())?,
-        false => ask_twice(&args.user, |prompt| rpassword::prompt_password(prompt))?,
+        false => ask_twice(&args.user, rpassword::prompt_password)?,
     };
     if password.is_empty() {
         return Err(PasswdError::Empty);
@@ -133,7 +133,8 @@ fn change(path: &Path, user: &str, hash: Option<&str>) -> Result<(), PasswdError
     };
     let folder = (folder, File::open(folder).map_err(cannot)?);
     // Two of us at once must not undo each other's work; the file itself is replaced, so it cannot carry the lock.
-    rustix::fs::flock(&folder.1, FlockOperation::LockExclusive).map_err(|error| cannot(error.into()))?;
+    // Where a file system has no locks for folders (NFS), that is no reason not to change anything.
+    let _ = rustix::fs::flock(&folder.1, FlockOperation::LockExclusive);
     let (path, found) = find(&path)?;
     let old = match &found {
         None => Vec::new(),

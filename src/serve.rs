@@ -105,7 +105,7 @@ async fn serve(config: &Config, running: &Running, sockets: Listeners<TcpSocket>
 
     let Running { bridge, broker, front, tls, .. } = running;
     let state = Arc::new(AdminState::new());
-    metrics::add(&state, bridge, broker, &front.server);
+    metrics::add(&state, &config.data_dir, running);
     let timers = front.server.clone();
     broker.run_on(0, Box::new(move || Box::pin(timers.run_timers())));
     listen(broker, "mqtt.tcp", all.mqtt, Some(Carrier::Tcp))?;

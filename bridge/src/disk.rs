@@ -10,6 +10,8 @@ use bytes::Bytes;
 use rustix::fs::FlockOperation;
 use rustix::io::{Errno, ReadWriteFlags};
 
+use crate::metrics::{Disk, Purpose, disk};
+
 /// A disk operation that failed, and on what.
 #[derive(Debug, thiserror::Error)]
 #[error("disk: {action} {}: {source}", path.display())]
@@ -38,13 +40,15 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskEr
 pub struct File {
     file: fs::File,
     path: PathBuf,
+    counted: &'static Disk,
 }
 
 impl File {
     /// Opens for reading and writing; makes it when missing.
     pub fn open(path: &Path) -> Result<File, DiskError> {
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        Ok(File { file: file.map_err(failed("open", path))?, path: path.to_owned() })
+        let counted = disk(Purpose::of(path));
+        Ok(File { file: file.map_err(failed("open", path))?, path: path.to_owned(), counted })
     }
 
     /// Its size in bytes.
@@ -59,12 +63,13 @@ impl File {
 
     /// Writes all of `bytes` at `position`.
     pub fn write_at(&self, bytes: &[u8], position: u64) -> Result<(), DiskError> {
-        self.file.write_all_at(bytes, position).map_err(failed("write", &self.path))
+        let written = self.file.write_all_at(bytes, position);
+        self.counted.wrote(written, bytes.len()).map_err(failed("write", &self.path))
     }
 
     /// Makes its bytes durable (fdatasync).
     pub fn sync_data(&self) -> Result<(), DiskError> {
-        self.file.sync_data().map_err(failed(FDATASYNC, &self.path))
+        self.counted.synced(self.file.sync_data()).map_err(failed(FDATASYNC, &self.path))
     }
 
     /// Reads up to `bytes_max` from `position`; less only at the end of the file. May wait for the disk.
@@ -97,14 +102,16 @@ impl File {
 
     /// Fills it with `bytes` zeros and makes them durable, so that later writes cost no metadata (J3).
     pub fn fill_with_zeros(&self, bytes: u64) -> Result<(), DiskError> {
+        let counted = disk(Purpose::Zeros);
         let zeros = vec![0u8; 1 << 20];
         let mut position = 0;
         while position < bytes {
             let n = (bytes - position).min(zeros.len() as u64);
-            self.write_at(&zeros[..n as usize], position)?;
+            let written = self.file.write_all_at(&zeros[..n as usize], position);
+            counted.wrote(written, n as usize).map_err(failed("write", &self.path))?;
             position += n;
         }
-        self.file.sync_all().map_err(failed(FSYNC, &self.path))
+        counted.synced(self.file.sync_all()).map_err(failed(FSYNC, &self.path))
     }
 }
 
@@ -145,7 +152,7 @@ impl Folder {
     /// Makes the names in it durable: files made, renamed and removed.
     pub fn sync(&self) -> Result<(), DiskError> {
         let folder = fs::File::open(&self.path).map_err(failed("open", &self.path))?;
-        folder.sync_all().map_err(failed(FSYNC, &self.path))
+        disk(Purpose::Folder).synced(folder.sync_all()).map_err(failed(FSYNC, &self.path))
     }
 
     /// Removes a file in it; one that is not there is no error.
@@ -173,7 +180,7 @@ impl Folder {
         let file = File::open(&self.join(&temporary))?;
         file.set_len(0)?;
         file.write_at(bytes, 0)?;
-        file.file.sync_all().map_err(failed(FSYNC, &file.path))?;
+        file.counted.synced(file.file.sync_all()).map_err(failed(FSYNC, &file.path))?;
         let path = self.join(name);
         fs::rename(&file.path, &path).map_err(failed("rename to", &path))?;
         self.sync()

@@ -42,6 +42,7 @@ use journal::apply::{Applied, Applier};
 use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer};
 use journal::commit::{Committer, Shared};
+use journal::files::Files;
 use journal::gather::Gather;
 use journal::recovery::Journal;
 use keyed::KeyedLogs;
@@ -145,6 +146,7 @@ struct Core {
     shared: Arc<Shared>,
     topics: Arc<Topics>,
     topics_folder: Folder,
+    journal_files: Arc<Files>,
     next_topic_id: Mutex<u32>,
     recovered: Mutex<Whole>,
     epoch: i32,
@@ -205,7 +207,7 @@ impl Bridge {
         let checkpointer = Checkpointer {
             shared: shared.clone(),
             folder,
-            files: replayed.files,
+            files: replayed.files.clone(),
             state: keyed,
             running,
             epoch,
@@ -231,6 +233,7 @@ impl Bridge {
             shared,
             topics,
             topics_folder,
+            journal_files: replayed.files,
             next_topic_id: Mutex::new(next_topic_id),
             recovered: Mutex::new(whole),
             epoch: kafka_epoch,
@@ -354,6 +357,23 @@ impl Bridge {
     /// Journal bytes that no checkpoint covers yet.
     pub fn uncheckpointed_bytes(&self) -> u64 {
         self.0.shared.uncheckpointed_bytes.load(Ordering::Acquire)
+    }
+
+    /// Bytes handed to the journal and not durable yet.
+    pub fn backlog_bytes(&self) -> u64 {
+        self.0.shared.lanes.backlog_bytes() as u64
+    }
+
+    /// Journal files: being written, full and waiting for a checkpoint, spare.
+    pub fn journal_files(&self) -> (usize, usize, usize) {
+        self.0.journal_files.counts()
+    }
+
+    /// Every topic by name, the hidden one included; not to be shown to clients.
+    pub fn topics_and_hidden(&self) -> Vec<Arc<Topic>> {
+        let mut all = self.0.topics.all();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// Why nothing more becomes durable, if so (J8).

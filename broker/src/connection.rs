@@ -247,6 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let write = self.stream.write_all(&self.out[self.written..]);
             let written = tokio::time::timeout(Duration::from_secs(limits::CLOSE_S), write).await;
             if matches!(written, Ok(Ok(()))) {
+                self.shared.borrow_mut().counts.bytes_out += (self.out.len() - self.written) as u64;
                 close(&mut self.stream).await;
             }
         }

@@ -1,66 +1,212 @@
-//! What the broker counts. Each shard counts in plain numbers and shows them once a turn.
+//! What the broker counts. Each shard counts in plain numbers and shows them once a turn; what would have to be
+//! kept up with at every message it sums up once a second ([`Depths`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::codec::{QoS, ReasonCode};
+use crate::session::{Out, Session};
+
 macro_rules! counts {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    (sum { $($(#[$doc:meta])* $name:ident),* $(,)? } max { $($(#[$max_doc:meta])* $max:ident),* $(,)? }) => {
         /// A shard's own counts.
         #[derive(Clone, Copy, Debug, Default)]
-        pub struct Counts { $($(#[$doc])* pub $name: u64),* }
+        pub struct Counts { $($(#[$doc])* pub $name: u64,)* $($(#[$max_doc])* pub $max: u64),* }
 
         /// The counts as others may read them.
         #[derive(Debug, Default)]
-        pub struct Shown { $($(#[$doc])* pub $name: AtomicU64),* }
+        pub struct Shown { $($(#[$doc])* pub $name: AtomicU64,)* $($(#[$max_doc])* pub $max: AtomicU64),* }
 
         impl Shown {
             /// Makes a shard's counts visible.
             pub fn show(&self, counts: &Counts) {
                 $(self.$name.store(counts.$name, Ordering::Relaxed);)*
+                $(self.$max.store(counts.$max, Ordering::Relaxed);)*
             }
 
             /// Adds what is visible to `sum`.
             pub fn add_to(&self, sum: &mut Counts) {
                 $(sum.$name += self.$name.load(Ordering::Relaxed);)*
+                $(sum.$max = sum.$max.max(self.$max.load(Ordering::Relaxed));)*
             }
         }
     };
 }
 
 counts! {
-    /// Clients connected now.
-    connected,
-    /// CONNECTs accepted.
-    connects,
-    /// Connections closed for a fault of the client's.
-    faults,
-    /// Sessions, connected or not.
-    sessions,
-    /// PUBLISH packets received, QoS 0.
-    received_qos0,
-    /// PUBLISH packets received, QoS 1.
-    received_qos1,
-    /// PUBLISH packets received, QoS 2.
-    received_qos2,
-    /// PUBLISH packets sent, QoS 0.
-    sent_qos0,
-    /// PUBLISH packets sent, QoS 1 and 2.
-    sent_qos12,
-    /// Bytes read from clients.
-    bytes_in,
-    /// Bytes written to clients.
-    bytes_out,
-    /// Messages appended to the log.
-    appended,
-    /// Dropped: QoS 0 for a client that does not read.
-    dropped_slow,
-    /// Dropped: a queue was full.
-    dropped_queue_full,
-    /// Dropped: it expired in a queue.
-    dropped_expired,
-    /// Dropped: larger than the client takes.
-    dropped_too_large,
-    /// Dropped: what a queue pointed to could not be read.
-    dropped_unreadable,
-    /// Dropped: its publisher may not publish there.
-    dropped_not_authorized,
+    sum {
+        /// Clients connected now.
+        connected,
+        /// CONNECTs accepted.
+        connects,
+        /// Connections closed for a fault of the client's.
+        faults,
+        /// Refused: too many others had not sent their CONNECT yet.
+        refused_busy,
+        /// Refused: no CONNECT in time.
+        refused_timeout,
+        /// Refused: TLS or WebSocket did not come about.
+        refused_handshake,
+        /// Refused: it was closed before its CONNECT was whole, or did not begin with one.
+        refused_no_connect,
+        /// Refused: a version of MQTT that is not spoken.
+        refused_version,
+        /// Refused: who the client is, or says it is.
+        refused_unauthorized,
+        /// Refused: anything else about its CONNECT.
+        refused_invalid,
+        /// PUBLISH packets received, QoS 0.
+        received_qos0,
+        /// PUBLISH packets received, QoS 1.
+        received_qos1,
+        /// PUBLISH packets received, QoS 2.
+        received_qos2,
+        /// Bytes of payloads received, QoS 0.
+        received_bytes_qos0,
+        /// Bytes of payloads received, QoS 1.
+        received_bytes_qos1,
+        /// Bytes of payloads received, QoS 2.
+        received_bytes_qos2,
+        /// PUBLISH packets sent, QoS 0.
+        sent_qos0,
+        /// PUBLISH packets sent, QoS 1.
+        sent_qos1,
+        /// PUBLISH packets sent, QoS 2.
+        sent_qos2,
+        /// Bytes of payloads sent, QoS 0.
+        sent_bytes_qos0,
+        /// Bytes of payloads sent, QoS 1.
+        sent_bytes_qos1,
+        /// Bytes of payloads sent, QoS 2.
+        sent_bytes_qos2,
+        /// PUBLISH packets received and not taken: their topic may not be published to by anyone.
+        refused_topics,
+        /// Bytes read from clients.
+        bytes_in,
+        /// Bytes written to clients.
+        bytes_out,
+        /// Messages appended to the log.
+        appended,
+        /// Dropped: QoS 0 for a client that does not read.
+        dropped_slow,
+        /// Dropped: a queue was full.
+        dropped_queue_full,
+        /// Dropped: it expired in a queue.
+        dropped_expired,
+        /// Dropped: larger than the client takes.
+        dropped_too_large,
+        /// Dropped: what a queue pointed to could not be read.
+        dropped_unreadable,
+        /// Dropped: its session ended before it could be sent.
+        dropped_session_ended,
+        /// Messages, wills among them, that their publisher may not publish there.
+        refused_rights,
+        /// Retained messages whose lifetime was over.
+        retained_expired,
+        /// Durable sessions whose client is connected. This and all below once a second.
+        durable_connected,
+        /// Durable sessions whose client is away.
+        durable_away,
+        /// Sessions that end with their connection.
+        passing_connected,
+        /// Messages not sent yet in queues of durable sessions.
+        queued_durable,
+        /// Messages that wait for a place in the window of a session that ends with its connection.
+        queued_passing,
+        /// Bytes of those.
+        queued_passing_bytes,
+        /// QoS 1 and 2 messages sent to connected clients and not acknowledged.
+        in_flight,
+        /// Bytes that wait to be written to clients.
+        outbox_bytes,
+    }
+    max {
+        /// Messages of the longest queue, as `max_queued_messages` counts them.
+        longest_queue,
+    }
+}
+
+impl Counts {
+    /// A PUBLISH was received.
+    #[inline]
+    pub fn received(&mut self, qos: QoS, payload_bytes: usize) {
+        let (messages, bytes) = match qos {
+            QoS::AtMostOnce => (&mut self.received_qos0, &mut self.received_bytes_qos0),
+            QoS::AtLeastOnce => (&mut self.received_qos1, &mut self.received_bytes_qos1),
+            QoS::ExactlyOnce => (&mut self.received_qos2, &mut self.received_bytes_qos2),
+        };
+        *messages += 1;
+        *bytes += payload_bytes as u64;
+    }
+
+    /// A PUBLISH was put into an output buffer.
+    #[inline]
+    pub fn sent(&mut self, qos: QoS, payload_bytes: usize) {
+        let (messages, bytes) = match qos {
+            QoS::AtMostOnce => (&mut self.sent_qos0, &mut self.sent_bytes_qos0),
+            QoS::AtLeastOnce => (&mut self.sent_qos1, &mut self.sent_bytes_qos1),
+            QoS::ExactlyOnce => (&mut self.sent_qos2, &mut self.sent_bytes_qos2),
+        };
+        *messages += 1;
+        *bytes += payload_bytes as u64;
+    }
+
+    /// A connection was refused, with this reason if its client could be told one.
+    pub fn refused(&mut self, told: Option<ReasonCode>) {
+        *match told {
+            None => &mut self.refused_no_connect,
+            Some(ReasonCode::UnsupportedProtocolVersion) => &mut self.refused_version,
+            Some(
+                ReasonCode::BadUserNameOrPassword | ReasonCode::NotAuthorized | ReasonCode::BadAuthenticationMethod,
+            ) => &mut self.refused_unauthorized,
+            Some(_) => &mut self.refused_invalid,
+        } += 1;
+    }
+}
+
+/// What a shard's sessions hold, summed up while it looks at each of them anyway.
+#[derive(Debug, Default)]
+pub struct Depths(Counts);
+
+impl Depths {
+    /// Adds one session; a few numbers that it has at hand.
+    pub fn add(&mut self, session: &Session) {
+        let Depths(sum) = self;
+        let connected = session.link.is_some();
+        *match (session.me.durable, connected) {
+            (true, true) => &mut sum.durable_connected,
+            (true, false) => &mut sum.durable_away,
+            (false, _) => &mut sum.passing_connected,
+        } += 1;
+        let queued = match &session.out {
+            Out::Queue(queue) => {
+                let (unsent, in_flight) = if connected { queue.standing() } else { (queue.len(), 0) };
+                sum.queued_durable += unsent as u64;
+                sum.in_flight += in_flight as u64;
+                queue.len()
+            }
+            Out::Window(window) => {
+                let (waiting, waiting_bytes) = window.waiting();
+                sum.queued_passing += waiting as u64;
+                sum.queued_passing_bytes += waiting_bytes as u64;
+                sum.in_flight += window.in_flight() as u64;
+                waiting
+            }
+        };
+        sum.longest_queue = sum.longest_queue.max(queued as u64);
+        sum.outbox_bytes += session.link.as_ref().map_or(0, |link| link.backlog_bytes()) as u64;
+    }
+
+    /// Puts the sums into `counts`.
+    pub fn put_into(self, counts: &mut Counts) {
+        let Depths(sum) = self;
+        counts.durable_connected = sum.durable_connected;
+        counts.durable_away = sum.durable_away;
+        counts.passing_connected = sum.passing_connected;
+        counts.queued_durable = sum.queued_durable;
+        counts.queued_passing = sum.queued_passing;
+        counts.queued_passing_bytes = sum.queued_passing_bytes;
+        counts.in_flight = sum.in_flight;
+        counts.outbox_bytes = sum.outbox_bytes;
+        counts.longest_queue = sum.longest_queue;
+    }
 }

@@ -35,6 +35,12 @@ impl MetricSink {
         push_sample(samples, name, labels, &value.to_string());
     }
 
+    /// The same in seconds, which come in parts. `name` ends in `_seconds_total`.
+    pub fn counter_seconds(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        let samples = self.family(name, "counter", help);
+        push_sample(samples, name, labels, &number(value));
+    }
+
     /// A value that goes up and down.
     pub fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
         let samples = self.family(name, "gauge", help);
@@ -69,7 +75,7 @@ impl MetricSink {
     }
 
     /// All of it, by name.
-    pub(super) fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         let mut text = String::new();
         for (name, Family { kind, help, samples }) in self.families {
             // Writing to a String does not fail.

@@ -184,6 +184,7 @@ impl Coordinator {
             group: slot.group.id.clone(),
             protocol_type: slot.group.protocol_type.clone(),
             state: slot.group.state(),
+            members: slot.group.members.len(),
         };
         self.groups.values().map(overview).collect()
     }

@@ -275,4 +275,6 @@ pub struct Overview {
     pub protocol_type: Arc<str>,
     /// Where it stands.
     pub state: State,
+    /// How many have joined.
+    pub members: usize,
 }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use crate::batch::Header;
 use crate::log::partition::AppendError;
 use crate::log::{Partition, Topics};
 use crate::state::Change;
@@ -66,9 +65,8 @@ impl Applied {
         Ok(())
     }
 
-    /// Appends the batches of a frame from the `done`th on, counting `done` up; gives their bytes and records.
-    pub(crate) fn batches(&mut self, body: &[u8], done: &mut usize) -> Result<(u64, u64), ApplyError> {
-        let (mut bytes_written, mut records) = (0, 0);
+    /// Appends the batches of a frame from the `done`th on, counting `done` up.
+    pub(crate) fn batches(&mut self, body: &[u8], done: &mut usize) -> Result<(), ApplyError> {
         let mut rest = body;
         let mut index = 0;
         while let Some(section) = frame::next_section(&mut rest) {
@@ -80,12 +78,10 @@ impl Applied {
             // J4: replay skips nothing but what belongs to a topic that is no more.
             if let Some(found) = self.partition(topic, partition) {
                 found.append(bytes).map_err(|e| ApplyError::Append(topic, partition, e))?;
-                bytes_written += bytes.len() as u64;
-                records += Header::parse(bytes).map_or(0, |h| h.record_count as u64);
             }
             *done = index;
         }
-        Ok((bytes_written, records))
+        Ok(())
     }
 
     fn partition(&mut self, topic: u32, partition: u32) -> Option<Arc<Partition>> {
@@ -181,11 +177,7 @@ impl Applier {
         let mut done = 0;
         loop {
             match self.applied.batches(body, &mut done) {
-                Ok((bytes, records)) => {
-                    self.shared.metrics.segment_bytes.fetch_add(bytes, Ordering::Relaxed);
-                    self.shared.metrics.records.fetch_add(records, Ordering::Relaxed);
-                    break;
-                }
+                Ok(()) => break,
                 Err(ApplyError::Append(topic, partition, AppendError::Disk(error))) => {
                     tracing::error!(topic, partition, %error, "cannot write to the log, trying again");
                     std::thread::sleep(RETRY);

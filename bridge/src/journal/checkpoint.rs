@@ -138,7 +138,7 @@ impl Checkpointer {
                 thread::sleep(RETRY);
             }
             self.shared.uncheckpointed_bytes.fetch_sub(job.journal_bytes, Ordering::AcqRel);
-            self.shared.metrics.checkpoints.fetch_add(1, Ordering::Relaxed);
+            self.shared.metrics.checkpoint(began.elapsed());
             self.running.store(false, Ordering::Release);
             tracing::debug!(lsn = job.lsn, took_ms = began.elapsed().as_millis() as u64, "checkpoint");
         }

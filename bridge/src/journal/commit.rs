@@ -164,13 +164,14 @@ impl Committer {
             self.buffers.push(pending);
         }
         let mut frame = Frame::new(Vec::new());
+        let records = self.gather.take_records();
         if self.gather.finish(&mut frame) {
             let bytes = self.writer.write(&mut frame)?;
             self.shared.uncheckpointed_bytes.fetch_add(bytes, Ordering::AcqRel);
             if self.options.durability == Durability::Fsync {
                 self.sync()?;
             }
-            self.shared.metrics.commit(began.elapsed(), bytes);
+            self.shared.metrics.commit(began.elapsed(), records);
             let frame = Arc::new(frame);
             self.gather.deliveries(&frame, |lane, delivery| match shares.iter_mut().find(|share| share.lane == lane) {
                 Some(share) => share.deliveries.push(delivery),
@@ -228,7 +229,6 @@ impl Committer {
     fn sync(&mut self) -> Result<(), DiskError> {
         let synced = self.writer.sync()?;
         self.last_sync = Instant::now();
-        self.shared.metrics.fsyncs.fetch_add(1, Ordering::Relaxed);
         self.shared.synced_lsn.store(synced, Ordering::Release);
         Ok(())
     }

@@ -76,6 +76,8 @@ struct Inner {
     full: VecDeque<(String, u64)>,
     /// Ready for use.
     spares: Vec<String>,
+    /// Whether one is being written.
+    in_use: bool,
     next_number: u64,
     next_bytes: u64,
 }
@@ -86,7 +88,7 @@ impl Files {
         let number = |name: &String| name.split('.').next().and_then(|n| n.parse::<u64>().ok());
         let next_number =
             full.iter().map(|(name, _)| name).chain(&spares).filter_map(number).max().map_or(1, |n| n + 1);
-        let inner = Inner { full: full.into(), spares, next_number, next_bytes: FIRST_FILE_BYTES };
+        let inner = Inner { full: full.into(), spares, in_use: false, next_number, next_bytes: FIRST_FILE_BYTES };
         Files { folder, inner: Mutex::new(inner) }
     }
 
@@ -98,6 +100,12 @@ impl Files {
                 inner.spares.push(name);
             }
         }
+    }
+
+    /// Files being written (one, after the first frame), full ones that wait for a checkpoint, and spares.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let inner = self.inner.lock();
+        (inner.in_use.into(), inner.full.len(), inner.spares.len())
     }
 
     /// Makes a spare when there is none; off the committer's path.
@@ -229,8 +237,10 @@ impl Writer {
         };
         next.file.write_at(&header.encode(), 0)?;
         next.position = BOUNDARY_BYTES as u64;
+        let mut files = self.files.inner.lock();
+        files.in_use = true;
         if let Some(full) = self.current.replace(next) {
-            self.files.inner.lock().full.push_back((full.name, self.next_lsn - 1));
+            files.full.push_back((full.name, self.next_lsn - 1));
         }
         Ok(())
     }

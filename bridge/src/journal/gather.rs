@@ -31,6 +31,8 @@ pub(crate) struct Gather {
     /// Heads with something in this group.
     touched: Vec<usize>,
     deliveries: Vec<Unplaced>,
+    /// Records in this group.
+    records: u64,
     /// Order of the newest change gathered, by key, for keys that several lanes change.
     newest: HashMap<Key, u64>,
     /// The same for keys changed longer ago; older ones are forgotten. A change is overtaken between a lock and
@@ -82,6 +84,7 @@ impl Gather {
             changes: Vec::new(),
             touched: Vec::new(),
             deliveries: Vec::new(),
+            records: 0,
             newest: HashMap::new(),
             newer_before: HashMap::new(),
         }
@@ -152,6 +155,7 @@ impl Gather {
         let body_end = body_at + u32_at(bytes, body_at - 4) as usize;
         let body = &bytes[body_at..body_end];
         if let Some(index) = self.touch(topic, partition) {
+            self.records += 1;
             let head = &mut self.heads[index];
             if head.builder.len() + body.len() > BATCH_BYTES_MAX {
                 head.close_builder(self.epoch);
@@ -214,6 +218,7 @@ impl Gather {
         batch::place(&mut batch, base_offset, self.epoch);
         head.closed.push(batch);
         head.next += i64::from(header.record_count);
+        self.records += u64::try_from(header.record_count).unwrap_or(0);
         if verdict == Verdict::Next {
             let (key, value) = self.producers.remember(topic, partition, header, base_offset);
             Change::Put(Space::PRODUCERS, &key, &value).encode(&mut self.changes);
@@ -266,6 +271,11 @@ impl Gather {
             self.touched.push(index);
         }
         Some(index)
+    }
+
+    /// How many records the group holds; the next one's count begins.
+    pub(crate) fn take_records(&mut self) -> u64 {
+        std::mem::take(&mut self.records)
     }
 
     /// Lays the group out in `frame`; `false` when there is nothing to write.

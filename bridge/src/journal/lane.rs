@@ -165,6 +165,11 @@ impl Lanes {
     pub(crate) fn failure(&self) -> Option<&JournalFailed> {
         self.failed.get()
     }
+
+    /// Bytes of all lanes, submitted and not durable.
+    pub(crate) fn backlog_bytes(&self) -> usize {
+        self.list.read().iter().map(Lane::backlog_bytes).sum()
+    }
 }
 
 /// What a lane holds for the committer.

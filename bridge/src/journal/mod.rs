@@ -6,7 +6,7 @@ pub(crate) mod apply;
 pub(crate) mod changes;
 pub(crate) mod checkpoint;
 pub(crate) mod commit;
-mod files;
+pub(crate) mod files;
 mod frame;
 pub(crate) mod gather;
 pub(crate) mod recovery;

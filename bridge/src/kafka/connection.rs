@@ -22,8 +22,8 @@ const REQUEST_BYTES_MAX: i32 = 100 * 1024 * 1024;
 const STRANGERS_REQUEST_BYTES_MAX: i32 = 64 * 1024;
 /// Such a client is closed if it has not authenticated after so long.
 const AUTHENTICATION_SECONDS_MAX: u64 = 10;
-/// How long a connection outlives the answer that refuses its client: who was read the answer, and
-/// who tries names and passwords has to wait.
+/// How long the answer is kept back that refuses a client, as Kafka does: who tries passwords, or
+/// the same one again and again as librdkafka does, has to wait for it.
 const REFUSAL: Duration = Duration::from_millis(100);
 /// Requests of one connection read and not yet answered.
 const PENDING_REQUESTS_MAX: usize = 64;
@@ -232,19 +232,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Lets a client that is refused have its answer.
+    /// Lets a client that is refused have its answer, after a while.
     async fn say_the_last(&mut self) {
-        let Connection { writer, outbox, .. } = self;
+        tokio::time::sleep(REFUSAL).await;
+        let Connection { server, writer, outbox, .. } = self;
         let say = async {
             while outbox.is_busy() {
                 let bytes = outbox.write_to(writer).await?;
                 outbox.advance(bytes);
+                add(&server.metrics().bytes_out, bytes);
             }
             Ok::<(), std::io::Error>(())
         };
         // If it takes nothing, or is gone, it need not be told.
         let _ = timeout(FAREWELL, say).await;
-        tokio::time::sleep(REFUSAL).await;
     }
 
     fn forget_answered(&mut self) {

@@ -1,7 +1,5 @@
 //! DescribeGroups, ListGroups, DeleteGroups: groups as tools see them.
 
-use std::collections::BTreeMap;
-
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -17,11 +15,10 @@ use kafka_protocol::{
 use super::{
     call::{Call, ConnectionError, Work},
     membership::{arc, text},
+    server::CONSUMER,
 };
 use crate::group::{DescribedMember, State};
 
-/// Only consumers commit offsets: so it is theirs when a group is known by its offsets alone.
-const CONSUMER: &str = "consumer";
 /// What a group is called that nobody knows.
 const DEAD: &str = "Dead";
 
@@ -69,21 +66,16 @@ pub(super) fn list_groups(mut call: Call) -> Work {
         if !call.may_use_groups() {
             return call.answer(&ListGroupsResponse::default());
         }
-        let offsets_alone = call.server.offsets.groups().into_iter();
-        let mut groups: BTreeMap<_, _> = offsets_alone.map(|group| (group, (CONSUMER.into(), State::Empty))).collect();
-        for group in call.server.groups.list() {
-            groups.insert(group.group, (group.protocol_type, group.state));
-        }
         let among =
             |filter: &[StrBytes], name: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(name));
-        let listed = groups.into_iter().filter(|(_, (_, state))| {
-            among(&request.states_filter, state.name()) && among(&request.types_filter, "classic")
+        let listed = call.server.overviews_by_name().into_iter().filter(|group| {
+            among(&request.states_filter, group.state.name()) && among(&request.types_filter, "classic")
         });
-        let listed = listed.map(|(group, (protocol_type, state))| {
+        let listed = listed.map(|group| {
             ListedGroup::default()
-                .with_group_id(GroupId(text(&group)))
-                .with_protocol_type(text(&protocol_type))
-                .with_group_state(StrBytes::from_static_str(state.name()))
+                .with_group_id(GroupId(text(&group.group)))
+                .with_protocol_type(text(&group.protocol_type))
+                .with_group_state(StrBytes::from_static_str(group.state.name()))
                 .with_group_type(StrBytes::from_static_str("classic"))
         });
         let response = ListGroupsResponse::default().with_groups(listed.collect());

@@ -49,7 +49,7 @@ use kafka_protocol::messages::ApiKey;
 pub use access::{Access, Authentication, AuthenticationError, Open, Operation, Principal};
 pub use call::ConnectionError;
 pub use metrics::Metrics;
-pub use server::{Config, Entry, Server};
+pub use server::{Config, Entry, Lag, Server};
 
 use call::{Call, Work};
 use shape::Field;

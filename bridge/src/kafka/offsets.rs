@@ -164,6 +164,29 @@ impl Offsets {
         self.book.lock().groups.keys().cloned().collect()
     }
 
+    /// Every group's positions, group by group in the order of their names, as far as `max` of them; and how
+    /// many are left out.
+    pub fn positions(&self, max: usize) -> (Vec<(Arc<str>, Place, i64)>, usize) {
+        let mut groups: Vec<(Arc<str>, usize)> = {
+            let book = self.book.lock();
+            book.groups.iter().map(|(group, offsets)| (group.clone(), offsets.len())).collect()
+        };
+        // Not under the lock, which commits wait for.
+        groups.sort_unstable();
+        let total: usize = groups.iter().map(|(_, offsets)| offsets).sum();
+        let mut positions = Vec::new();
+        for (group, _) in groups {
+            if positions.len() >= max {
+                break;
+            }
+            let book = self.book.lock();
+            let offsets = book.groups.get(&group).into_iter().flatten().take(max - positions.len());
+            positions.extend(offsets.map(|(place, committed)| (group.clone(), *place, committed.offset)));
+        }
+        let left_out = total.saturating_sub(positions.len());
+        (positions, left_out)
+    }
+
     pub fn knows(&self, group: &str) -> bool {
         self.book.lock().groups.contains_key(group)
     }
@@ -268,6 +291,29 @@ mod tests {
         assert_eq!(Committed::decode(&value[..20]), None);
         assert_eq!(Committed::decode(&[&[2][..], &value[1..]].concat()), None);
         assert_eq!(decode_key(&[0; 7]), None);
+    }
+
+    #[test]
+    fn positions_are_the_first_by_name_and_the_rest_is_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = crate::Options {
+            data_dir: folder.path().to_owned(),
+            durability: crate::Durability::Os,
+            commit_interval: std::time::Duration::ZERO,
+            segment_bytes_max: 1 << 20,
+            checkpoint_bytes: 1 << 24,
+            checkpoint_interval: std::time::Duration::from_secs(60),
+        };
+        let bridge = Bridge::open(options).expect("a new folder opens");
+        let offsets = Offsets::recover(&bridge);
+        let place = |partition| Place { topic_id: 16, partition };
+        let two = || BTreeMap::from([(place(1), committed(11)), (place(0), committed(10))]);
+        offsets.book.lock().groups.extend([("b".into(), two()), ("a".into(), two())]);
+        assert_eq!(offsets.positions(4).1, 0);
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let first = vec![(a.clone(), place(0), 10), (a, place(1), 11), (b, place(0), 10)];
+        assert_eq!(offsets.positions(3), (first, 1));
+        assert_eq!(offsets.positions(0), (vec![], 4));
     }
 
     #[test]

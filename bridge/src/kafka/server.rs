@@ -1,6 +1,10 @@
 //! What all connections share.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use kafka_protocol::protocol::StrBytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,10 +15,11 @@ use super::{
     connection,
     groups::Groups,
     metrics::{Metrics, add},
-    offsets::Offsets,
+    offsets::{Offsets, Place},
     sasl::Identity,
 };
-use crate::{Bridge, Lane, group};
+use crate::group::{Overview, State};
+use crate::{Bridge, Lane, Topic, group};
 
 /// Groups with members, at once.
 const GROUPS_MAX: usize = 10_000;
@@ -24,6 +29,22 @@ const GROUP_MEMBERS_MAX: usize = 1_000;
 const MEMBER_METADATA_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of all members' subscriptions and assignments.
 const GROUP_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The type of groups that consumers form.
+pub(super) const CONSUMER: &str = "consumer";
+
+/// How far a group is behind in one partition.
+#[derive(Clone, Debug)]
+pub struct Lag {
+    /// Which group.
+    pub group: Arc<str>,
+    /// The topic.
+    pub topic: Arc<Topic>,
+    /// Index of the partition.
+    pub partition: u32,
+    /// Records from what it committed to the end.
+    pub records: u64,
+}
 
 /// How the server behaves.
 #[derive(Clone, Debug)]
@@ -117,6 +138,43 @@ impl Server {
     /// spawned once.
     pub async fn run_timers(self: Arc<Self>) {
         self.groups.run_timers().await;
+    }
+
+    /// How far groups that committed are behind, in the order of groups, topics (by id) and partitions, as far
+    /// as `max` of them; and how many are left out.
+    pub fn lags(&self, max: usize) -> (Vec<Lag>, usize) {
+        let (positions, left_out) = self.offsets.positions(max);
+        let topics: HashMap<u32, Arc<Topic>> = self.bridge.topics().into_iter().map(|t| (t.id, t)).collect();
+        let lag = |(group, place, offset): (Arc<str>, Place, i64)| {
+            let topic = topics.get(&place.topic_id)?.clone();
+            let end = topic.partitions.get(place.partition as usize)?.high_watermark();
+            // The end was read after the offset; an offset committed beyond it is the client's affair.
+            let records = u64::try_from(end - offset).unwrap_or(0);
+            Some(Lag { group, topic, partition: place.partition, records })
+        };
+        (positions.into_iter().filter_map(lag).collect(), left_out)
+    }
+
+    /// Every group that has members or committed something, by name, as far as `max` of them; and how many are
+    /// left out.
+    pub fn group_overviews(&self, max: usize) -> (Vec<Overview>, usize) {
+        let mut groups = self.overviews_by_name();
+        let left_out = groups.len().saturating_sub(max);
+        groups.truncate(max);
+        (groups, left_out)
+    }
+
+    /// Every group, those known by their offsets alone included.
+    pub(super) fn overviews_by_name(&self) -> Vec<Overview> {
+        let empty = |group: Arc<str>| {
+            // Only consumers commit offsets: so it is theirs when a group is known by its offsets alone.
+            let overview =
+                Overview { group: group.clone(), protocol_type: CONSUMER.into(), state: State::Empty, members: 0 };
+            (group, overview)
+        };
+        let mut groups: BTreeMap<Arc<str>, Overview> = self.offsets.groups().into_iter().map(empty).collect();
+        groups.extend(self.groups.list().into_iter().map(|overview| (overview.group.clone(), overview)));
+        groups.into_values().collect()
     }
 
     /// What was counted.

@@ -458,6 +458,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn lines_are_bounded() {
+        let text = "user a\n".repeat(ACL_LINES_MAX);
+        assert!(Acl::parse(Path::new("acl"), &text).is_ok());
+        let error = Acl::parse(Path::new("acl"), &format!("# c\n{text}topic a\n")).expect_err("too many").to_string();
+        assert!(error.starts_with(&format!("acl:{}: is one line more", ACL_LINES_MAX + 2)), "{error}");
+    }
+
     /// Rights, filters and topics that meet each other often.
     fn grants() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
         let right = prop::sample::select(vec!["read", "write", "readwrite", "deny"]);

@@ -139,6 +139,7 @@ pub async fn accept(shared: Shared, listener: Listener) {
         };
         if door.handshakes.load(Ordering::Relaxed) >= limits::HANDSHAKES_MAX {
             tracing::warn!(name, %peer, "refused: too many connections have not sent their CONNECT");
+            shared.borrow_mut().counts.refused_busy += 1;
             continue;
         }
         door.handshakes.fetch_add(1, Ordering::Relaxed);
@@ -215,6 +216,7 @@ async fn admit(shared: Shared, arrival: Arrival) {
     match admitted {
         Ok(admitted) => connection::run(shared, transport, admitted, input).await,
         Err((version, reason)) => {
+            shared.borrow_mut().counts.refused(Some(reason));
             let why = match reason {
                 ReasonCode::ClientIdentifierNotValid => "its client id is that of another user's session",
                 _ => "its user has changed meanwhile",
@@ -248,18 +250,29 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
         (shard.config.clone(), shard.router.access.clone())
     };
     let end = Instant::now() + config.connect_timeout;
-    let late = || Refused::silently(format!("no CONNECT within {} s", config.connect_timeout.as_secs()));
     let refused = |why: &str| tracing::info!(peer = &**peer, listener = door.name, "refused: {why}");
+    let late = || {
+        shared.borrow_mut().counts.refused_timeout += 1;
+        refused(&format!("no CONNECT within {} s", config.connect_timeout.as_secs()));
+    };
     let opened = timeout_at(end, open(door, socket, config.max_packet_size)).await;
-    let (mut transport, certified) = match opened.unwrap_or_else(|_| Err(late().why)) {
-        Ok(opened) => opened,
-        Err(why) => {
+    let (mut transport, certified) = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(why)) => {
+            shared.borrow_mut().counts.refused_handshake += 1;
             refused(&why);
             return None;
         }
+        Err(_) => {
+            late();
+            return None;
+        }
     };
-    let read = timeout_at(end, read_connect(&mut transport, config.max_packet_size)).await;
-    let proved = match read.unwrap_or_else(|_| Err(late())) {
+    let Ok(read) = timeout_at(end, read_connect(&mut transport, config.max_packet_size)).await else {
+        late();
+        return None;
+    };
+    let proved = match read {
         Ok(input) => prove(&access, &config, door, certified, &input).await.map(|claim| (claim, input)),
         Err(refused) => Err(refused),
     };
@@ -269,6 +282,7 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
             Some(Arrival { transport, client, input })
         }
         Err(Refused { answer, why }) => {
+            shared.borrow_mut().counts.refused(answer.map(|(_, reason)| reason));
             refused(&why);
             if let Some((version, reason)) = answer {
                 connection::refuse(&mut transport, version, reason).await;

@@ -77,6 +77,16 @@ pub struct Session {
     pub cold: bool,
 }
 
+impl Session {
+    /// QoS 1 and 2 messages that were never sent, and go with the session if it ends now.
+    pub fn unsent(&self) -> usize {
+        match &self.out {
+            Out::Window(window) => window.waiting().0,
+            Out::Queue(queue) => queue.never_sent(),
+        }
+    }
+}
+
 /// How QoS 1 and 2 go out.
 #[derive(Debug)]
 pub enum Out {

@@ -99,6 +99,16 @@ impl Queue {
         self.items.is_empty()
     }
 
+    /// While the client is connected: entries not sent to it yet, and those sent and not done.
+    pub fn standing(&self) -> (usize, usize) {
+        (self.items.len().saturating_sub(self.next), self.in_flight)
+    }
+
+    /// Entries that were never sent, on any connection; looks at all.
+    pub fn never_sent(&self) -> usize {
+        self.items.iter().filter(|item| item.sent.is_none()).count()
+    }
+
     /// A new entry, durable now.
     pub fn push(&mut self, sequence: u64, entry: Entry) {
         if self.items.is_empty() {

@@ -61,6 +61,8 @@ pub struct Waiting {
     pub packet: Box<[u8]>,
     /// Where the packet identifier goes.
     pub packet_id_at: usize,
+    /// Bytes of the payload in it.
+    pub payload_bytes: usize,
     /// Where what is left of its lifetime goes, in a 5.0 packet that has one.
     pub expiry_at: Option<usize>,
     /// QoS it is sent at.
@@ -119,6 +121,11 @@ impl Window {
             }
         }
         acked
+    }
+
+    /// Messages sent and not acknowledged.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
     /// Messages and bytes that wait.

@@ -17,6 +17,7 @@ use crate::router::trie::Subscriber;
 use crate::session::queue::Queue;
 use crate::session::window::Window;
 use crate::session::{Close, Link, NEVER, Options, Out, Session, Will};
+use crate::stats::Depths;
 use crate::store::{self, Record};
 
 use super::publish::Publisher;
@@ -268,7 +269,7 @@ impl Shard {
         let also = if me.durable { &also[..] } else { &[] };
         if !self.router.access.may_publish(&me.identity(), &me.client_id, &will.topic) {
             // Its rights have changed since it connected.
-            self.counts.dropped_not_authorized += 1;
+            self.counts.refused_rights += 1;
             if let [forgotten] = also {
                 let mut operation = self.lane.begin();
                 operation.change(*forgotten);
@@ -322,6 +323,7 @@ impl Shard {
         }
         let session = self.sessions.try_remove(slot as usize)?;
         let id = session.me.id;
+        self.counts.dropped_session_ended += session.unsent() as u64;
         self.by_client.remove(&session.me.client_id);
         self.by_queue.remove(&id);
         if !session.subscriptions.is_empty() {
@@ -398,7 +400,9 @@ impl Shard {
         let now_s = self.now.up_s;
         let receive_maximum = usize::from(self.config.receive_maximum);
         let mut due = Vec::new();
+        let mut depths = Depths::default();
         for (slot, session) in &mut self.sessions {
+            depths.add(session);
             match &mut session.link {
                 Some(link) => {
                     let silent_s = now_s.saturating_sub(link.heard_s);
@@ -420,6 +424,7 @@ impl Shard {
                 }
             }
         }
+        depths.put_into(&mut self.counts);
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");
@@ -438,6 +443,7 @@ impl Shard {
         if expired.is_empty() {
             return;
         }
+        self.counts.retained_expired += expired.len() as u64;
         let mut operation = self.lane.begin();
         for (topic, order) in &expired {
             operation.change_in_order(*order, Change::Delete(store::RETAINED, topic.as_bytes()));

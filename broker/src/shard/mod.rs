@@ -261,7 +261,10 @@ impl Shard {
     /// Takes in what became durable for queues of this shard.
     fn take_deliveries(&mut self) {
         for delivery in self.lane.take_deliveries() {
-            let Some(slot) = self.by_queue.get(&delivery.queue).copied() else { continue };
+            let Some(slot) = self.by_queue.get(&delivery.queue).copied() else {
+                self.counts.dropped_session_ended += 1;
+                continue;
+            };
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
             let Out::Queue(queue) = &mut session.out else { continue };
             queue.push(delivery.sequence, delivery.entry);
@@ -362,8 +365,7 @@ impl Shard {
         }
     }
 
-    fn show_counts(&mut self) {
-        self.counts.sessions = self.sessions.len() as u64;
+    fn show_counts(&self) {
         self.mailboxes[self.index].shown.show(&self.counts);
     }
 

@@ -91,24 +91,19 @@ impl Shard {
         let topic = alias.as_deref().unwrap_or(publish.topic);
         let session = &mut self.sessions[slot as usize];
         let me = session.me.clone();
-        match publish.qos {
-            QoS::AtMostOnce => self.counts.received_qos0 += 1,
-            QoS::AtLeastOnce => self.counts.received_qos1 += 1,
-            QoS::ExactlyOnce => {
-                self.counts.received_qos2 += 1;
-                if session.inbound.contains_key(&publish.packet_id) {
-                    // S4: a repeat waits for the same commit; it is not appended again.
-                    let ticket = Some(self.lane.submitted());
-                    self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
-                    return Ok(());
-                }
-            }
+        self.counts.received(publish.qos, publish.payload.len());
+        if publish.qos == QoS::ExactlyOnce && session.inbound.contains_key(&publish.packet_id) {
+            // S4: a repeat waits for the same commit; it is not appended again.
+            let ticket = Some(self.lane.submitted());
+            self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
+            return Ok(());
         }
         if let Some(refused) = refuse_topic(topic) {
+            self.counts.refused_topics += 1;
             return self.refuse(slot, publish, refused);
         }
         if !self.may_publish(slot, topic) {
-            self.counts.dropped_not_authorized += 1;
+            self.counts.refused_rights += 1;
             return self.refuse(slot, publish, ReasonCode::NotAuthorized);
         }
         let now_s = self.now.unix_s;

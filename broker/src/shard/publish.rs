@@ -243,20 +243,20 @@ impl Shard {
                 return;
             }
             link.outbox.extend_from_slice(packet);
-            self.counts.sent_qos0 += 1;
+            self.counts.sent(qos, message.payload.len());
         } else {
             let Out::Window(window) = &mut session.out else { return };
             let (waiting, waiting_bytes) = window.waiting();
             if waiting == 0 && window.is_open() && link.has_room() {
                 let packet_id = window.send(qos);
                 append_with_id(&mut link.outbox, packet, packet_id_at, packet_id);
-                self.counts.sent_qos12 += 1;
+                self.counts.sent(qos, message.payload.len());
             } else if waiting < self.config.max_queued_messages
                 && waiting_bytes + packet.len() <= self.config.max_queued_bytes
             {
-                let (packet, expires_s) = (packet.into(), message.expires_s);
+                let (packet, expires_s, payload_bytes) = (packet.into(), message.expires_s, message.payload.len());
                 let expiry_at = self.scratch.expiry_at;
-                window.wait(Waiting { packet, packet_id_at, expiry_at, qos, expires_s });
+                window.wait(Waiting { packet, packet_id_at, payload_bytes, expiry_at, qos, expires_s });
             } else {
                 self.counts.dropped_queue_full += 1;
                 return;
@@ -421,7 +421,7 @@ impl Shard {
                         let left_s = next.expires_s.saturating_sub(self.now.unix_s);
                         link.outbox[start + at..start + at + 4].copy_from_slice(&left_s.to_be_bytes());
                     }
-                    self.counts.sent_qos12 += 1;
+                    self.counts.sent(next.qos, next.payload_bytes);
                     link.wake();
                 }
                 Out::Queue(queue) => match queue.next(durable, self.now.unix_s) {
@@ -530,7 +530,7 @@ impl Shard {
         outgoing.encode(&mut link.outbox, link.version);
         queue.sent();
         session.me.set_open(queue.is_open());
-        self.counts.sent_qos12 += 1;
+        self.counts.sent(how.qos, message.payload.len());
         link.wake();
     }
 }

@@ -10,6 +10,7 @@ pub mod http;
 pub mod kafka;
 pub mod mqtt;
 pub mod ports;
+pub mod prometheus;
 pub mod random;
 
 use std::time::{Duration, Instant};

@@ -58,8 +58,17 @@ fn with_rights(test: impl AsyncFnOnce(&Broker)) {
         }
         let codes = produce(&mut root, &[READ, WRITTEN, HIDDEN]).await;
         assert_eq!(codes, [0, 0, 0]);
+        until_readable(&broker, [1, 1, 1]).await;
         test(&broker).await;
     });
+}
+
+/// Waits until so many records of the topics can be read: a little after they are durable.
+async fn until_readable(broker: &Broker, ends: [i64; 3]) {
+    let end = |topic| broker.bridge.topic(topic).map(|topic| topic.partitions[0].high_watermark());
+    while [READ, WRITTEN, HIDDEN].map(end) != ends.map(Some) {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn name(name: &str) -> TopicName {
@@ -143,11 +152,7 @@ fn records_are_produced_and_fetched_where_that_is_allowed() {
     with_rights(async |broker| {
         let mut ann = broker.connect_as(user("ann"));
         assert_eq!(produce(&mut ann, &NAMES).await, [TOPIC, 0, TOPIC, TOPIC], "the others go through");
-        let ends = [READ, WRITTEN, HIDDEN].map(|topic| {
-            let topic = broker.bridge.topic(topic).expect("it is there");
-            topic.partitions[0].high_watermark()
-        });
-        assert_eq!(ends, [1, 2, 1]);
+        until_readable(broker, [1, 2, 1]).await;
 
         let asked = NAMES.map(|topic| {
             let partition = FetchPartition::default().with_partition_max_bytes(1000);

@@ -36,7 +36,9 @@ struct Valve {
 impl Valve {
     fn open(&mut self) {
         self.is_closed = false;
-        self.waiting.take().map(Waker::wake);
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
     }
 }
 
