@@ -71,6 +71,5 @@ install_clients() {
       exit 1
     fi
   done
-  python=$tools/venv/bin/python
-  jars=$tools/java
+  export python=$tools/venv/bin/python jars=$tools/java
 }
