@@ -42,17 +42,18 @@ from_maven() {
 
 # Go from 1.21 on fetches the version that go.mod asks for by itself. An older one can fetch it
 # as a module, which comes without the right to execute it.
-from_go() {
-  local go=go minor folder
+from_go() (
+  go=go
   minor=$(go version | sed -n 's/^go version go1\.\([0-9]*\).*/\1/p')
   if [ "${minor:-0}" -lt 21 ]; then
     folder=$(go mod download -json "golang.org/toolchain@v0.0.1-go$go_version.linux-$(dpkg --print-architecture)" |
       sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && [ -n "$folder" ] || return 1
     chmod -R u+w "$folder" && chmod -R +x "$folder/bin" "$folder/pkg/tool" || return 1
     go=$folder/bin/go
+    unset GOROOT # the old one's, if any
   fi
-  (cd "$here/franz-go" && "$go" build -o "$tools/franz-go" .)
-}
+  cd "$here/franz-go" && "$go" build -o "$tools/franz-go" .
+)
 
 # As an example of the workspace: `cargo test --workspace` has built it already.
 from_cargo() {
