@@ -7,12 +7,17 @@ use tokio::{sync::mpsc, task::JoinHandle, time};
 
 use crate::Told;
 
-/// As in Cargo.lock; the crate does not say it.
-pub const RUMQTTC_VERSION: &str = "0.25.1";
+const LOCK: &str = include_str!("../../../Cargo.lock");
 /// For each answer of the broker.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Requests that rumqttc holds until they are sent.
 const REQUESTS: usize = 200;
+
+/// Of the crate, which does not say it itself.
+pub fn rumqttc_version() -> &'static str {
+    let entry = LOCK.split_once("name = \"rumqttc\"\nversion = \"").map(|(_, behind)| behind);
+    entry.and_then(|entry| entry.split('"').next()).unwrap_or("unknown")
+}
 
 /// Of MQTT.
 #[derive(Clone, Copy)]

@@ -144,7 +144,7 @@ async fn main() -> ExitCode {
         eprintln!("usage: interop_rumqttc ADDRESS ROOT mqtt|password");
         return ExitCode::from(2);
     };
-    println!("VERSION {}", connection::RUMQTTC_VERSION);
+    println!("VERSION {}", connection::rumqttc_version());
     for version in [Version::V311, Version::V5] {
         let root = format!("{root}-{}", version.name());
         let run = Run { address: address.clone(), root, version };
