@@ -40,6 +40,15 @@ pub enum Command {
         /// The TOML file to check
         file: PathBuf,
     },
+    /// Ask a running broker whether it is ready
+    ///
+    /// Exits 0 when its admin listener answers 200 to GET /ready within three seconds, else 1 with the
+    /// reason. For health checks where there is no curl.
+    Health {
+        /// The admin listener
+        #[arg(value_name = "ADDR", default_value = "127.0.0.1:9180")]
+        address: Address,
+    },
     /// Set or delete a user of a password file
     ///
     /// The file has Mosquitto's form, a name and a hash per line; new hashes are argon2id. Asks for the password, which

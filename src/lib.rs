@@ -2,12 +2,13 @@
 //!
 //! The product, in the order of a start: `cli` (what was asked), `config` (what it means),
 //! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker). Beside it: `passwd` (users),
-//! `certs` (certificates).
+//! `certs` (certificates), `health` (asks another process).
 
 mod admin;
 mod certs;
 mod cli;
 mod config;
+mod health;
 mod logs;
 mod passwd;
 mod serve;
@@ -49,6 +50,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             // Not `println!`: it panics when the reader (`| head`) has gone.
             Ok(io::stdout().write_all(config::report(&loaded).as_bytes())?)
         }
+        Command::Health { address } => Ok(health::check(&address)?),
         Command::Certs(args) => {
             let said = certs::run(&args)?;
             Ok(io::stdout().write_all(said.as_bytes())?)

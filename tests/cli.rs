@@ -118,17 +118,23 @@ fn serve_says_ready_answers_and_stops_at_sigterm() {
         }
     };
     let admin = ready.trim_end().split(' ').find_map(|field| field.strip_prefix("admin="));
-    let mut stream = TcpStream::connect(admin.expect("an admin address")).expect("connects");
+    let admin = admin.expect("an admin address");
+    let mut stream = TcpStream::connect(admin).expect("connects");
     stream.write_all(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    let healthy = run(&["health", admin]);
+    assert_eq!(healthy.status.code(), Some(0), "{}", stderr(&healthy));
 
     let pid = child.0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
     // Read on: a full pipe would keep it from ending.
     let _ = log.read_to_string(&mut String::new());
     assert_eq!(child.0.wait().expect("ended").code(), Some(0));
+    let gone = run(&["health", admin]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(stderr(&gone).starts_with(&format!("millstream: {admin} does not answer: ")), "{}", stderr(&gone));
 }
 
 /// Ends with the test, also when that fails.

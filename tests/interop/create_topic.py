@@ -3,8 +3,9 @@
 import sys
 
 from confluent_kafka.admin import AdminClient, NewTopic
+from steps import librdkafka
 
 bootstrap, topic = sys.argv[1:]
-admin = AdminClient({"bootstrap.servers": bootstrap, "broker.address.family": "v4"})
+admin = AdminClient(librdkafka(bootstrap))
 for created in admin.create_topics([NewTopic(topic, 1, 1)]).values():
     created.result(10)

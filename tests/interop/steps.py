@@ -1,5 +1,11 @@
-"""How a client's script tells the run what it did: VERSION, PASS and FAIL lines."""
+"""What the clients' scripts share: the lists of steps, how a script is told whom to talk to,
+and how it tells the run what it did: VERSION, PASS and FAIL lines.
 
+`run` gives the address and a topic as arguments, and in the environment, where they are to be
+used, INTEROP_CA (a file: use TLS and trust it), INTEROP_USER and INTEROP_PASSWORD."""
+
+import logging
+import os
 import sys
 import traceback
 
@@ -16,6 +22,56 @@ KAFKA_STEPS = [
     "group: commit",
     "group: resume",
 ]
+# The console tools of the Java client.
+CONSOLE_STEPS = [
+    "topics --create, --list, --describe",
+    "console-producer",
+    "console-consumer --from-beginning",
+    "console-consumer --group",
+    "consumer-groups --describe",
+]
+# What every MQTT client is put through, in each version that it speaks.
+MQTT_STEPS = [
+    "QoS 0",
+    "QoS 1",
+    "QoS 2",
+    "retained",
+    "will",
+    "kept while away",
+]
+# Every client, where there are users.
+PASSWORD_STEPS = ["right password", "wrong password"]
+
+CA = os.environ.get("INTEROP_CA")
+USER = os.environ.get("INTEROP_USER")
+PASSWORD = os.environ.get("INTEROP_PASSWORD")
+WRONG_PASSWORD = "not the password"
+
+
+def librdkafka(bootstrap, password=PASSWORD):
+    """Settings of a client that stands on librdkafka."""
+    settings = {"bootstrap.servers": bootstrap, "broker.address.family": "v4"}
+    if CA:
+        settings["ssl.ca.location"] = CA
+    if USER:
+        settings |= {"sasl.mechanism": "PLAIN", "sasl.username": USER, "sasl.password": password}
+    protocol = ("SASL_" if USER else "") + ("SSL" if CA else "PLAINTEXT")
+    return settings | {"security.protocol": protocol}
+
+
+class Log(logging.Handler):
+    """What a client logs, for what it does not raise."""
+
+    def __init__(self, logger):
+        super().__init__()
+        self.lines = []
+        logging.getLogger(logger).addHandler(self)
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+    def __str__(self):
+        return "\n".join(self.lines)
 
 
 class Steps:
@@ -27,14 +83,32 @@ class Steps:
         try:
             value = action(*arguments)
         except Exception as error:  # a client may raise anything, and each is a failed step
-            traceback.print_exc(file=sys.stderr)
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"FAIL {name}: {why}", flush=True)
+            self.failed(name, error)
             return None
         print("PASS", name, flush=True)
         return value
+
+    async def astep(self, name, action, *arguments):
+        """The same, of an action that is awaited."""
+        try:
+            value = await action(*arguments)
+        except Exception as error:
+            self.failed(name, error)
+            return None
+        print("PASS", name, flush=True)
+        return value
+
+    def failed(self, name, error):
+        traceback.print_exception(error, file=sys.stderr)
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"FAIL {name}: {why}", flush=True)
 
 
 def equal(got, due):
     if got != due:
         raise AssertionError(f"got {got!r}, due {due!r}")
+
+
+def contains(text, part):
+    if part not in text:
+        raise AssertionError(f"{part!r} is not in {text!r}")

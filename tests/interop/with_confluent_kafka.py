@@ -1,15 +1,16 @@
-"""confluent-kafka: list, produce, consume, group. Arguments: bootstrap address, topic."""
+"""confluent-kafka: list, produce, consume, group.
+Arguments: bootstrap address, topic, list of steps (kafka, password)."""
 
 import sys
 import time
 
 import confluent_kafka
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from steps import Steps, equal
+from steps import WRONG_PASSWORD, Steps, equal, librdkafka
 
-bootstrap, topic = sys.argv[1:]
-base = {"bootstrap.servers": bootstrap, "broker.address.family": "v4"}
+bootstrap, topic, list_of_steps = sys.argv[1:]
+base = librdkafka(bootstrap)
 middle_ms = None
 
 
@@ -83,7 +84,7 @@ def from_end():
     arrived = None
     while not arrived and time.monotonic() < deadline:
         arrived = consumer.poll(0.5)
-    equal(arrived.error().code(), confluent_kafka.KafkaError._PARTITION_EOF)
+    equal(arrived.error().code(), KafkaError._PARTITION_EOF)
     produce([10])
     equal(values(take(consumer, 1)), ["v10"])
 
@@ -125,8 +126,28 @@ def resume():
     consumer.close()
 
 
+def right_password():
+    metadata()
+    produce([0])
+    equal(values(take(reader(0), 1)), ["v0"])
+
+
+def wrong_password():
+    codes = []
+    settings = librdkafka(bootstrap, WRONG_PASSWORD)
+    producer = Producer(settings | {"error_cb": lambda error: codes.append(error.code())})
+    deadline = time.monotonic() + 20
+    while not codes and time.monotonic() < deadline:
+        producer.poll(0.5)
+    equal(codes[:1], [KafkaError._AUTHENTICATION])
+
+
 version = f"{confluent_kafka.__version__} (librdkafka {confluent_kafka.libversion()[0]})"
 steps = Steps(version)
+if list_of_steps == "password":
+    steps.step("right password", right_password)
+    steps.step("wrong password", wrong_password)
+    sys.exit()
 steps.step("metadata", metadata)
 steps.step("produce", produce_both_halves)
 steps.step("consume from the beginning", from_beginning)

@@ -1,4 +1,5 @@
-"""kafka-python: list, produce, consume, group. Arguments: bootstrap address, topic."""
+"""kafka-python: list, produce, consume, group.
+Arguments: bootstrap address, topic, list of steps (kafka, password)."""
 
 import sys
 import time
@@ -6,30 +7,37 @@ import time
 import kafka
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
-from steps import Steps, equal
+from kafka.errors import KafkaTimeoutError
+from steps import CA, PASSWORD, USER, WRONG_PASSWORD, Log, Steps, contains, equal
 
 try:
     from kafka.structs import OffsetAndMetadata
 except ImportError:
     from kafka import OffsetAndMetadata
 
-bootstrap, topic = sys.argv[1:]
+bootstrap, topic, list_of_steps = sys.argv[1:]
+base = {"bootstrap_servers": bootstrap}
+if CA:
+    base |= {"security_protocol": "SASL_SSL" if USER else "SSL", "ssl_cafile": CA}
+if USER:
+    base |= {"sasl_mechanism": "PLAIN", "sasl_plain_username": USER}
+    base |= {"sasl_plain_password": PASSWORD}
 partition = TopicPartition(topic, 0)
 middle_ms = None
 
 
 def metadata():
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = KafkaAdminClient(**base)
     admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
     admin.close()
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
+    consumer = KafkaConsumer(**base)
     equal(topic in consumer.topics(), True)
     equal(consumer.partitions_for_topic(topic), {0})
     consumer.close()
 
 
 def produce(numbers):
-    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    producer = KafkaProducer(**base, acks="all")
     for n in numbers:
         headers = [("n", str(n).encode())]
         sent = producer.send(topic, f"v{n}".encode(), f"k{n}".encode(), headers=headers)
@@ -47,7 +55,7 @@ def produce_both_halves():
 
 
 def reader():
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    consumer = KafkaConsumer(**base, enable_auto_commit=False)
     consumer.assign([partition])
     return consumer
 
@@ -103,7 +111,7 @@ def from_timestamp():
 def member():
     return KafkaConsumer(
         topic,
-        bootstrap_servers=bootstrap,
+        **base,
         group_id="with-kafka-python",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
@@ -128,7 +136,32 @@ def resume():
     consumer.close()
 
 
+def right_password():
+    metadata()
+    produce([0])
+    consumer = reader()
+    consumer.seek_to_beginning(partition)
+    equal(values(take(consumer, 1)), ["v0"])
+    consumer.close()
+
+
+def wrong_password():
+    # It tries again until its time is over; only its log says why.
+    log = Log("kafka")
+    wrong = {"sasl_plain_password": WRONG_PASSWORD, "bootstrap_timeout_ms": 3000}
+    try:
+        KafkaAdminClient(**base | wrong)
+    except KafkaTimeoutError:
+        contains(str(log), "SaslAuthenticationFailedError")
+        return
+    raise AssertionError("it was let in")
+
+
 steps = Steps(kafka.__version__)
+if list_of_steps == "password":
+    steps.step("right password", right_password)
+    steps.step("wrong password", wrong_password)
+    sys.exit()
 steps.step("metadata", metadata)
 steps.step("produce", produce_both_halves)
 steps.step("consume from the beginning", from_beginning)

@@ -1,10 +1,21 @@
-// kafkajs: list, produce, consume, group. Arguments: bootstrap address, topic.
+// kafkajs: list, produce, consume, group. Arguments: bootstrap address, topic, list of steps
+// (kafka, password). The environment is explained in steps.py.
 'use strict';
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
 const { Kafka, logLevel } = require('kafkajs');
 
-const [bootstrap, topic] = process.argv.slice(2);
-const kafka = new Kafka({ brokers: [bootstrap], logLevel: logLevel.ERROR });
+const [bootstrap, topic, list] = process.argv.slice(2);
+const { INTEROP_CA: ca, INTEROP_USER: username, INTEROP_PASSWORD: password } = process.env;
+
+function client(secret, more) {
+  const settings = { brokers: [bootstrap], logLevel: logLevel.ERROR, ...more };
+  if (ca) settings.ssl = { ca: [fs.readFileSync(ca)] };
+  if (username) settings.sasl = { mechanism: 'plain', username, password: secret };
+  return new Kafka(settings);
+}
+
+const kafka = client(password);
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const range = (low, high) => Array.from({ length: high - low }, (_, n) => low + n);
 let middleMs;
@@ -60,7 +71,7 @@ async function produceBothHalves() {
 
 // A member of `groupId` that hands each message to `got`; kafkajs reads in groups only.
 async function member(groupId, fromBeginning, got) {
-  const consumer = kafka.consumer({ groupId, sessionTimeout: 10000, rebalanceTimeout: 10000 });
+  const consumer = kafka.consumer({ groupId, sessionTimeout: 10000, rebalanceTimeout: 10000, maxWaitTimeInMs: 500 });
   const joined = new Promise((done) => consumer.on(consumer.events.GROUP_JOIN, done));
   await consumer.connect();
   await consumer.subscribe({ topic, fromBeginning });
@@ -153,8 +164,25 @@ async function resume() {
   assert.equal(values(got)[0], 'v4');
 }
 
+async function rightPassword() {
+  await metadata();
+  await produce([0]);
+  assert.deepEqual(values(await read(1, true)), ['v0']);
+}
+
+async function wrongPassword() {
+  const admin = client('not the password', { retry: { retries: 0 } }).admin();
+  await assert.rejects(admin.connect(), { name: 'KafkaJSSASLAuthenticationError' });
+  await admin.disconnect();
+}
+
 async function main() {
   console.log(`VERSION ${require('kafkajs/package.json').version}`);
+  if (list === 'password') {
+    await step('right password', rightPassword);
+    await step('wrong password', wrongPassword);
+    process.exit(0);
+  }
   await step('metadata', metadata);
   await step('produce', produceBothHalves);
   await step('consume from the beginning', fromBeginning);

@@ -1,13 +1,18 @@
 #!/bin/bash
-# kcat: list, produce, consume, group. Arguments: bootstrap address, topic (which exists).
+# kcat: list, produce, consume, group. Arguments: bootstrap address, topic, list of steps
+# (kafka, password). The environment is explained in steps.py.
 set -u
-bootstrap=$1 topic=$2
+bootstrap=$1 topic=$2 list=$3
 # From `run`: a folder for what is said, and a Python with confluent-kafka.
 : "${scratch:?}" "${python:?}"
 here=$(dirname "$0")
 # shellcheck source=lib.sh
 . "$here/lib.sh"
-kcat() { command timeout 30 kcat -b "$bootstrap" "$@"; }
+security=()
+[ -n "${INTEROP_CA-}" ] && security+=(-X security.protocol=SSL -X ssl.ca.location="$INTEROP_CA")
+[ -n "${INTEROP_USER-}" ] && security+=(-X security.protocol=SASL_SSL -X sasl.mechanism=PLAIN
+  -X sasl.username="$INTEROP_USER" -X sasl.password="$INTEROP_PASSWORD")
+kcat() { command timeout 30 kcat -b "$bootstrap" "${security[@]}" "$@"; }
 
 echo "VERSION $(command kcat -V | sed -n 's/^Version //p' | sed 's/ (.*librdkafka \([0-9.]*\).*/ (librdkafka \1)/')"
 
@@ -15,8 +20,10 @@ numbered() { # letter low high
   seq -f "$1%g" "$2" "$3"
 }
 
+# (kcat cannot ask for a number of partitions.)
 metadata() {
   local told
+  "$python" "$here/create_topic.py" "$bootstrap" "$topic" || return 1
   told=$(kcat -L) || return 1
   contains "$told" "at $bootstrap" && contains "$told" "topic \"$topic\" with 1 partitions"
 }
@@ -75,6 +82,25 @@ resume() {
     "$(numbered v 4 10)"
 }
 
+right_password() {
+  "$python" "$here/create_topic.py" "$bootstrap" "$topic" && produce 0 0 &&
+    equal "$(kcat -C -q -t "$topic" -o beginning -e -f '%s\n')" v0
+}
+
+wrong_password() {
+  local told
+  told=$(kcat -L -m 5 -X sasl.password="not the password" 2>&1) && {
+    echo "it was let in: $told" >&2
+    return 1
+  }
+  contains "$told" "SASL authentication error"
+}
+
+if [ "$list" = password ]; then
+  step "right password" right_password
+  step "wrong password" wrong_password
+  exit
+fi
 step "metadata" metadata
 step "produce" produce_both_halves
 step "consume from the beginning" from_beginning

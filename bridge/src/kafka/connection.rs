@@ -26,6 +26,8 @@ const AUTHENTICATION_SECONDS_MAX: u64 = 10;
 /// How long the answer is kept back that refuses a client, as Kafka does: who tries passwords, or
 /// the same one again and again as librdkafka does, has to wait for it.
 const REFUSAL: Duration = Duration::from_millis(100);
+/// How long it may then take to hang up, before we do.
+const LEAVE: Duration = Duration::from_millis(200);
 /// Requests of one connection read and not yet answered.
 const PENDING_REQUESTS_MAX: usize = 64;
 /// Bytes of those requests; one request may be larger.
@@ -255,6 +257,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         // If it takes nothing, or is gone, it need not be told.
         let _ = timeout(FAREWELL, say).await;
+        // kafka-python throws away what it finds together with the end of the connection; and what
+        // nobody reads would turn that end into a reset, which may overtake the answer.
+        let mut unread = [0; 512];
+        let leave = async { while self.reader.read(&mut unread).await.is_ok_and(|bytes| bytes > 0) {} };
+        let _ = timeout(LEAVE, leave).await;
     }
 
     fn forget_answered(&mut self) {

@@ -3,6 +3,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.IntStream;
 import org.apache.kafka.clients.admin.Admin;
@@ -13,11 +14,15 @@ import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.SaslAuthenticationException;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 import org.apache.kafka.common.utils.AppInfoParser;
 
-/** The Java client: list, produce, consume, group. Arguments: bootstrap address, topic. */
+/**
+ * The Java client: list, produce, consume, group. Arguments: bootstrap address, topic, list of
+ * steps (kafka, password). The environment is explained in steps.py.
+ */
 public final class Interop {
     interface Step {
         void run() throws Exception;
@@ -52,8 +57,26 @@ public final class Interop {
     }
 
     private Properties base() {
+        return base(System.getenv("INTEROP_PASSWORD"));
+    }
+
+    private Properties base(String password) {
+        String ca = System.getenv("INTEROP_CA");
+        String user = System.getenv("INTEROP_USER");
         Properties properties = new Properties();
         properties.put("bootstrap.servers", bootstrap);
+        if (ca != null) {
+            properties.put("security.protocol", user == null ? "SSL" : "SASL_SSL");
+            properties.put("ssl.truststore.type", "PEM");
+            properties.put("ssl.truststore.location", ca);
+        }
+        if (user != null) {
+            properties.put("sasl.mechanism", "PLAIN");
+            properties.put(
+                    "sasl.jaas.config",
+                    "org.apache.kafka.common.security.plain.PlainLoginModule required"
+                            + " username=\"%s\" password=\"%s\";".formatted(user, password));
+        }
         return properties;
     }
 
@@ -180,9 +203,32 @@ public final class Interop {
         }
     }
 
+    private void rightPassword() throws Exception {
+        metadata();
+        produce(0, 1);
+        try (var consumer = reader()) {
+            consumer.seekToBeginning(List.of(partition));
+            equal(values(take(consumer, 1)), List.of("v0"));
+        }
+    }
+
+    private void wrongPassword() throws Exception {
+        try (Admin admin = Admin.create(base("not the password"))) {
+            var names = admin.listTopics().names().get(10, TimeUnit.SECONDS);
+            throw new AssertionError("it was let in: " + names);
+        } catch (ExecutionException refused) {
+            equal(refused.getCause().getClass(), SaslAuthenticationException.class);
+        }
+    }
+
     public static void main(String[] arguments) {
         Interop interop = new Interop(arguments[0], arguments[1]);
         System.out.println("VERSION " + AppInfoParser.getVersion());
+        if (arguments[2].equals("password")) {
+            step("right password", interop::rightPassword);
+            step("wrong password", interop::wrongPassword);
+            System.exit(0);
+        }
         step("metadata", interop::metadata);
         step("produce", interop::produceBothHalves);
         step("consume from the beginning", interop::fromBeginning);

@@ -189,12 +189,23 @@ fn a_wrong_password_is_told_and_then_the_connection_ends() {
             let message = refused.error_message.expect("a message");
             assert_eq!(&*message, "Authentication failed: Invalid username or password");
             assert!((100..200).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+            // It is the client that hangs up; what it says meanwhile is not listened to.
+            let answered = Instant::now();
+            peer.send(0, &ApiVersionsRequest::default()).await;
             assert_eq!(peer.stream.read(&mut [0]).await.expect("the end"), 0);
+            assert!((200..300).contains(&answered.elapsed().as_millis()), "{:?}", answered.elapsed());
             let reason = peer.ended().await.expect_err("refused").to_string();
             assert!(reason.contains("was not authenticated: invalid username or password"), "{reason}");
             assert!(reason.len() < 200 && !reason.contains('\u{1b}'), "{reason}");
         }
         assert_eq!(counted(&broker), (0, 3));
+
+        // Nobody is waited for who has hung up.
+        let mut peer = broker.connect_as(None);
+        authenticate(&mut peer, "ann", "guess").await;
+        let answered = Instant::now();
+        peer.hang_up().await.expect_err("refused");
+        assert!(answered.elapsed().as_millis() < 200, "{:?}", answered.elapsed());
     });
 }
 
