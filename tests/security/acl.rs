@@ -193,7 +193,8 @@ fn a_wide_subscription_gets_only_what_may_be_read() {
         let connect = of(version, "absent", "alice", "alice").durable();
         let mut alice = accepted(Client::connect(broker.mqtt(), &connect));
         assert_eq!(alice.subscribe("+/#", 1), 1);
-        (alice.take(), alice.take());
+        alice.take();
+        alice.take();
         alice.disconnect();
         root_says(&broker, &SAID, false);
         let mut alice = accepted(Client::connect(broker.mqtt(), &connect));
