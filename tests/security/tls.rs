@@ -289,7 +289,7 @@ fn who_does_not_finish_the_handshake_is_closed() {
     }
     read_to_close(&mut mute);
     let metrics = http::get(broker.admin(), "/metrics").expect("metrics").body;
-    assert!(metrics.contains("\nmillstream_mqtt_clients 0\n"), "{metrics}");
+    assert!(metrics.contains("\nmillstream_mqtt_connections 0\n"), "{metrics}");
     let mut client =
         accepted(Client::over(Tls::trusting(&certs).connect(broker.at(Way::MqttTls)), &Connect::v5("in time")));
     talks_to_itself(&mut client, "in/time");
