@@ -517,8 +517,8 @@ impl Shard {
             return self.give_up(slot);
         };
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
-        // Its rights may have changed while it waited. (What was sent before is known already.)
-        if !dup && !self.router.may_receive(&session.me, message.topic) {
+        // Its rights may have changed while it waited; what may have been sent before is not sent again either.
+        if !self.router.may_receive(&session.me, message.topic) {
             self.counts.dropped_rights += 1;
             return self.give_up(slot);
         }
