@@ -214,16 +214,25 @@ fn a_wide_subscription_gets_only_what_may_be_read() {
 fn a_queue_is_judged_again_when_it_is_taken() {
     let mut broker = start();
     let connect = of(Version::V5, "absent", "alice", "alice").durable();
-    let mut alice = accepted(Client::connect(broker.mqtt(), &connect));
-    alice.subscribe("#", 1);
-    alice.disconnect();
-    root_says(&broker, &SAID, false);
-    // The rights that made the queue are gone when she is back.
-    broker.write("acl", &ACL.replace("topic read news/#", "topic read olds/#"));
-    assert!(broker.reload().contains("INFO  reloaded"));
-    let mut alice = accepted(Client::connect(broker.mqtt(), &connect));
-    assert!(alice.connack.session_present);
-    assert_eq!(alice.take_until("both/last"), [""; 0]);
+    // After a restart what waits may have been sent before; that makes no right.
+    for restarts in [false, true] {
+        broker.write("acl", ACL);
+        assert!(broker.reload().contains("INFO  reloaded"));
+        let mut alice = accepted(Client::connect(broker.mqtt(), &connect));
+        alice.subscribe("#", 1);
+        alice.disconnect();
+        root_says(&broker, &SAID, false);
+        // The rights that made the queue are gone when she is back.
+        broker.write("acl", &ACL.replace("topic read news/#", "topic read olds/#"));
+        match restarts {
+            true => broker.kill9_and_restart(),
+            false => assert!(broker.reload().contains("INFO  reloaded")),
+        }
+        let mut alice = accepted(Client::connect(broker.mqtt(), &connect));
+        assert!(alice.connack.session_present);
+        assert_eq!(alice.take_until("both/last"), [""; 0]);
+        alice.disconnect();
+    }
 }
 
 #[test]
