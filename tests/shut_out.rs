@@ -163,8 +163,8 @@ fn strangers_leave_the_log_its_files() {
     let pid = Pid::from_raw(broker.id() as i32);
     let few = Rlimit { current: Some(200), maximum: Some(200) };
     prlimit(pid, Resource::Nofile, few).expect("our own child");
-    let connect = |n: usize| if n % 2 == 0 { broker.mqtt() } else { broker.kafka() };
-    let strangers: Vec<_> = (0..400).map(|n| TcpStream::connect(connect(n)).expect("the kernel takes them")).collect();
+    let both = [broker.mqtt(), broker.kafka()].repeat(200);
+    let strangers: Vec<_> = both.iter().map(|at| TcpStream::connect(at).expect("the kernel takes them")).collect();
     // Over many partitions, and more than a segment of each.
     for n in 0..120 {
         client.publish(Publish::new(&format!("topic/{}", n % 12), vec![0; 100_000]).qos(1));
