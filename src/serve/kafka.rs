@@ -7,8 +7,8 @@ use std::time::Duration;
 use bridge::{Bridge, Lane, kafka};
 use broker::Broker;
 use broker::auth::{Access, Identity, Proof, User};
+use broker::listener::anonymous_allowed;
 use broker::listener::tls::Tls;
-use broker::listener::{anonymous_allowed, leaves_files};
 use parking_lot::RwLock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -48,7 +48,7 @@ pub async fn accept(front: &Arc<Front>, listener: Option<TcpListener>, tls: Opti
                 continue;
             }
         };
-        if !leaves_files(&stream) {
+        if !broker::listener::leaves_files(&stream) {
             warn!(name, %peer, "refused: the limit of open files (ulimit -n) is near");
             drop(stream);
             // Whoever tries again and again is not to fill the log.
