@@ -26,7 +26,7 @@ use parking_lot::RwLock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminState, Readiness};
@@ -55,6 +55,12 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
         warn!("{warning}");
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    // From here on: one that comes during a long start would end the process, and systemd takes that for an end it
+    // was asked for.
+    let hangup = {
+        let _inside = runtime.enter();
+        signal(SignalKind::hangup())?
+    };
     // Before anything is opened: a used port is the commonest reason not to start.
     let sockets = listeners::bind(&config, &runtime)?;
     let tls = open_tls(&config)?;
@@ -76,10 +82,12 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
     });
     let running =
         Running { source, at_start: loaded, bridge: bridge.clone(), broker: broker.clone(), access, tls, front };
-    let served = runtime.block_on(serve(&config, &running, sockets));
+    let served = runtime.block_on(serve(&config, &running, sockets, hangup));
     let end = Instant::now() + STOP;
     broker.stop(Instant::now() + DRAIN);
     let complete = bridge.close(end);
+    // A reload may wait for a disk that takes nothing.
+    runtime.shutdown_background();
     info!(checkpoint = if complete { "complete" } else { "not complete: the next start replays more" }, "stopped");
     served
 }
@@ -97,8 +105,13 @@ fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, TlsError> {
     Ok(files.map(|files| Tls::open(&files)).transpose()?.map(Arc::new))
 }
 
-async fn serve(config: &Config, running: &Running, sockets: Listeners<TcpSocket>) -> Result<(), Box<dyn Error>> {
-    let stop = stop_signal(running)?;
+async fn serve(
+    config: &Config,
+    running: &Running,
+    sockets: Listeners<TcpSocket>,
+    hangup: Signal,
+) -> Result<(), Box<dyn Error>> {
+    let stop = stop_signal(running, hangup)?;
     let all = listeners::listen(sockets)?;
     let (mqtt, mqtt_tls, mqtt_ws) = (said(&all.mqtt), said(&all.mqtt_tls), said(&all.mqtt_ws));
     let (mqtt_wss, kafka, kafka_tls) = (said(&all.mqtt_wss), said(&all.kafka), said(&all.kafka_tls));
@@ -183,18 +196,21 @@ fn die_on_panic() {
     }));
 }
 
-/// Completes at SIGTERM or Ctrl-C; both are caught from here on. SIGHUP reloads.
-fn stop_signal(running: &Running) -> io::Result<impl Future<Output = ()>> {
+/// Completes at SIGTERM or Ctrl-C; both are caught from here on, during a reload, too. SIGHUP reloads.
+fn stop_signal(running: &Running, mut hangup: Signal) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let reloads = async move {
+        while hangup.recv().await.is_some() {
+            running.reload().await;
+        }
+        std::future::pending().await
+    };
     Ok(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return,
-                _ = interrupt.recv() => return,
-                _ = hangup.recv() => running.reload().await,
-            }
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = reloads => {}
         }
     })
 }

@@ -8,10 +8,10 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use support::PATIENCE;
 use support::broker::{Broker, binary};
-use support::mqtt::{Client, Connect, Packet, Version};
+use support::mqtt::{Client, Connect, Packet, Publish, Version};
 
 /// Of MQTT 5.0.
 const NOT_AUTHORIZED: u8 = 0x87;
@@ -154,4 +154,22 @@ fn strangers_together_fill_no_memory_and_keep_nobody_out() {
     while !is_let_in() {
         assert!(Instant::now() < deadline, "what they had is still taken");
     }
+}
+
+#[test]
+fn strangers_leave_the_log_its_files() {
+    let broker = Broker::with_config("[bridge]\nsegment_bytes = 1048576\n");
+    let mut client = broker.connect(Connect::v311("client"));
+    let pid = Pid::from_raw(broker.id() as i32);
+    let few = Rlimit { current: Some(200), maximum: Some(200) };
+    prlimit(pid, Resource::Nofile, few).expect("our own child");
+    let both = [broker.mqtt(), broker.kafka()].repeat(200);
+    let strangers: Vec<_> = both.iter().map(|at| TcpStream::connect(at).expect("the kernel takes them")).collect();
+    // Over many partitions, and more than a segment of each.
+    for n in 0..120 {
+        client.publish(Publish::new(&format!("topic/{}", n % 12), vec![0; 100_000]).qos(1));
+    }
+    assert!(broker.stderr().contains("the limit of open files (ulimit -n) is near"));
+    assert!(!broker.stderr().contains("os error 24"), "the log wanted a file in vain");
+    drop(strangers);
 }

@@ -42,6 +42,8 @@ pub const CLOSE_S: u64 = 3;
 pub const CLOSE_BYTES_MAX: usize = 1 << 20;
 /// Connections a listener accepted whose CONNECT is not there yet.
 pub const HANDSHAKES_MAX: usize = 10_000;
+/// Open files that connections leave to log, journal and state; a quarter, where few are allowed.
+pub const FILES_RESERVED: u64 = 256;
 /// Bytes that a client may send before it is let in, and nobody counts: TLS, an upgrade to WebSocket and a CONNECT
 /// of a usual size.
 pub const STRANGER_BYTES_FREE: usize = 8 << 10;

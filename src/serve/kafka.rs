@@ -48,6 +48,13 @@ pub async fn accept(front: &Arc<Front>, listener: Option<TcpListener>, tls: Opti
                 continue;
             }
         };
+        if !broker::listener::leaves_files(&stream) {
+            warn!(name, %peer, "refused: the limit of open files (ulimit -n) is near");
+            drop(stream);
+            // Whoever tries again and again is not to fill the log.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        }
         let _ = stream.set_nodelay(true);
         let Ok(stream) = stream.into_std() else { continue };
         next = (next + 1) % lanes.len();

@@ -11,10 +11,12 @@ pub mod transport;
 pub mod websocket;
 
 use std::net::{self, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
@@ -140,6 +142,14 @@ pub async fn accept(shared: Shared, listener: Listener) {
                 continue;
             }
         };
+        if !leaves_files(&stream) {
+            tracing::warn!(name, %peer, "refused: the limit of open files (ulimit -n) is near");
+            shared.borrow_mut().counts.refused_busy += 1;
+            drop(stream);
+            // Whoever tries again and again is not to fill the log.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        }
         if door.handshakes.load(Ordering::Relaxed) >= limits::HANDSHAKES_MAX {
             tracing::warn!(name, %peer, "refused: too many connections have not sent their CONNECT");
             shared.borrow_mut().counts.refused_busy += 1;
@@ -161,6 +171,13 @@ pub async fn accept(shared: Shared, listener: Listener) {
             Err(error) => tracing::warn!(name, %peer, %error, "a connection could not be moved to a shard"),
         }
     }
+}
+
+/// Whether enough open files are left beside a connection: the log must never wait for one, whoever connects how
+/// often. The kernel gives the lowest number that is free.
+pub fn leaves_files(connection: &impl AsRawFd) -> bool {
+    let Some(max) = getrlimit(Resource::Nofile).current else { return true };
+    u64::try_from(connection.as_raw_fd()).is_ok_and(|number| number < max - limits::FILES_RESERVED.min(max / 4))
 }
 
 /// Takes in a connection that another shard accepted.
