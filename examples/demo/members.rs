@@ -34,8 +34,10 @@ impl Member {
             .set("group.id", "backend")
             .set("client.id", name.replace(' ', "-"))
             .set("auto.offset.reset", "earliest")
-            // What was read is what is committed, also when partitions go to the other member.
+            // What was counted is what is committed, also when partitions go to the other member; not what a
+            // consumer takes out of its own queue while it is closed.
             .set("enable.auto.commit", "true")
+            .set("enable.auto.offset.store", "false")
             .set("auto.commit.interval.ms", "1000")
             .create()?;
         consumer.subscribe(&[TOPIC])?;
@@ -48,6 +50,7 @@ impl Member {
                         if let Some(message) = record.payload().and_then(parse) {
                             account.consumed(message);
                         }
+                        consumer.store_offset_from_message(&record)?;
                         if let Ok(mut counts) = counts.lock() {
                             *counts.entry(record.partition()).or_default() += 1;
                         }
