@@ -50,7 +50,8 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(shared: Shared, stream: S, a
     let mut connection =
         Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0, unflushed: false };
     let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
-    connection.end(end).await;
+    // Apart, so that a connection that goes on has no room for its end.
+    Box::pin(connection.end(end)).await;
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {

@@ -232,11 +232,14 @@ async fn admit(shared: Shared, arrival: Arrival) {
         let Ok(connect) = Connect::decode(&found) else { return };
         let admitted = shard.connect(&connect, &client).map_err(|reason| (connect.version, reason));
         let length = found.length;
-        input.drain(..length);
+        // What is left is kept as long as the connection lasts.
+        let rest = input.split_off(length);
+        input = rest;
         admitted
     };
     match admitted {
-        Ok(admitted) => connection::run(shared, transport, admitted, input).await,
+        // A task of its own: this one has room for TLS and WebSocket handshakes, some 10 KB.
+        Ok(admitted) => drop(tokio::task::spawn_local(connection::run(shared, transport, admitted, input))),
         Err((version, reason)) => {
             shared.borrow_mut().counts.refused(Some(reason));
             let why = match reason {
