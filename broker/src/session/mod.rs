@@ -69,10 +69,10 @@ pub struct Session {
     pub will: Option<Will>,
     /// User name, if it gave one.
     pub user: Option<Box<str>>,
-    /// When it ends, in seconds of the process, while the client is away.
-    pub ends_at_s: Option<u64>,
-    /// When its will is published, in seconds of the process, while the client is away.
-    pub will_at_s: Option<u64>,
+    /// When it ends, in milliseconds of the process, while the client is away.
+    pub ends_at_ms: Option<u64>,
+    /// When its will is published, in milliseconds of the process, while the client is away.
+    pub will_at_ms: Option<u64>,
     /// Reads of its queue are waiting for the disk.
     pub cold: bool,
 }
@@ -164,8 +164,8 @@ pub struct Link {
     pub closing: Option<Close>,
     /// 0 off.
     pub keep_alive_s: u16,
-    /// When it last said anything, in seconds of the process.
-    pub heard_s: u64,
+    /// When it last said anything, in milliseconds of the process.
+    pub heard_ms: u64,
     /// The largest packet it takes.
     pub packet_bytes_max: usize,
     /// Acknowledgements that wait for their commit.

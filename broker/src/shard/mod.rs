@@ -105,16 +105,16 @@ pub struct Now {
     pub unix_ms: i64,
     /// Seconds since 1970.
     pub unix_s: u32,
-    /// Seconds the process has run: what does not jump when the clock is set.
-    pub up_s: u64,
+    /// Milliseconds the process has run: what does not jump when the clock is set.
+    pub up_ms: u64,
 }
 
 impl Now {
     fn read() -> Now {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         static START: OnceLock<Instant> = OnceLock::new();
-        let up_s = START.get_or_init(Instant::now).elapsed().as_secs();
-        Now { unix_ms: since.as_millis() as i64, unix_s: since.as_secs() as u32, up_s }
+        let up_ms = START.get_or_init(Instant::now).elapsed().as_millis() as u64;
+        Now { unix_ms: since.as_millis() as i64, unix_s: since.as_secs() as u32, up_ms }
     }
 }
 
@@ -409,12 +409,12 @@ impl Shard {
     }
 
     fn wake_stalled(&mut self) {
-        let now_s = self.now.up_s;
+        let now_ms = self.now.up_ms;
         for (slot, link) in std::mem::take(&mut self.stalled) {
             if let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut()) {
                 link.stalled = false;
                 // What it said meanwhile is read only now.
-                link.heard_s = now_s;
+                link.heard_ms = now_ms;
                 link.wake();
             }
         }

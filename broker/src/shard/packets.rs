@@ -62,7 +62,7 @@ impl Shard {
             }
         }
         if let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) {
-            link.heard_s = self.now.up_s;
+            link.heard_ms = self.now.up_ms;
         }
         consumed
     }
