@@ -380,7 +380,7 @@ impl Shard {
         let session = &mut self.sessions[slot as usize];
         if let Some(expiry_s) = disconnect.session_expiry_s {
             if session.expiry_s == 0 && expiry_s > 0 {
-                let what = "DISCONNECT sets a session expiry where CONNECT had none [MQTT-3.14.2-2]";
+                let what = "DISCONNECT sets a session expiry where CONNECT had none [3.14.2.2.2]";
                 return Err(Close::Fault(ReasonCode::ProtocolError, what.into()));
             }
             session.expiry_s = expiry_s;
