@@ -46,6 +46,7 @@ pub use error::DecodeError;
 pub use frame::{Frame, Header, PacketType, frame, header};
 pub use misc::{Auth, Disconnect, encode_disconnect, encode_pingresp};
 pub use packet::Packet;
+pub use primitives::varint_length;
 pub use properties::{PublishProperties, UserProperties, put_property};
 pub use publish::{OutgoingPublish, Publish};
 pub use reason::ReasonCode;

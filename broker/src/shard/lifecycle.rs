@@ -72,6 +72,11 @@ impl Shard {
             // Its user was changed while it was on its way here.
             return Err(ReasonCode::NotAuthorized);
         }
+        let packet_bytes_max = connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize);
+        if self.connack(connect, client_id, *assigned, false).len() > packet_bytes_max {
+            // What it has to be told does not fit [MQTT-3.1.2-24].
+            return Err(ReasonCode::PacketTooLarge);
+        }
         let mut ticket = None;
         if let Some(slot) = known {
             self.take_over(slot, connect.clean_start);
@@ -121,7 +126,7 @@ impl Shard {
             closing: None,
             keep_alive_s: connect.keep_alive_s,
             heard_ms,
-            packet_bytes_max: connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize),
+            packet_bytes_max,
             held: 0,
             aliases: Default::default(),
             loopback: *loopback,
@@ -338,7 +343,7 @@ impl Shard {
     /// A session ends with everything it had. The ticket of its removal when it was durable.
     pub(super) fn end(&mut self, slot: u32) -> Option<Ticket> {
         if self.sessions[slot as usize].will_at_ms.is_some() {
-            // The will delay ends with the session [MQTT-3.1.3-9].
+            // The will delay ends with the session [MQTT-3.1.2-8].
             self.publish_will(slot);
         }
         let session = self.sessions.try_remove(slot as usize)?;

@@ -5,7 +5,7 @@ use bridge::state::Change;
 
 use crate::codec::{
     Ack, AckKind, DecodeError, Disconnect, Packet, Publish, QoS, ReasonCode, RetainHandling, Subscribe, Unsubscribe,
-    Version, encode_ack, encode_pingresp, encode_suback, encode_unsuback, frame,
+    Version, encode_ack, encode_pingresp, encode_suback, encode_unsuback, frame, varint_length,
 };
 use crate::limits;
 use crate::message::Message;
@@ -278,7 +278,20 @@ impl Shard {
         self.schedule_turn();
     }
 
+    /// A SUBACK or UNSUBACK has a code for each filter: the client has to take one of that size [MQTT-3.1.2-24].
+    fn answer_fits(&self, slot: u32, version: Version, codes: usize) -> Handled {
+        let Some(link) = self.sessions[slot as usize].link.as_ref() else { return Ok(()) };
+        // Fixed header, identifier, Property Length, codes.
+        let bytes = 1 + varint_length(2 + 1 + codes) + 2 + 1 + codes;
+        if version == Version::V5 && bytes > link.packet_bytes_max {
+            let what = format!("the answer takes {bytes} bytes, the client takes {}", link.packet_bytes_max);
+            return Err(Close::Fault(ReasonCode::PacketTooLarge, what));
+        }
+        Ok(())
+    }
+
     fn subscribe(&mut self, slot: u32, version: Version, subscribe: &Subscribe<'_>) -> Handled {
+        self.answer_fits(slot, version, subscribe.subscriptions.count())?;
         let mut reasons = Vec::new();
         let mut wanted = Vec::new();
         let mut operation = None;
@@ -341,6 +354,7 @@ impl Shard {
     }
 
     fn unsubscribe(&mut self, slot: u32, version: Version, unsubscribe: &Unsubscribe<'_>) -> Handled {
+        self.answer_fits(slot, version, unsubscribe.filters.count())?;
         let mut reasons = Vec::new();
         let mut operation = None;
         for filter in unsubscribe.filters {
