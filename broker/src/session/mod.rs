@@ -170,6 +170,10 @@ pub struct Link {
     pub packet_bytes_max: usize,
     /// Acknowledgements that wait for their commit.
     pub held: usize,
+    /// QoS 1 and 2 messages it sent on this connection that are not acknowledged to the end.
+    pub unanswered: u16,
+    /// How many there may be; told at CONNACK, whatever a reload makes of the setting.
+    pub receive_maximum: u16,
     /// Topic aliases it set.
     pub aliases: HashMap<u16, Box<str>>,
     /// It came in where only this machine can.

@@ -128,6 +128,8 @@ impl Shard {
             heard_ms,
             packet_bytes_max,
             held: 0,
+            unanswered: 0,
+            receive_maximum: self.config.receive_maximum,
             aliases: Default::default(),
             loopback: *loopback,
             may_publish: None,
@@ -423,7 +425,6 @@ impl Shard {
     /// Once a second: clients that fell silent, wills and sessions whose time has come.
     pub(super) fn sweep(&mut self) {
         let now_ms = self.now.up_ms;
-        let receive_maximum = usize::from(self.config.receive_maximum);
         let mut due = Vec::new();
         let mut depths = Depths::default();
         for (slot, session) in &mut self.sessions {
@@ -433,7 +434,7 @@ impl Shard {
                     let silent_ms = now_ms.saturating_sub(link.heard_ms);
                     let allowed_ms = 1500 * u64::from(link.keep_alive_s);
                     // Not enforced while we do not read, unless it is because the client does not.
-                    let read = link.ready && !link.stalled && link.held < receive_maximum;
+                    let read = link.ready && !link.stalled && !link.holds_enough();
                     if link.keep_alive_s > 0 && silent_ms > allowed_ms && read {
                         link.close(Close::ByServer(
                             ReasonCode::KeepAliveTimeout,

@@ -98,6 +98,7 @@ impl Shard {
             self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
             return Ok(());
         }
+        self.count_unanswered(slot, publish.qos)?;
         if let Some(refused) = refuse_topic(topic) {
             self.counts.refused_topics += 1;
             return self.refuse(slot, publish, refused);
@@ -137,6 +138,21 @@ impl Shard {
                 self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
             }
         }
+        Ok(())
+    }
+
+    /// Counts a message that is to be acknowledged. A 5.0 client was told how many it may have under way; who speaks
+    /// an older version is only not read for a while [MQTT-3.3.4-7].
+    fn count_unanswered(&mut self, slot: u32, qos: QoS) -> Handled {
+        let Some(link) = self.sessions[slot as usize].link.as_mut().filter(|_| qos > QoS::AtMostOnce) else {
+            return Ok(());
+        };
+        if link.version == Version::V5 && link.unanswered >= link.receive_maximum {
+            let maximum = link.receive_maximum;
+            let what = format!("more than {maximum} messages at QoS 1 and 2 that are not acknowledged [MQTT-3.3.4-7]");
+            return Err(Close::Fault(ReasonCode::ReceiveMaximumExceeded, what));
+        }
+        link.unanswered = link.unanswered.saturating_add(1);
         Ok(())
     }
 
@@ -191,10 +207,9 @@ impl Shard {
         };
         let Some(link) = self.sessions[slot as usize].link.as_ref() else { return Ok(()) };
         let reason = if link.version == Version::V5 { reason } else { ReasonCode::Success };
-        let mut packet = Vec::new();
-        encode_ack(&mut packet, link.version, Ack { kind, packet_id: publish.packet_id, reason }, None);
+        let ack = Ack { kind, packet_id: publish.packet_id, reason };
         let ticket = self.lane.submitted();
-        self.hold(slot, ticket, Promise::Packet(packet.into()));
+        self.hold(slot, ticket, Promise::Ack(ack));
         self.schedule_turn();
         Ok(())
     }
