@@ -554,3 +554,35 @@ fn mqtt5_3_8_3_3() {
         assert!(client.take_until("another's").is_empty());
     }
 }
+
+/// Where subscriptions overlap, those without No Local get the client's own messages, in their way.
+#[test]
+fn mqtt5_3_8_3_3_overlapping() {
+    for connect in [Connect::v5(&fresh()), Connect::v5(&fresh()).durable()] {
+        let (mut client, root) = (join_as(&connect), fresh());
+        let topic = format!("{root}/x");
+        client.subscribe_with(&[(&format!("{root}/+"), 2 | NO_LOCAL)], &[Prop::SubscriptionId(1)]);
+        client.subscribe_with(&[(&topic, 1)], &[Prop::SubscriptionId(2)]);
+        client.publish(Publish::new(&topic, "own").qos(2));
+        let got = client.take();
+        assert_eq!((got.text().as_str(), got.qos, ids(&got)), ("own", 1, vec![2]));
+        broker().publish(Publish::new(&topic, "another's").qos(2));
+        let got = client.take();
+        assert_eq!((got.text().as_str(), got.qos), ("another's", 2));
+    }
+}
+
+/// What was retained was published by someone, too.
+#[test]
+fn mqtt5_3_8_3_3_retained() {
+    for connect in [Connect::v5(&fresh()), Connect::v5(&fresh()).durable()] {
+        let (mut client, root) = (join_as(&connect), fresh());
+        client.publish(Publish::new(&format!("{root}/own"), "own").qos(1).retain());
+        broker().publish(Publish::new(&format!("{root}/other"), "another's").qos(1).retain());
+        client.subscribe(&format!("{root}/+"), 1 | NO_LOCAL);
+        publish(&format!("{root}/end"), "end");
+        assert_eq!(client.take_until("end"), ["another's"]);
+        client.subscribe(&format!("{root}/own"), 1);
+        assert_eq!(client.take().text(), "own");
+    }
+}

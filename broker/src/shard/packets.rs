@@ -9,6 +9,7 @@ use crate::codec::{
 };
 use crate::limits;
 use crate::message::Message;
+use crate::router::retained::Retained;
 use crate::session::window::Acked;
 use crate::session::{Close, Options, Out};
 use crate::store;
@@ -361,7 +362,11 @@ impl Shard {
         let mut seen = HashSet::default();
         wanted.retain(|(filter, _)| seen.insert(*filter));
         for (filter, options) in wanted {
-            for kept in self.router.retained.matching(filter, self.now.unix_s) {
+            let me = &self.sessions[slot as usize].me.client_id;
+            let local = |kept: &Retained| options.no_local && *kept.client_id == **me;
+            let mut matching = self.router.retained.matching(filter, self.now.unix_s);
+            matching.retain(|kept| !local(kept));
+            for kept in matching {
                 self.deliver_retained(slot, &kept, options.qos, options.id);
             }
         }

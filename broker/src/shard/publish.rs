@@ -14,7 +14,7 @@ use crate::mapping::{Origin, partition_of};
 use crate::message::Message;
 use crate::router::retained::Retained;
 use crate::router::trie::{SharedGroup, Subscriber};
-use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
+use crate::router::{MatchSet, QueueTarget, Target, Whose, picked, picked_queue};
 use crate::session::queue::Next;
 use crate::session::window::Waiting;
 use crate::session::{Link, Out, Tag};
@@ -218,7 +218,8 @@ impl Shard {
     /// Puts a message to one session of this shard on its way, unless it goes through the journal.
     fn deliver(&mut self, target: &Target, message: &Message<'_>) {
         let qos = message.qos.min(target.qos);
-        if (target.durable && qos > QoS::AtMostOnce) || (target.no_local && target.session == message.publisher) {
+        let included = target.whose.includes(target.session == message.publisher);
+        if (target.durable && qos > QoS::AtMostOnce) || !included {
             return;
         }
         let Some(session) = self.sessions.get_mut(target.slot as usize) else { return };
@@ -290,7 +291,7 @@ impl Shard {
         let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
         if message.qos > QoS::AtMostOnce {
             for target in set.queued.iter().chain(picked) {
-                if target.no_local && target.session.id == message.publisher {
+                if !target.whose.includes(target.session.id == message.publisher) {
                     continue;
                 }
                 if target.session.queued() >= self.config.max_queued_messages {
@@ -390,7 +391,7 @@ impl Shard {
             session: me.id,
             qos: granted,
             durable: me.durable,
-            no_local: false,
+            whose: Whose::Anyones,
             retain_as_published: true,
             ids: id.into_iter().collect(),
         };
