@@ -570,11 +570,3 @@ fn mqtt311_3_1_4_5() {
     nothing_behind_a_refusal_is_processed(V311, &speaking(b"MQTT", 2));
     nothing_behind_a_refusal_is_processed(V311, b"\x10\x0C\0\x04MQTT\x04\0\0\x3C\0\0");
 }
-
-#[test]
-fn mqtt5_3_1_3_8() {
-    // What no identifier may be: a string that is none. The server refuses no other.
-    let bytes = packet(0x10, &[b"\0\x04MQTT\x05\x02\0\x3C\0", &field(b"\xFF")]);
-    let code = refused_for(V5, &bytes);
-    assert!(matches!(code, None | Some(0x81 | 0x85)), "{code:?}");
-}

@@ -26,5 +26,6 @@ mod table;
 mod time;
 mod topics;
 mod unsubscribe;
+mod users;
 mod websocket;
 mod wills;
