@@ -1,7 +1,7 @@
 //! Chapter 6: MQTT in WebSocket messages, by a client of a few lines: it knows frames, and nothing of MQTT.
 
 use crate::script::{V5, V311, connect, publish_bytes, subscribe_bytes, ws_port};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use support::mqtt::Version;
 
@@ -55,21 +55,34 @@ impl WebSocket {
         self.send_frame(BINARY, true, payload);
     }
 
+    /// Fills the buffer; false when the server closed. That it is silent is a fault.
+    #[track_caller]
+    fn read(&mut self, buffer: &mut [u8]) -> bool {
+        match self.stream.read_exact(buffer) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("neither a frame nor the end"),
+            Err(_) => false,
+        }
+    }
+
     /// The next frame's opcode and payload; `None` when the server closed.
+    #[track_caller]
     fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut head = [0; 2];
-        self.stream.read_exact(&mut head).ok()?;
+        if !self.read(&mut head) {
+            return None;
+        }
         assert_eq!(head[1] & 0x80, 0, "a server does not mask");
         let length = match head[1] {
             126 => {
                 let mut length = [0; 2];
-                self.stream.read_exact(&mut length).ok()?;
+                assert!(self.read(&mut length), "closed inside a frame");
                 u16::from_be_bytes(length).into()
             }
             length => usize::from(length),
         };
         let mut payload = vec![0; length];
-        self.stream.read_exact(&mut payload).ok()?;
+        assert!(self.read(&mut payload), "closed inside a frame");
         Some((head[0] & 0x0F, payload))
     }
 
