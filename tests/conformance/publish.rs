@@ -353,6 +353,44 @@ fn mqtt5_3_3_2_11() {
     assert!(aliases.iter().all(|alias| *alias == 1), "{aliases:?}");
 }
 
+/// Whoever follows the aliases gets every topic right: live and from a queue, at each QoS, and after coming back.
+#[test]
+fn mqtt5_3_3_2_11_resolved() {
+    for connect in [Connect::v5(&fresh()), Connect::v5(&fresh()).durable()] {
+        let connect = connect.with(Prop::TopicAliasMaximum(2)).with(Prop::ReceiveMaximum(3));
+        let root = fresh();
+        let mut client = join_as(&connect);
+        client.subscribe(&format!("{root}/#"), 1);
+        for _ in 0..2 {
+            let mut known: [Option<String>; 2] = [None, None];
+            let mut from = join(V5);
+            for n in 0..24 {
+                let topic = format!("{root}/topic {}", n % 4);
+                from.send_publish(&Publish::new(&topic, &topic).qos(n as u8 % 2).id(n + 1));
+            }
+            let mut short = 0;
+            for _ in 0..24 {
+                let got = client.take();
+                let alias = got.props.iter().find_map(|prop| match prop {
+                    Prop::TopicAlias(alias) => Some(usize::from(*alias)),
+                    _ => None,
+                });
+                short += u32::from(got.topic.is_empty());
+                let topic = match alias {
+                    Some(alias) if got.topic.is_empty() => known[alias - 1].clone().expect("set on this connection"),
+                    Some(alias) => known[alias - 1].insert(got.topic.clone()).clone(),
+                    None => got.topic.clone(),
+                };
+                assert_eq!(topic, got.text());
+            }
+            assert!(short > 0, "they were of use");
+            drop(client);
+            client = join_as(&connect);
+            client.subscribe(&format!("{root}/#"), 1);
+        }
+    }
+}
+
 // ---- 3.3.4 ----
 
 fn a_publish_is_answered_by_its_qos(version: Version) {

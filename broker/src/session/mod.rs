@@ -1,6 +1,7 @@
-//! What the server knows of a client, connected or not. Pure: [`window`] and [`queue`] are state machines,
+//! What the server knows of a client, connected or not. Pure: [`window`], [`queue`] and [`aliases`] are state machines,
 //! the rest is data; `shard` moves it.
 
+pub mod aliases;
 pub mod queue;
 pub mod window;
 
@@ -13,6 +14,7 @@ use bridge::Ticket;
 use crate::codec::{Connect, QoS, ReasonCode, Version};
 use crate::router::SessionRef;
 
+use aliases::Aliases;
 use queue::Queue;
 use window::Window;
 
@@ -176,6 +178,8 @@ pub struct Link {
     pub receive_maximum: u16,
     /// Topic aliases it set.
     pub aliases: HashMap<u16, Box<str>>,
+    /// Topic aliases we set for it, if it allows any.
+    pub outbound_aliases: Option<Box<Aliases>>,
     /// It came in where only this machine can.
     pub loopback: bool,
     /// The topic it published to last, if it may, and the rights' generation that said so.

@@ -14,6 +14,7 @@ use crate::listener::{Client, anonymous_allowed};
 use crate::message::Message;
 use crate::router::SessionRef;
 use crate::router::trie::Subscriber;
+use crate::session::aliases::Aliases;
 use crate::session::queue::Queue;
 use crate::session::window::Window;
 use crate::session::{Close, Link, NEVER, Options, Out, Session, Will};
@@ -131,6 +132,7 @@ impl Shard {
             unanswered: 0,
             receive_maximum: self.config.receive_maximum,
             aliases: Default::default(),
+            outbound_aliases: Aliases::allowed(connect.topic_alias_maximum).map(Box::new),
             loopback: *loopback,
             may_publish: None,
             stalled: false,
