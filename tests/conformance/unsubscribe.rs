@@ -71,6 +71,25 @@ fn mqtt5_3_10_4_1() {
     filters_are_compared_by_character(V5);
 }
 
+/// A shared subscription's filter is all of it, `$share/` and name included.
+#[test]
+fn mqtt5_3_10_4_1_shared() {
+    let (mut client, topic, end) = (join(V5), fresh(), fresh());
+    let shared = format!("$share/g/{topic}");
+    client.subscribe_with(&[(&shared, 1), (&topic, 1), (&end, 1)], &[]);
+    assert_eq!(unsubscribe(&mut client, V5, &[&format!("$share/h/{topic}")]), [0x11]);
+    publish(&topic, "two copies");
+    assert_eq!((client.take().text(), client.take().text()), ("two copies".into(), "two copies".into()));
+    assert_eq!(unsubscribe(&mut client, V5, &[&topic]), [0]);
+    publish(&topic, "one");
+    publish(&end, "end");
+    assert_eq!(client.take_until("end"), ["one"]);
+    assert_eq!(unsubscribe(&mut client, V5, &[&shared]), [0]);
+    publish(&topic, "none");
+    publish(&end, "end");
+    assert!(client.take_until("end").is_empty());
+}
+
 #[test]
 fn mqtt311_3_10_4_1() {
     filters_are_compared_by_character(V311);

@@ -123,6 +123,22 @@ fn mqtt311_3_1_2_17() {
     a_will_is_retained(V311);
 }
 
+/// As any retained message: the last one counts, and an empty one removes it.
+#[test]
+fn mqtt5_3_1_2_15_replaced() {
+    let (mut watcher, topic) = watcher(V5);
+    for payload in ["first", "second", ""] {
+        drop(join_as(&Connect::v5(&fresh()).will(Publish::new(&topic, payload).qos(2).retain())));
+        assert_eq!(watcher.take().text(), payload);
+        let (mut late, end) = (join(V5), fresh());
+        late.subscribe(&topic, 1);
+        late.subscribe(&end, 1);
+        publish(&end, "end");
+        let kept: Vec<&str> = if payload.is_empty() { vec![] } else { vec![payload] };
+        assert_eq!(late.take_until("end"), kept);
+    }
+}
+
 #[test]
 fn mqtt5_3_1_3_10() {
     let (mut watcher, topic) = watcher(V5);
