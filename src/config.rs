@@ -283,7 +283,7 @@ impl Mqtt {
             allow_anonymous: from.boolean_or_auto("mqtt.allow_anonymous"),
             max_packet_size: from.number("mqtt.max_packet_size", 1_048_576, 64..=PACKET_BYTES_MAX),
             max_inflight_messages: from.number("mqtt.max_inflight_messages", 1000, 1..=u16::MAX),
-            receive_maximum: from.number("mqtt.receive_maximum", 1000, 1..=u16::MAX),
+            receive_maximum: from.number("mqtt.receive_maximum", u16::MAX, 1..=u16::MAX),
             max_queued_messages: from.number("mqtt.max_queued_messages", 100_000, 1..=u32::MAX),
             max_queued_bytes: from.number("mqtt.max_queued_bytes", 67_108_864, 1024..=1 << 40),
             connect_timeout_s: from.number("mqtt.connect_timeout_s", 10, 1..=3600),

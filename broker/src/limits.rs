@@ -10,6 +10,8 @@ pub const MATCH_CACHE_BYTES_MAX: usize = 64 << 20;
 pub const READ_BYTES: usize = 64 << 10;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
+/// Acknowledgements of one client that wait for their commit, above which it is not read.
+pub const HELD_MAX: usize = 1_000;
 /// Journal backlog of a shard above which its publishers are not read.
 pub const BACKLOG_BYTES_MAX: usize = 2 << 20;
 /// Bytes of messages from other shards that wait for a shard, above which no publisher is read.
@@ -32,6 +34,12 @@ pub const OUTBOX_BYTES_MAX: usize = 1 << 20;
 /// Bytes waiting to be written to a client above which nothing is read from it; above what deliveries alone
 /// can reach, but for a single large one.
 pub const OUTBOX_STALL_BYTES: usize = 2 * OUTBOX_QOS0_BYTES_MAX;
+/// Topic aliases set for one client, whatever it allows: each keeps its topic in memory.
+pub const OUTBOUND_ALIASES_MAX: u16 = 64;
+/// Bytes of a topic that gets an alias: an alias takes three itself.
+pub const ALIASED_TOPIC_BYTES_MIN: usize = 6;
+/// See [`ALIASED_TOPIC_BYTES_MIN`].
+pub const ALIASED_TOPIC_BYTES_MAX: usize = 1 << 10;
 /// Seconds a durable session outlives a restart at least, unless it expires sooner by itself (R5).
 pub const EXPIRY_AFTER_START_S: u64 = 600;
 /// Seconds that wills of durable sessions wait after a restart at least (R5).

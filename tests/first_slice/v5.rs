@@ -265,7 +265,7 @@ fn a_publish_nobody_waits_for_says_so_or_succeeds() {
 #[test]
 fn a_disconnect_gives_its_reason_in_words_only_where_they_fit() {
     let broker = Broker::start();
-    for (bytes, fits) in [(12, false), (1000, true)] {
+    for (bytes, fits) in [(20, false), (1000, true)] {
         let mut client = broker.connect(Connect::v5("client").with(Prop::MaximumPacketBytes(bytes)));
         // An alias that was never set.
         client.send(b"\x30\x06\0\0\x03\x23\0\x07");

@@ -106,6 +106,7 @@ impl<'a> Connect<'a> {
     /// Decodes the first frame of a connection, of whatever type it is.
     pub fn decode(frame: &Frame<'a>) -> Result<Connect<'a>, DecodeError> {
         let (version, mut reader) = read_version(frame)?;
+        frame.check_length(version)?;
         let flags = reader.u8()?;
         check_flags(flags, version)?;
         let clean_start = flags & CLEAN_START != 0;

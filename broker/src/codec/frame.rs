@@ -1,5 +1,6 @@
 //! The fixed header (2.1): where a packet ends, before anything else about it is known.
 
+use super::primitives::varint_length;
 use super::{DecodeError, Version};
 
 /// The sixteen packet types.
@@ -84,6 +85,16 @@ pub struct Frame<'a> {
 }
 
 impl Frame<'_> {
+    /// 5.0 wants Remaining Length in the fewest bytes [MQTT-1.5.5-1]; before, more of them are allowed.
+    #[inline]
+    pub(super) fn check_length(&self, version: Version) -> Result<(), DecodeError> {
+        let length_bytes = self.length - self.body.len() - 1;
+        if version == Version::V5 && length_bytes > varint_length(self.body.len()) {
+            return Err(DecodeError::VariableByteInteger);
+        }
+        Ok(())
+    }
+
     /// Before 3.1.1 the DUP flag existed on PUBREL, SUBSCRIBE and UNSUBSCRIBE too.
     pub(super) fn check_dup(&self, version: Version) -> Result<(), DecodeError> {
         if self.first_byte & 0x08 != 0 && version != Version::V3_1 {
@@ -199,5 +210,16 @@ mod tests {
         assert_eq!(frame(&[0x30, 98], 100), Ok(None));
         let error = DecodeError::PacketTooLarge { length: 101, limit: 100 };
         assert_eq!(frame(&[0x30, 99], 100), Err(error));
+    }
+
+    #[test]
+    fn remaining_length_is_in_its_shortest_form_in_version_5() {
+        use crate::codec::{Packet, Version, tests::framed};
+        let pingreq = |bytes| Packet::decode(&framed(bytes), Version::V5);
+        assert_eq!(pingreq(b"\xC0\x00"), Ok(Packet::PingReq));
+        assert_eq!(pingreq(b"\xC0\x80\x00"), Err(DecodeError::VariableByteInteger));
+        for version in [Version::V3_1, Version::V3_1_1] {
+            assert_eq!(Packet::decode(&framed(b"\xC0\x80\x80\x00"), version), Ok(Packet::PingReq));
+        }
     }
 }

@@ -15,8 +15,8 @@
 //!
 //! Strict where the standard is: reserved bits, UTF-8 without NUL or surrogates, each property only where
 //! and as often as it may stand, nothing left over. Control characters and non-characters in strings are
-//! accepted, as 1.5.4 leaves that to the receiver. The one leniency: Remaining Length may be encoded
-//! in more bytes than it needs (at most four), as 3.1 and 3.1.1 allow it.
+//! accepted, as 1.5.4 leaves that to the receiver. Remaining Length may be encoded in more bytes than it needs
+//! (at most four) in 3.1 and 3.1.1, which do not forbid it.
 
 mod ack;
 mod connack;
@@ -46,6 +46,7 @@ pub use error::DecodeError;
 pub use frame::{Frame, Header, PacketType, frame, header};
 pub use misc::{Auth, Disconnect, encode_disconnect, encode_pingresp};
 pub use packet::Packet;
+pub use primitives::varint_length;
 pub use properties::{PublishProperties, UserProperties, put_property};
 pub use publish::{OutgoingPublish, Publish};
 pub use reason::ReasonCode;

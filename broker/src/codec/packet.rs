@@ -20,6 +20,7 @@ impl<'a> Packet<'a> {
     /// Decodes a frame of a connection that speaks `version`.
     #[inline]
     pub fn decode(frame: &Frame<'a>, version: Version) -> Result<Packet<'a>, DecodeError> {
+        frame.check_length(version)?;
         let ack = |kind| Ack::decode(kind, frame, version).map(Packet::Ack);
         match frame.packet_type {
             PacketType::Publish => Publish::decode(frame, version).map(Packet::Publish),

@@ -148,9 +148,9 @@ pub(super) fn put_varint(out: &mut Vec<u8>, value: u32) {
     out.extend_from_slice(&bytes[..count]);
 }
 
-/// How many bytes `value` takes.
+/// How many bytes `value` takes as a variable byte integer.
 #[inline]
-pub(super) fn varint_length(value: usize) -> usize {
+pub fn varint_length(value: usize) -> usize {
     match value {
         0..=0x7F => 1,
         0x80..=0x3FFF => 2,

@@ -31,6 +31,8 @@ use transport::{Allowance, Socket, Transport};
 
 /// First byte of a CONNECT.
 const CONNECT: u8 = 0x10;
+/// Bytes of a CONNACK of 5.0 that says no more than why.
+const REFUSAL_BYTES: u32 = 5;
 /// First byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -244,6 +246,7 @@ async fn admit(shared: Shared, arrival: Arrival) {
             shared.borrow_mut().counts.refused(Some(reason));
             let why = match reason {
                 ReasonCode::ClientIdentifierNotValid => "its client id is that of another user's session",
+                ReasonCode::PacketTooLarge => "its Maximum Packet Size leaves no room for a CONNACK",
                 _ => "its user has changed meanwhile",
             };
             tracing::warn!(peer = &*client.peer, client = &*client.id, user = client.identity.name(), "refused: {why}");
@@ -385,6 +388,10 @@ async fn read_connect(stream: &mut Transport, packet_max: u32) -> Result<Vec<u8>
         };
         let answer_in = connect_version(&found).ok();
         let connect = Connect::decode(&found).map_err(|error| undecodable(&error, answer_in))?;
+        if connect.maximum_packet_size.is_some_and(|bytes| bytes < REFUSAL_BYTES) {
+            let why = "its Maximum Packet Size leaves no room even for a refusal [MQTT-3.1.2-24]";
+            return Err(Refused::silently(why));
+        }
         if connect.authentication_method.is_some() {
             let why = "it asks for an authentication method; none is offered";
             return Err(Refused::with(connect.version, ReasonCode::BadAuthenticationMethod, why));

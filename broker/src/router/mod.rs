@@ -93,6 +93,28 @@ impl SessionRef {
     }
 }
 
+/// Whose messages a target gets: No Local tells a session's own from those of others [MQTT-3.8.3-3].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Whoever published them.
+    Anyones,
+    /// Not those it published itself.
+    Others,
+    /// Those alone: where only some of its subscriptions have No Local.
+    Own,
+}
+
+impl Whose {
+    /// Whether a message is among them.
+    pub fn includes(self, own: bool) -> bool {
+        match self {
+            Whose::Anyones => true,
+            Whose::Others => !own,
+            Whose::Own => own,
+        }
+    }
+}
+
 /// A session that gets a message at once, on the shard it lives on.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -104,8 +126,8 @@ pub struct Target {
     pub qos: QoS,
     /// Only what is QoS 0 for it goes this way; the rest is queued.
     pub durable: bool,
-    /// Not what it published itself.
-    pub no_local: bool,
+    /// Whose messages it gets this way.
+    pub whose: Whose,
     /// Keep the retain flag.
     pub retain_as_published: bool,
     /// Subscription identifiers, all of them.
@@ -119,8 +141,8 @@ pub struct QueueTarget {
     pub session: Arc<SessionRef>,
     /// Greatest QoS of its subscriptions that match; not 0.
     pub qos: QoS,
-    /// Not what it published itself.
-    pub no_local: bool,
+    /// Whose messages it gets this way.
+    pub whose: Whose,
     /// Keep the retain flag.
     pub retain_as_published: bool,
     /// Subscription identifier; 0 none. One copy is queued for each.
@@ -284,32 +306,42 @@ impl MatchSet {
     /// One session's overlapping subscriptions: one copy at the greatest QoS with every identifier; in a
     /// queue, one copy for each identifier (an entry has room for one) [MQTT-3.3.4-2].
     fn add_session(&mut self, all: &[&Subscriber]) {
+        let local: Vec<&Subscriber> = all.iter().copied().filter(|s| !s.no_local).collect();
+        if local.len() == all.len() {
+            return self.add_targets(all, Whose::Anyones);
+        }
+        self.add_targets(all, Whose::Others);
+        if !local.is_empty() {
+            self.add_targets(&local, Whose::Own);
+        }
+    }
+
+    fn add_targets(&mut self, all: &[&Subscriber], whose: Whose) {
         let session = &all[0].session;
         let qos = all.iter().map(|s| s.qos).max().unwrap_or(QoS::AtMostOnce);
-        let no_local = all.iter().all(|s| s.no_local);
         let retain_as_published = all.iter().any(|s| s.retain_as_published);
         let ids: Box<[u32]> = all.iter().filter_map(|s| s.id).collect();
         if session.durable && qos > QoS::AtMostOnce {
-            let id_of = |id| QueueTarget { session: session.clone(), qos, no_local, retain_as_published, id };
+            let id_of = |id| QueueTarget { session: session.clone(), qos, whose, retain_as_published, id };
             match ids.is_empty() {
                 true => self.queued.push(id_of(0)),
                 false => self.queued.extend(ids.iter().copied().map(id_of)),
             }
         }
-        let target = direct(session, qos, no_local, retain_as_published, ids);
+        let target = direct(session, qos, whose, retain_as_published, ids);
         self.direct[session.shard].push(target);
     }
 }
 
-fn direct(session: &SessionRef, qos: QoS, no_local: bool, retain_as_published: bool, ids: Box<[u32]>) -> Target {
+fn direct(session: &SessionRef, qos: QoS, whose: Whose, retain_as_published: bool, ids: Box<[u32]>) -> Target {
     let (slot, durable) = (session.slot, session.durable);
-    Target { slot, session: session.id, qos, durable, no_local, retain_as_published, ids }
+    Target { slot, session: session.id, qos, durable, whose, retain_as_published, ids }
 }
 
 /// A shared group's member as the one target of a message.
 pub fn picked(member: &Subscriber) -> Target {
     let ids = member.id.into_iter().collect();
-    direct(&member.session, member.qos, false, member.retain_as_published, ids)
+    direct(&member.session, member.qos, Whose::Anyones, member.retain_as_published, ids)
 }
 
 /// The same, for its queue.
@@ -317,7 +349,7 @@ pub fn picked_queue(member: &Subscriber) -> QueueTarget {
     QueueTarget {
         session: member.session.clone(),
         qos: member.qos,
-        no_local: false,
+        whose: Whose::Anyones,
         retain_as_published: member.retain_as_published,
         id: member.id.unwrap_or(0),
     }

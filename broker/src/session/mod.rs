@@ -1,6 +1,7 @@
-//! What the server knows of a client, connected or not. Pure: [`window`] and [`queue`] are state machines,
+//! What the server knows of a client, connected or not. Pure: [`window`], [`queue`] and [`aliases`] are state machines,
 //! the rest is data; `shard` moves it.
 
+pub mod aliases;
 pub mod queue;
 pub mod window;
 
@@ -13,6 +14,7 @@ use bridge::Ticket;
 use crate::codec::{Connect, QoS, ReasonCode, Version};
 use crate::router::SessionRef;
 
+use aliases::Aliases;
 use queue::Queue;
 use window::Window;
 
@@ -69,10 +71,10 @@ pub struct Session {
     pub will: Option<Will>,
     /// User name, if it gave one.
     pub user: Option<Box<str>>,
-    /// When it ends, in seconds of the process, while the client is away.
-    pub ends_at_s: Option<u64>,
-    /// When its will is published, in seconds of the process, while the client is away.
-    pub will_at_s: Option<u64>,
+    /// When it ends, in milliseconds of the process, while the client is away.
+    pub ends_at_ms: Option<u64>,
+    /// When its will is published, in milliseconds of the process, while the client is away.
+    pub will_at_ms: Option<u64>,
     /// Reads of its queue are waiting for the disk.
     pub cold: bool,
 }
@@ -164,16 +166,22 @@ pub struct Link {
     pub closing: Option<Close>,
     /// 0 off.
     pub keep_alive_s: u16,
-    /// When it last said anything, in seconds of the process.
-    pub heard_s: u64,
+    /// When it last said anything, in milliseconds of the process.
+    pub heard_ms: u64,
     /// The largest packet it takes.
     pub packet_bytes_max: usize,
     /// The largest packet we take, as we told it: a reload may change that for later connections only.
     pub inbound_bytes_max: u32,
     /// Acknowledgements that wait for their commit.
     pub held: usize,
+    /// QoS 1 and 2 messages it sent on this connection that are not acknowledged to the end.
+    pub unanswered: u16,
+    /// How many there may be; told at CONNACK, whatever a reload makes of the setting.
+    pub receive_maximum: u16,
     /// Topic aliases it set.
     pub aliases: HashMap<u16, Box<str>>,
+    /// Topic aliases we set for it, if it allows any.
+    pub outbound_aliases: Option<Box<Aliases>>,
     /// It came in where only this machine can.
     pub loopback: bool,
     /// The topic it published to last, if it may, and the rights' generation that said so.

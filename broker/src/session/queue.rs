@@ -143,7 +143,7 @@ impl Queue {
         let item = self.items.get(self.next)?;
         Some(match item.sent {
             Some(Sent::Released) => Next::Release(packet_id),
-            // Once sent it may be known to the client under its identifier: it stays [MQTT-4.4].
+            // Once sent it may be known to the client under its identifier: it stays [MQTT-4.3.3-7].
             None if now_before(item.entry.expires_s, now_s) => Next::Expired,
             sent => Next::Publish { packet_id, entry: item.entry, dup: sent.is_some() },
         })

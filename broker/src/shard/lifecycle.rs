@@ -14,6 +14,7 @@ use crate::listener::{Client, anonymous_allowed};
 use crate::message::Message;
 use crate::router::SessionRef;
 use crate::router::trie::Subscriber;
+use crate::session::aliases::Aliases;
 use crate::session::queue::Queue;
 use crate::session::window::Window;
 use crate::session::{Close, Link, NEVER, Options, Out, Session, Will};
@@ -33,6 +34,13 @@ pub struct Admitted {
     pub slot: u32,
     /// Its link.
     pub link: u64,
+}
+
+/// Whose time has come: the session's end, its will.
+#[derive(Clone, Copy, Debug, Default)]
+struct Due {
+    end: bool,
+    will: bool,
 }
 
 /// A session as it was found at the start.
@@ -65,11 +73,22 @@ impl Shard {
             // Users or settings were changed while it was on its way here.
             return Err(ReasonCode::NotAuthorized);
         }
+        let packet_bytes_max = connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize);
+        if self.connack(connect, client_id, *assigned, false).len() > packet_bytes_max {
+            // What it has to be told does not fit [MQTT-3.1.2-24].
+            return Err(ReasonCode::PacketTooLarge);
+        }
+        let mut ticket = None;
         if let Some(slot) = known {
             self.take_over(slot, connect.clean_start);
         }
-        let mut ticket = None;
-        // Taking over may have ended the session.
+        let due = known.map(|slot| self.due(slot)).unwrap_or_default();
+        if let (Some(slot), true) = (known, due.end) {
+            ticket = self.end(slot);
+        } else if let (Some(slot), true) = (known, due.will) {
+            self.publish_will(slot);
+        }
+        // Taking over, or time, may have ended the session.
         let known = known.filter(|_| self.by_client.contains_key(client_id));
         let slot = match known {
             Some(slot) if !connect.clean_start => slot,
@@ -83,7 +102,7 @@ impl Shard {
         let present = known.is_some() && !connect.clean_start;
         let link = NEXT_LINK.fetch_add(1, Ordering::Relaxed);
         let in_flight_max = connect.receive_maximum.min(self.config.max_inflight_messages);
-        let heard_s = self.now.up_s;
+        let heard_ms = self.now.up_ms;
         let session = &mut self.sessions[slot as usize];
         session.expiry_s = connect.session_expiry_s;
         session.will = Will::of(connect);
@@ -91,8 +110,8 @@ impl Shard {
         if session.me.set_identity(identity.clone()) && present {
             self.router.forget_matches();
         }
-        session.ends_at_s = None;
-        session.will_at_s = None;
+        session.ends_at_ms = None;
+        session.will_at_ms = None;
         match &mut session.out {
             Out::Queue(queue) => queue.restart(in_flight_max),
             out => *out = Out::Window(Window::new(in_flight_max)),
@@ -107,11 +126,14 @@ impl Shard {
             waker: None,
             closing: None,
             keep_alive_s: connect.keep_alive_s,
-            heard_s,
-            packet_bytes_max: connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize),
+            heard_ms,
+            packet_bytes_max,
             inbound_bytes_max: self.config.max_packet_size,
             held: 0,
+            unanswered: 0,
+            receive_maximum: self.config.receive_maximum,
             aliases: Default::default(),
+            outbound_aliases: Aliases::allowed(connect.topic_alias_maximum).map(Box::new),
             loopback: *loopback,
             may_publish: None,
             stalled: false,
@@ -136,6 +158,13 @@ impl Shard {
             session = if present { "resumed" } else { "new" }, "connected"
         );
         Ok(Admitted { slot, link })
+    }
+
+    /// What an absent client's session has come to since the last sweep [MQTT-4.1.0-2, MQTT-3.1.2-8].
+    fn due(&self, slot: u32) -> Due {
+        let Some(session) = self.sessions.get(slot as usize) else { return Due::default() };
+        let has_come = |at: Option<u64>| session.link.is_none() && at.is_some_and(|at| at <= self.now.up_ms);
+        Due { end: has_come(session.ends_at_ms), will: has_come(session.will_at_ms) }
     }
 
     fn connack(&self, connect: &Connect<'_>, client_id: &str, assigned: bool, present: bool) -> Box<[u8]> {
@@ -229,7 +258,7 @@ impl Shard {
 
     /// A link is gone: what its session does now.
     pub fn disconnected(&mut self, slot: u32, link: u64, why: &Close) {
-        let now_s = self.now.up_s;
+        let now_ms = self.now.up_ms;
         let Some(session) = self.linked(slot, link) else { return };
         let Some(link) = session.link.take() else { return };
         session.me.set_connected(false);
@@ -240,8 +269,8 @@ impl Shard {
         }
         let (expiry_s, durable) = (session.expiry_s, session.me.durable);
         let delay_s = session.will.as_ref().map(|will| will.delay_s.min(expiry_s));
-        session.ends_at_s = (expiry_s != NEVER).then(|| now_s + u64::from(expiry_s));
-        session.will_at_s = delay_s.map(|delay_s| now_s + u64::from(delay_s));
+        session.ends_at_ms = (expiry_s != NEVER).then(|| now_ms + milliseconds(expiry_s));
+        session.will_at_ms = delay_s.map(|delay_s| now_ms + milliseconds(delay_s));
         if matches!(why, Close::Fault(..)) {
             self.counts.faults += 1;
         }
@@ -261,7 +290,7 @@ impl Shard {
     fn publish_will(&mut self, slot: u32) {
         let session = &mut self.sessions[slot as usize];
         let Some(will) = session.will.take() else { return };
-        session.will_at_s = None;
+        session.will_at_ms = None;
         let me = session.me.clone();
         let user = session.user.clone();
         let value = self.record(&self.sessions[slot as usize]).encode();
@@ -314,8 +343,8 @@ impl Shard {
 
     /// A session ends with everything it had. The ticket of its removal when it was durable.
     pub(super) fn end(&mut self, slot: u32) -> Option<Ticket> {
-        if self.sessions[slot as usize].will_at_s.is_some() {
-            // The will delay ends with the session [MQTT-3.1.3-9].
+        if self.sessions[slot as usize].will_at_ms.is_some() {
+            // The will delay ends with the session [MQTT-3.1.2-8].
             self.publish_will(slot);
         }
         let session = self.sessions.try_remove(slot as usize)?;
@@ -345,7 +374,7 @@ impl Shard {
 
     /// Takes in a session found at the start (R5).
     pub fn recover(&mut self, found: RecoveredSession) {
-        let (unix_s, now_s) = (u64::from(self.now.unix_s), self.now.up_s);
+        let (unix_s, now_ms) = (u64::from(self.now.unix_s), self.now.up_ms);
         let RecoveredSession { id, record, subscriptions, inbound, queue } = found;
         let client_id: Arc<str> = record.client_id.into();
         let entry = self.sessions.vacant_entry();
@@ -362,12 +391,12 @@ impl Shard {
         }
         session.user = record.user;
         let expiry_s = u64::from(record.expiry_s);
-        session.ends_at_s = (record.expiry_s != NEVER).then(|| {
+        session.ends_at_ms = (record.expiry_s != NEVER).then(|| {
             let away_s = unix_s.saturating_sub(record.left_s.unwrap_or(unix_s));
-            now_s + expiry_s.saturating_sub(away_s).max(expiry_s.min(limits::EXPIRY_AFTER_START_S))
+            now_ms + 1000 * expiry_s.saturating_sub(away_s).max(expiry_s.min(limits::EXPIRY_AFTER_START_S))
         });
         if let Some(will) = record.will {
-            session.will_at_s = Some(now_s + u64::from(will.delay_s).max(limits::WILL_AFTER_START_S));
+            session.will_at_ms = Some(now_ms + 1000 * u64::from(will.delay_s).max(limits::WILL_AFTER_START_S));
             session.will = Some(will);
         }
         session.inbound = inbound.into_iter().map(|packet_id| (packet_id, 0)).collect();
@@ -394,19 +423,18 @@ impl Shard {
 
     /// Once a second: clients that fell silent, wills and sessions whose time has come.
     pub(super) fn sweep(&mut self) {
-        let now_s = self.now.up_s;
-        let receive_maximum = usize::from(self.config.receive_maximum);
+        let now_ms = self.now.up_ms;
         let mut due = Vec::new();
         let mut depths = Depths::default();
         for (slot, session) in &mut self.sessions {
             depths.add(session);
             match &mut session.link {
                 Some(link) => {
-                    let silent_s = now_s.saturating_sub(link.heard_s);
-                    let allowed_s = u64::from(link.keep_alive_s) + u64::from(link.keep_alive_s).div_ceil(2);
+                    let silent_ms = now_ms.saturating_sub(link.heard_ms);
+                    let allowed_ms = 1500 * u64::from(link.keep_alive_s);
                     // Not enforced while we do not read, unless it is because the client does not.
-                    let read = link.ready && !link.stalled && link.held < receive_maximum;
-                    if link.keep_alive_s > 0 && silent_s > allowed_s && read {
+                    let read = link.ready && !link.stalled && !link.holds_enough();
+                    if link.keep_alive_s > 0 && silent_ms > allowed_ms && read {
                         link.close(Close::ByServer(
                             ReasonCode::KeepAliveTimeout,
                             "silent for 1.5 times its keep alive",
@@ -414,8 +442,8 @@ impl Shard {
                     }
                 }
                 None => {
-                    let ends = session.ends_at_s.is_some_and(|at| at <= now_s);
-                    if ends || session.will_at_s.is_some_and(|at| at <= now_s) {
+                    let ends = session.ends_at_ms.is_some_and(|at| at <= now_ms);
+                    if ends || session.will_at_ms.is_some_and(|at| at <= now_ms) {
                         due.push((slot as u32, ends));
                     }
                 }
@@ -457,6 +485,11 @@ fn is_welcome(access: &Access, config: &Config, identity: &Identity, loopback: b
     }
 }
 
+/// An interval of the protocol, in the unit of what is measured.
+fn milliseconds(seconds: u32) -> u64 {
+    1000 * u64::from(seconds)
+}
+
 /// A subscription as the router keeps it.
 pub(super) fn subscriber(me: &Arc<SessionRef>, options: &Options) -> Subscriber {
     let Options { qos, no_local, retain_as_published, id } = *options;
@@ -473,8 +506,8 @@ fn new_session(me: Arc<SessionRef>, out: Out) -> Session {
         expiry_s: 0,
         will: None,
         user: None,
-        ends_at_s: None,
-        will_at_s: None,
+        ends_at_ms: None,
+        will_at_ms: None,
         cold: false,
     }
 }

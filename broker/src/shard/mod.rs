@@ -46,7 +46,7 @@ struct Held {
 }
 
 enum Promise {
-    Ack(AckKind, u16),
+    Ack(Ack),
     Packet(Box<[u8]>),
     /// The first packet on a link; others may follow it.
     ConnAck(Box<[u8]>),
@@ -105,16 +105,16 @@ pub struct Now {
     pub unix_ms: i64,
     /// Seconds since 1970.
     pub unix_s: u32,
-    /// Seconds the process has run: what does not jump when the clock is set.
-    pub up_s: u64,
+    /// Milliseconds the process has run: what does not jump when the clock is set.
+    pub up_ms: u64,
 }
 
 impl Now {
     fn read() -> Now {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         static START: OnceLock<Instant> = OnceLock::new();
-        let up_s = START.get_or_init(Instant::now).elapsed().as_secs();
-        Now { unix_ms: since.as_millis() as i64, unix_s: since.as_secs() as u32, up_s }
+        let up_ms = START.get_or_init(Instant::now).elapsed().as_millis() as u64;
+        Now { unix_ms: since.as_millis() as i64, unix_s: since.as_secs() as u32, up_ms }
     }
 }
 
@@ -221,12 +221,12 @@ impl Shard {
     /// [MQTT-4.6.0-2, -3].
     fn acknowledge(&mut self, slot: u32, kind: AckKind, packet_id: u16, ticket: Option<Ticket>) {
         let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
+        let ack = Ack { kind, packet_id, reason: ReasonCode::Success };
         if ticket.is_none() && link.held == 0 {
-            let ack = Ack { kind, packet_id, reason: ReasonCode::Success };
-            return encode_ack(&mut link.outbox, link.version, ack, None);
+            return link.answer(ack);
         }
         let ticket = ticket.unwrap_or_else(|| self.lane.submitted());
-        self.hold(slot, ticket, Promise::Ack(kind, packet_id));
+        self.hold(slot, ticket, Promise::Ack(ack));
     }
 
     /// Keeps promises up to what is durable now.
@@ -239,10 +239,7 @@ impl Shard {
             link.held -= 1;
             let mut first = false;
             match held.what {
-                Promise::Ack(kind, packet_id) => {
-                    let ack = Ack { kind, packet_id, reason: ReasonCode::Success };
-                    encode_ack(&mut link.outbox, link.version, ack, None);
-                }
+                Promise::Ack(ack) => link.answer(ack),
                 Promise::Packet(packet) => link.outbox.extend_from_slice(&packet),
                 Promise::ConnAck(packet) => {
                     link.outbox.extend_from_slice(&packet);
@@ -401,20 +398,19 @@ impl Shard {
 
     /// Whether this link's client has as much under way as it may. Asked before every packet.
     fn has_enough(&mut self, slot: u32, link: u64) -> bool {
-        let receive_maximum = usize::from(self.config.receive_maximum);
         let link = self.linked(slot, link).and_then(|session| session.link.as_ref());
         // An acknowledgement that is released wakes the task by itself. What it asks for has to be answered, so
         // who does not read is not read; its task is woken by the socket.
-        link.is_none_or(|link| link.held >= receive_maximum || !link.ready || link.is_clogged())
+        link.is_none_or(|link| link.holds_enough() || !link.ready || link.is_clogged())
     }
 
     fn wake_stalled(&mut self) {
-        let now_s = self.now.up_s;
+        let now_ms = self.now.up_ms;
         for (slot, link) in std::mem::take(&mut self.stalled) {
             if let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut()) {
                 link.stalled = false;
                 // What it said meanwhile is read only now.
-                link.heard_s = now_s;
+                link.heard_ms = now_ms;
                 link.wake();
             }
         }
@@ -461,6 +457,24 @@ impl Shard {
 }
 
 impl Link {
+    /// Writes an acknowledgement. One that ends an exchange makes room for another message of the client's.
+    fn answer(&mut self, ack: Ack) {
+        let ends = match ack.kind {
+            AckKind::PubAck | AckKind::PubComp => true,
+            AckKind::PubRec => ack.reason.is_error(),
+            AckKind::PubRel => false,
+        };
+        self.unanswered = self.unanswered.saturating_sub(ends.into());
+        encode_ack(&mut self.outbox, self.version, ack, None);
+    }
+
+    /// Whether so many acknowledgements wait for their commit that nothing more is read. In 5.0 one packet more
+    /// than it was allowed is: a client that sends too much is to be told.
+    pub(super) fn holds_enough(&self) -> bool {
+        let allowed = usize::from(self.receive_maximum) + usize::from(self.version == Version::V5);
+        self.held >= allowed.min(limits::HELD_MAX)
+    }
+
     /// Everything it still has to write, a 5.0 DISCONNECT with the reason for its end included.
     pub fn farewell(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.outbox);

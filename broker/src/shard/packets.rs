@@ -5,10 +5,11 @@ use bridge::state::Change;
 
 use crate::codec::{
     Ack, AckKind, DecodeError, Disconnect, Packet, Publish, QoS, ReasonCode, RetainHandling, Subscribe, Unsubscribe,
-    Version, encode_ack, encode_pingresp, encode_suback, encode_unsuback, frame,
+    Version, encode_ack, encode_pingresp, encode_suback, encode_unsuback, frame, varint_length,
 };
 use crate::limits;
 use crate::message::Message;
+use crate::router::retained::Retained;
 use crate::session::window::Acked;
 use crate::session::{Close, Options, Out};
 use crate::store;
@@ -62,7 +63,7 @@ impl Shard {
             }
         }
         if let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) {
-            link.heard_s = self.now.up_s;
+            link.heard_ms = self.now.up_ms;
         }
         consumed
     }
@@ -104,6 +105,7 @@ impl Shard {
             self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
             return Ok(());
         }
+        self.count_unanswered(slot, publish.qos)?;
         if let Some(refused) = refuse_topic(topic) {
             self.counts.refused_topics += 1;
             return self.refuse(slot, publish, refused);
@@ -143,6 +145,21 @@ impl Shard {
                 self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
             }
         }
+        Ok(())
+    }
+
+    /// Counts a message that is to be acknowledged. A 5.0 client was told how many it may have under way; who speaks
+    /// an older version is only not read for a while [MQTT-3.3.4-7].
+    fn count_unanswered(&mut self, slot: u32, qos: QoS) -> Handled {
+        let Some(link) = self.sessions[slot as usize].link.as_mut().filter(|_| qos > QoS::AtMostOnce) else {
+            return Ok(());
+        };
+        if link.version == Version::V5 && link.unanswered >= link.receive_maximum {
+            let maximum = link.receive_maximum;
+            let what = format!("more than {maximum} messages at QoS 1 and 2 that are not acknowledged [MQTT-3.3.4-7]");
+            return Err(Close::Fault(ReasonCode::ReceiveMaximumExceeded, what));
+        }
+        link.unanswered = link.unanswered.saturating_add(1);
         Ok(())
     }
 
@@ -197,10 +214,9 @@ impl Shard {
         };
         let Some(link) = self.sessions[slot as usize].link.as_ref() else { return Ok(()) };
         let reason = if link.version == Version::V5 { reason } else { ReasonCode::Success };
-        let mut packet = Vec::new();
-        encode_ack(&mut packet, link.version, Ack { kind, packet_id: publish.packet_id, reason }, None);
+        let ack = Ack { kind, packet_id: publish.packet_id, reason };
         let ticket = self.lane.submitted();
-        self.hold(slot, ticket, Promise::Packet(packet.into()));
+        self.hold(slot, ticket, Promise::Ack(ack));
         self.schedule_turn();
         Ok(())
     }
@@ -284,7 +300,20 @@ impl Shard {
         self.schedule_turn();
     }
 
+    /// A SUBACK or UNSUBACK has a code for each filter: the client has to take one of that size [MQTT-3.1.2-24].
+    fn answer_fits(&self, slot: u32, version: Version, codes: usize) -> Handled {
+        let Some(link) = self.sessions[slot as usize].link.as_ref() else { return Ok(()) };
+        // Fixed header, identifier, Property Length, codes.
+        let bytes = 1 + varint_length(2 + 1 + codes) + 2 + 1 + codes;
+        if version == Version::V5 && bytes > link.packet_bytes_max {
+            let what = format!("the answer takes {bytes} bytes, the client takes {}", link.packet_bytes_max);
+            return Err(Close::Fault(ReasonCode::PacketTooLarge, what));
+        }
+        Ok(())
+    }
+
     fn subscribe(&mut self, slot: u32, version: Version, subscribe: &Subscribe<'_>) -> Handled {
+        self.answer_fits(slot, version, subscribe.subscriptions.count())?;
         let mut reasons = Vec::new();
         let mut wanted = Vec::new();
         let mut operation = None;
@@ -339,7 +368,11 @@ impl Shard {
         let mut seen = HashSet::default();
         wanted.retain(|(filter, _)| seen.insert(*filter));
         for (filter, options) in wanted {
-            for kept in self.router.retained.matching(filter, self.now.unix_s) {
+            let me = &self.sessions[slot as usize].me.client_id;
+            let local = |kept: &Retained| options.no_local && *kept.client_id == **me;
+            let mut matching = self.router.retained.matching(filter, self.now.unix_s);
+            matching.retain(|kept| !local(kept));
+            for kept in matching {
                 self.deliver_retained(slot, &kept, options.qos, options.id);
             }
         }
@@ -347,6 +380,7 @@ impl Shard {
     }
 
     fn unsubscribe(&mut self, slot: u32, version: Version, unsubscribe: &Unsubscribe<'_>) -> Handled {
+        self.answer_fits(slot, version, unsubscribe.filters.count())?;
         let mut reasons = Vec::new();
         let mut operation = None;
         for filter in unsubscribe.filters {
@@ -386,7 +420,7 @@ impl Shard {
         let session = &mut self.sessions[slot as usize];
         if let Some(expiry_s) = disconnect.session_expiry_s {
             if session.expiry_s == 0 && expiry_s > 0 {
-                let what = "DISCONNECT sets a session expiry where CONNECT had none [MQTT-3.14.2-2]";
+                let what = "DISCONNECT sets a session expiry where CONNECT had none [3.14.2.2.2]";
                 return Err(Close::Fault(ReasonCode::ProtocolError, what.into()));
             }
             session.expiry_s = expiry_s;

@@ -14,7 +14,8 @@ use crate::mapping::{Origin, partition_of};
 use crate::message::Message;
 use crate::router::retained::Retained;
 use crate::router::trie::{SharedGroup, Subscriber};
-use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
+use crate::router::{MatchSet, QueueTarget, Target, Whose, picked, picked_queue};
+use crate::session::aliases::Said;
 use crate::session::queue::Next;
 use crate::session::window::Waiting;
 use crate::session::{Link, Out, Tag};
@@ -218,7 +219,8 @@ impl Shard {
     /// Puts a message to one session of this shard on its way, unless it goes through the journal.
     fn deliver(&mut self, target: &Target, message: &Message<'_>) {
         let qos = message.qos.min(target.qos);
-        if (target.durable && qos > QoS::AtMostOnce) || (target.no_local && target.session == message.publisher) {
+        let included = target.whose.includes(target.session == message.publisher);
+        if (target.durable && qos > QoS::AtMostOnce) || !included {
             return;
         }
         let Some(session) = self.sessions.get_mut(target.slot as usize) else { return };
@@ -242,14 +244,18 @@ impl Shard {
                 self.counts.dropped_slow += 1;
                 return;
             }
-            link.outbox.extend_from_slice(packet);
+            if !link.put_aliased(&outgoing(message, &how, 0, self.now.unix_s)) {
+                link.outbox.extend_from_slice(packet);
+            }
             self.counts.sent(qos, message.payload.len());
         } else {
             let Out::Window(window) = &mut session.out else { return };
             let (waiting, waiting_bytes) = window.waiting();
             if waiting == 0 && window.is_open() && link.has_room() {
                 let packet_id = window.send(qos);
-                append_with_id(&mut link.outbox, packet, packet_id_at, packet_id);
+                if !link.put_aliased(&outgoing(message, &how, packet_id, self.now.unix_s)) {
+                    append_with_id(&mut link.outbox, packet, packet_id_at, packet_id);
+                }
                 self.counts.sent(qos, message.payload.len());
             } else if waiting < self.config.max_queued_messages
                 && waiting_bytes + packet.len() <= self.config.max_queued_bytes
@@ -290,7 +296,7 @@ impl Shard {
         let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
         if message.qos > QoS::AtMostOnce {
             for target in set.queued.iter().chain(picked) {
-                if target.no_local && target.session.id == message.publisher {
+                if !target.whose.includes(target.session.id == message.publisher) {
                     continue;
                 }
                 if target.session.queued() >= self.config.max_queued_messages {
@@ -390,7 +396,7 @@ impl Shard {
             session: me.id,
             qos: granted,
             durable: me.durable,
-            no_local: false,
+            whose: Whose::Anyones,
             retain_as_published: true,
             ids: id.into_iter().collect(),
         };
@@ -532,7 +538,9 @@ impl Shard {
             self.counts.dropped_too_large += 1;
             return self.give_up(slot);
         }
-        outgoing.encode(&mut link.outbox, link.version);
+        if !link.put_aliased(&outgoing) {
+            outgoing.encode(&mut link.outbox, link.version);
+        }
         queue.sent();
         session.me.set_open(queue.is_open());
         self.counts.sent(how.qos, message.payload.len());
@@ -544,6 +552,25 @@ impl Link {
     /// Whether more may be taken out of the client's queue once this much was written.
     pub fn has_room(&self) -> bool {
         self.backlog_bytes() <= limits::OUTBOX_BYTES_MAX
+    }
+
+    /// Writes a PUBLISH by its topic's alias, or with a new one; whether it did. What waits for its place in the
+    /// window is encoded already, without: an alias holds from where it stands in what is written.
+    fn put_aliased(&mut self, outgoing: &OutgoingPublish<'_>) -> bool {
+        let Some(aliases) = self.outbound_aliases.as_mut() else { return false };
+        let Some(said) = aliases.of(outgoing.topic) else { return false };
+        let aliased = match said {
+            Said::Known(alias) => OutgoingPublish { topic: "", topic_alias: Some(alias), ..*outgoing },
+            Said::New(alias) => OutgoingPublish { topic_alias: Some(alias), ..*outgoing },
+        };
+        if aliased.encoded_length(self.version) > self.packet_bytes_max {
+            return false;
+        }
+        aliased.encode(&mut self.outbox, self.version);
+        if let Said::New(alias) = said {
+            aliases.sent(outgoing.topic, alias);
+        }
+        true
     }
 
     /// Whether so much waits to be written that nothing more is read.

@@ -184,6 +184,28 @@ impl Client {
         }
     }
 
+    /// The next packet as it came, byte for byte.
+    #[track_caller]
+    pub fn recv_bytes(&mut self) -> Vec<u8> {
+        assert!(self.set_aside.is_empty(), "read before: {:?}", self.set_aside);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(length) = wire::packet_length(&self.inbound) {
+                return self.inbound.drain(..length).collect();
+            }
+            if let Err(lost) = self.read_more(deadline) {
+                panic!("a packet was due: {lost:?}; came {:02x?}", self.inbound);
+            }
+        }
+    }
+
+    /// The next packet, which must be these bytes.
+    #[track_caller]
+    pub fn expect_bytes(&mut self, due: &[u8]) {
+        let came = self.recv_bytes();
+        assert_eq!(came, due, "came {came:02x?}, due {due:02x?}");
+    }
+
     /// The next packet.
     #[track_caller]
     pub fn recv(&mut self) -> Packet {

@@ -320,6 +320,15 @@ pub fn take_packet(version: Version, inbound: &mut Vec<u8>) -> Parsed<Option<Pac
     Ok(Some(packet))
 }
 
+/// How long the packet at the front is, once all of it is there.
+pub(super) fn packet_length(inbound: &[u8]) -> Option<usize> {
+    let mut head = Reader { left: inbound };
+    head.u8().ok()?;
+    let length = head.varint().ok()?;
+    head.take(length).ok()?;
+    Some(inbound.len() - head.left.len())
+}
+
 fn parse(version: Version, first_byte: u8, body: &mut Reader) -> Parsed<Packet> {
     match first_byte {
         0x20 => parse_connack(version, body),
