@@ -97,6 +97,8 @@ pub struct Mqtt {
     pub max_queued_bytes: u64,
     /// From accept to CONNECT.
     pub connect_timeout_s: u32,
+    /// Between two tellings of `$SYS`; 0: it is not told.
+    pub sys_interval_s: u32,
 }
 
 /// Section `kafka`.
@@ -287,6 +289,7 @@ impl Mqtt {
             max_queued_messages: from.number("mqtt.max_queued_messages", 100_000, 1..=u32::MAX),
             max_queued_bytes: from.number("mqtt.max_queued_bytes", 67_108_864, 1024..=1 << 40),
             connect_timeout_s: from.number("mqtt.connect_timeout_s", 10, 1..=3600),
+            sys_interval_s: from.number("mqtt.sys_interval_s", 10, 0..=INTERVAL_S_MAX),
         }
     }
 }

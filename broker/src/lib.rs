@@ -19,6 +19,7 @@
 //! - [`router`]: who gets a topic's messages; [`mapping`]: where they go in the log
 //! - [`message`]: what a message looks like there; [`store`]: what is kept of sessions
 //! - [`auth`]: who a client is and what it may do
+//! - [`stats`]: what is counted; [`sys`]: the same, told by MQTT
 //! - [`limits`]: every bound
 //!
 //! Rules cited as S1, J6, R5 … are numbered in ARCHITECTURE.md.
@@ -35,6 +36,7 @@ pub mod session;
 pub mod shard;
 pub mod stats;
 pub mod store;
+pub mod sys;
 
 mod start;
 

@@ -39,6 +39,8 @@ pub struct Config {
     pub max_queued_bytes: usize,
     /// From accept to CONNECT.
     pub connect_timeout: Duration,
+    /// Between two tellings of `$SYS`; zero: it is not told.
+    pub sys_interval: Duration,
     /// Clients without credentials; `None`: on loopback, as long as there are no users.
     pub allow_anonymous: Option<bool>,
     /// A certificate can prove a user name.

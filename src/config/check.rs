@@ -148,9 +148,10 @@ impl Config {
         warnings
     }
 
-    /// How to serve others, when only this machine is served.
+    /// How to serve others, when only this machine is served and nobody has made users yet.
     pub fn how_to_open(&self) -> Option<&'static str> {
-        self.listeners().iter().all(|one| one.address.is_loopback()).then_some(
+        let only_here = self.listeners().iter().all(|one| one.address.is_loopback());
+        (only_here && self.password_file.is_none()).then_some(
             "only this machine can connect; to serve others make users (millstream passwd FILE USER) and certificates \
              (millstream certs DIR), then --mqtt-tls 0.0.0.0:8883 --kafka-tls 0.0.0.0:9093 --certs DIR with password_file \
              = \"FILE\"; or let anyone in with allow_anonymous = true under [mqtt] and [kafka]",

@@ -235,6 +235,9 @@ fn a_listener_open_to_others_must_be_meant() {
         assert!(refused[0].contains(&format!("{section}.allow_anonymous = true")));
         assert!(config(&format!("{open}allow_anonymous = true"), &[]).how_to_open().is_none());
         assert_eq!(problems(&format!("{open}allow_anonymous = false"), &[]).len(), 1);
+        assert!(
+            config("", &[]).how_to_open().is_some() && config("password_file = \"p\"", &[]).how_to_open().is_none()
+        );
         let with_users = config(&format!("password_file = \"p\"\n{open}"), &[]);
         assert!(with_users.warnings()[0].contains("passwords cross the network unencrypted"));
         // Where clients show certificates, these say who they are; elsewhere they do not.

@@ -126,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
         Pin::new(&mut self.get_mut().inner).poll_flush(cx).map_err(told)
     }
 
-    /// Says goodbye in its protocol, then closes what it runs on.
+    /// Says goodbye in its protocol; what it runs on is closed when the connection is dropped.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut self.get_mut().inner;
         match ready!(Pin::new(&mut *inner).poll_close(cx)) {

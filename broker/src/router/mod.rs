@@ -189,6 +189,8 @@ pub struct Router {
     subscriptions: AtomicUsize,
     /// Retained messages.
     pub retained: RetainedStore,
+    /// The newest of `$SYS`, which is nobody's to retain and is not journaled (S8).
+    pub sys: RetainedStore,
     /// Who may do what.
     pub access: Arc<Access>,
     /// In order; empty when nothing is mapped.
@@ -204,6 +206,7 @@ impl Router {
             generation: AtomicU64::new(1),
             subscriptions: AtomicUsize::new(0),
             retained: RetainedStore::default(),
+            sys: RetainedStore::default(),
             access,
             rules: RwLock::new(rules),
             shards,

@@ -75,6 +75,11 @@ impl RetainedStore {
         order
     }
 
+    /// Forgets all of them.
+    pub fn clear(&self) {
+        *self.inner.write() = Inner::default();
+    }
+
     /// Removes a topic's message, if there is one. Gives the change's place as [`RetainedStore::set`] does.
     pub fn remove(&self, topic: &str) -> u64 {
         let mut inner = self.inner.write();

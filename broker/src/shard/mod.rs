@@ -31,6 +31,7 @@ use crate::router::{MatchSet, Router};
 use crate::session::queue::Next;
 use crate::session::{Close, Link, Out, Session};
 use crate::stats::Counts;
+use crate::sys::{Sizes, Tree};
 
 pub use lifecycle::{Admitted, RecoveredSession};
 pub use mailbox::{Job, Mail, Mailbox};
@@ -362,6 +363,18 @@ impl Shard {
         }
     }
 
+    fn tell_sys(&mut self, tree: &mut Tree) {
+        self.read_clock();
+        let mut counts = Counts::default();
+        self.mailboxes.iter().for_each(|mailbox| mailbox.shown.add_to(&mut counts));
+        let (retained, retained_bytes) = self.router.retained.size();
+        let sizes = Sizes { subscriptions: self.router.subscriptions(), retained, retained_bytes };
+        for (topic, value) in tree.update(&counts, sizes, self.now.up_ms) {
+            self.tell(&topic, value.as_bytes());
+        }
+        self.schedule_turn();
+    }
+
     fn show_counts(&self) {
         self.mailboxes[self.index].shown.show(&self.counts);
     }
@@ -511,6 +524,9 @@ pub async fn run(shared: Shared) {
         (shard.mailboxes[shard.index].doorbell.clone(), shard.index)
     };
     tokio::task::spawn_local(tick(shared.clone()));
+    if index == 0 {
+        tokio::task::spawn_local(tell_sys(shared.clone()));
+    }
     let mut acceptors = Vec::new();
     loop {
         doorbell.notified().await;
@@ -540,6 +556,23 @@ pub async fn run(shared: Shared) {
                 Mail::Burst(_) => {}
             }
         }
+    }
+}
+
+/// Tells `$SYS` (S8), on one shard for all.
+async fn tell_sys(shared: Shared) {
+    let mut tree = Tree::default();
+    loop {
+        let mut interval = shared.borrow().config.sys_interval;
+        if interval.is_zero() {
+            shared.borrow().router.sys.clear();
+            tree = Tree::default();
+            // A reload may switch it on again.
+            interval = Duration::from_secs(10);
+        } else {
+            shared.borrow_mut().tell_sys(&mut tree);
+        }
+        tokio::time::sleep(interval).await;
     }
 }
 

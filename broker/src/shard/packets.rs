@@ -370,7 +370,8 @@ impl Shard {
         for (filter, options) in wanted {
             let me = &self.sessions[slot as usize].me.client_id;
             let local = |kept: &Retained| options.no_local && *kept.client_id == **me;
-            let mut matching = self.router.retained.matching(filter, self.now.unix_s);
+            let store = if filter.split('/').next() == Some("$SYS") { &self.router.sys } else { &self.router.retained };
+            let mut matching = store.matching(filter, self.now.unix_s);
             matching.retain(|kept| !local(kept));
             for kept in matching {
                 self.deliver_retained(slot, &kept, options.qos, options.id);

@@ -178,6 +178,22 @@ impl Shard {
         self.journal(&set, &picked, message, from, (order, also))
     }
 
+    /// Says something of the server's own, at QoS 0: to who listens now, and to who subscribes later.
+    pub(super) fn tell(&mut self, topic: &str, payload: &[u8]) {
+        let (qos, expires_s) = (QoS::AtMostOnce, 0);
+        let kept = Retained {
+            topic: topic.into(),
+            qos,
+            properties: [].into(),
+            payload: payload.into(),
+            expires_s,
+            client_id: "".into(),
+        };
+        self.router.sys.set(kept);
+        let message = Message { topic, qos, retain: false, properties: &[], expires_s, payload, publisher: 0 };
+        self.route(&message, Publisher { client_id: "", user: None }, &[]);
+    }
+
     /// Everyone who gets a topic's messages, worked out once.
     fn matches(&mut self, topic: &str) -> Arc<MatchSet> {
         let generation = self.router.generation();
