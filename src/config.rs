@@ -97,6 +97,10 @@ pub struct Mqtt {
     pub max_queued_bytes: u64,
     /// From accept to CONNECT.
     pub connect_timeout_s: u32,
+    /// Clients connected at once; 0: no limit but that of open files.
+    pub max_connections: u32,
+    /// The longest keep alive; 0: any, and none.
+    pub max_keepalive_s: u16,
     /// Between two tellings of `$SYS`; 0: it is not told.
     pub sys_interval_s: u32,
 }
@@ -289,6 +293,8 @@ impl Mqtt {
             max_queued_messages: from.number("mqtt.max_queued_messages", 100_000, 1..=u32::MAX),
             max_queued_bytes: from.number("mqtt.max_queued_bytes", 67_108_864, 1024..=1 << 40),
             connect_timeout_s: from.number("mqtt.connect_timeout_s", 10, 1..=3600),
+            max_connections: from.number("mqtt.max_connections", 0, 0..=u32::MAX),
+            max_keepalive_s: from.number("mqtt.max_keepalive_s", 0, 0..=u16::MAX),
             sys_interval_s: from.number("mqtt.sys_interval_s", 10, 0..=INTERVAL_S_MAX),
         }
     }

@@ -39,6 +39,10 @@ pub struct Config {
     pub max_queued_bytes: usize,
     /// From accept to CONNECT.
     pub connect_timeout: Duration,
+    /// Clients connected at once; 0: as many as there are open files.
+    pub max_connections: u64,
+    /// The longest keep alive, in seconds; 0: any, and none.
+    pub max_keepalive_s: u16,
     /// Between two tellings of `$SYS`; zero: it is not told.
     pub sys_interval: Duration,
     /// Clients without credentials; `None`: on loopback, as long as there are no users.

@@ -40,7 +40,7 @@ counts! {
         connects,
         /// Connections closed for a fault of the client's.
         faults,
-        /// Refused: too many others had not sent their CONNECT yet.
+        /// Refused: there are too many others.
         refused_busy,
         /// Refused: no CONNECT in time.
         refused_timeout,
@@ -156,6 +156,7 @@ impl Counts {
     pub fn refused(&mut self, told: Option<ReasonCode>) {
         *match told {
             None => &mut self.refused_no_connect,
+            Some(ReasonCode::QuotaExceeded | ReasonCode::ServerBusy) => &mut self.refused_busy,
             Some(ReasonCode::UnsupportedProtocolVersion) => &mut self.refused_version,
             Some(
                 ReasonCode::BadUserNameOrPassword | ReasonCode::NotAuthorized | ReasonCode::BadAuthenticationMethod,

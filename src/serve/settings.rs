@@ -29,6 +29,8 @@ pub fn broker(config: &Config) -> broker::Config {
         max_queued_messages: config.mqtt.max_queued_messages as usize,
         max_queued_bytes: usize::try_from(config.mqtt.max_queued_bytes).unwrap_or(usize::MAX),
         connect_timeout: Duration::from_secs(config.mqtt.connect_timeout_s.into()),
+        max_connections: config.mqtt.max_connections.into(),
+        max_keepalive_s: config.mqtt.max_keepalive_s,
         sys_interval: Duration::from_secs(config.mqtt.sys_interval_s.into()),
         allow_anonymous: config.mqtt.allow_anonymous,
         certificates_name_users: config.tls.use_identity_as_username && config.tls.cafile.is_some(),

@@ -148,3 +148,45 @@ fn maximum_packet_size_of_the_client_is_kept() {
     from.publish(Publish::new("t", "end").qos(1));
     assert!(small.take_until("end").is_empty());
 }
+
+#[test]
+fn one_client_more_than_may_be_is_refused_but_not_who_comes_back() {
+    let broker = Broker::with_config("[mqtt]\nmax_connections = 2\n");
+    let mut first = broker.connect(Connect::v5("first"));
+    let mut second = broker.connect(Connect::v311("second"));
+    // The other shard hears of them a turn later.
+    support::eventually("both are counted", || {
+        let metrics = support::http::get(broker.admin(), "/metrics").expect("metrics").body;
+        metrics.contains("\nmillstream_mqtt_connections 2\n").then_some(())
+    });
+    for (version, code) in [(Version::V5, 0x97), (Version::V311, 3)] {
+        assert_eq!(Client::connect(broker.mqtt(), &Connect::new(version, "third")).connack.code, code);
+    }
+    let mut again = broker.connect(Connect::v5("first"));
+    assert_eq!(first.expect_closed(), Some(0x8E));
+    second.ping();
+    again.ping();
+    second.disconnect();
+    support::eventually("a place is free", || {
+        let third = Client::connect(broker.mqtt(), &Connect::v5("third"));
+        (third.connack.code == 0).then_some(())
+    });
+}
+
+#[test]
+fn the_server_may_set_the_keep_alive() {
+    let broker = Broker::with_config("[mqtt]\nmax_keepalive_s = 1\n");
+    for asked in [0, 60] {
+        let connected = Instant::now();
+        let mut client = broker.connect(Connect::v5("told").keep_alive_s(asked));
+        assert!(client.connack.props.contains(&Prop::ServerKeepAliveS(1)), "{:?}", client.connack);
+        assert_eq!(client.expect_closed(), Some(0x8D));
+        assert!(connected.elapsed() >= Duration::from_millis(1500));
+        let old = Client::connect(broker.mqtt(), &Connect::v311("old").keep_alive_s(asked));
+        assert_eq!(old.connack.code, 2);
+    }
+    for version in VERSIONS {
+        let client = broker.connect(Connect::new(version, "modest").keep_alive_s(1));
+        assert!(!client.connack.props.iter().any(|prop| matches!(prop, Prop::ServerKeepAliveS(_))));
+    }
+}

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{Access, Identity, Proof, Refusal, User};
 use crate::codec::{Connect, DecodeError, ReasonCode, Version, connect_version, frame};
-use crate::shard::{Mail, Shared, refuse_topic};
+use crate::shard::{Mail, Rejected, Shared, refuse_topic};
 use crate::{Config, connection, limits};
 
 use tls::Tls;
@@ -232,23 +232,17 @@ async fn admit(shared: Shared, arrival: Arrival) {
         // It was decoded when it was read, and is again: it borrows from the bytes.
         let Ok(Some(found)) = frame(&input, shard.config.max_packet_size) else { return };
         let Ok(connect) = Connect::decode(&found) else { return };
-        let admitted = shard.connect(&connect, &client).map_err(|reason| (connect.version, reason));
+        let admitted = shard.connect(&connect, &client).map_err(|rejected| (connect.version, rejected));
         let length = found.length;
         // What is left is kept as long as the connection lasts.
-        let rest = input.split_off(length);
-        input = rest;
+        input = input.split_off(length);
         admitted
     };
     match admitted {
         // A task of its own: this one has room for TLS and WebSocket handshakes, some 10 KB.
         Ok(admitted) => drop(tokio::task::spawn_local(connection::run(shared, transport, admitted, input))),
-        Err((version, reason)) => {
+        Err((version, Rejected { reason, why })) => {
             shared.borrow_mut().counts.refused(Some(reason));
-            let why = match reason {
-                ReasonCode::ClientIdentifierNotValid => "its client id is that of another user's session",
-                ReasonCode::PacketTooLarge => "its Maximum Packet Size leaves no room for a CONNACK",
-                _ => "its user has changed meanwhile",
-            };
             tracing::warn!(peer = &*client.peer, client = &*client.id, user = client.identity.name(), "refused: {why}");
             connection::refuse(&mut transport, version, reason).await;
         }

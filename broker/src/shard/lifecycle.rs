@@ -8,7 +8,7 @@ use bridge::{JournalFailed, RecoveredQueue, Ticket};
 
 use crate::Config;
 use crate::auth::{Access, Identity, Proof, User};
-use crate::codec::{ConnAck, Connect, ReasonCode};
+use crate::codec::{ConnAck, Connect, ReasonCode, Version};
 use crate::limits;
 use crate::listener::{Client, anonymous_allowed};
 use crate::message::Message;
@@ -43,6 +43,15 @@ struct Due {
     will: bool,
 }
 
+/// A client that is not let in, by whose session or by which limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Rejected {
+    /// What it is told.
+    pub reason: ReasonCode,
+    /// What the log says.
+    pub why: &'static str,
+}
+
 /// A session as it was found at the start.
 #[derive(Debug)]
 pub struct RecoveredSession {
@@ -60,23 +69,30 @@ pub struct RecoveredSession {
 
 impl Shard {
     /// Lets a client in whose CONNECT is valid and who was proved: takes over, resumes or begins its session.
-    /// Refuses it when the session is another user's.
-    pub fn connect(&mut self, connect: &Connect<'_>, client: &Client) -> Result<Admitted, ReasonCode> {
+    /// Refuses it when the session is another user's, or a limit is reached.
+    pub fn connect(&mut self, connect: &Connect<'_>, client: &Client) -> Result<Admitted, Rejected> {
         let Client { id: client_id, assigned, identity, peer, loopback } = client;
         let known = self.by_client.get(client_id).copied();
         if let Some(slot) = known
             && !self.may_have(slot, identity)
         {
-            return Err(ReasonCode::ClientIdentifierNotValid);
+            let why = "its client id is that of another user's session";
+            return Err(Rejected { reason: ReasonCode::ClientIdentifierNotValid, why });
         }
         if !is_welcome(&self.router.access, &self.config, identity, *loopback) {
             // Users or settings were changed while it was on its way here.
-            return Err(ReasonCode::NotAuthorized);
+            return Err(Rejected { reason: ReasonCode::NotAuthorized, why: "its user has changed meanwhile" });
         }
+        let takes_over = known.is_some_and(|slot| self.sessions[slot as usize].link.is_some());
+        if !takes_over && self.is_full() {
+            return Err(Rejected { reason: ReasonCode::QuotaExceeded, why: "mqtt.max_connections are there already" });
+        }
+        let keep_alive_s = self.keep_alive_s(connect)?;
         let packet_bytes_max = connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize);
         if self.connack(connect, client_id, *assigned, false).len() > packet_bytes_max {
             // What it has to be told does not fit [MQTT-3.1.2-24].
-            return Err(ReasonCode::PacketTooLarge);
+            let why = "its Maximum Packet Size is too small for what it has to be told";
+            return Err(Rejected { reason: ReasonCode::PacketTooLarge, why });
         }
         let mut ticket = None;
         if let Some(slot) = known {
@@ -125,7 +141,7 @@ impl Shard {
             unwritten_bytes: 0,
             waker: None,
             closing: None,
-            keep_alive_s: connect.keep_alive_s,
+            keep_alive_s,
             heard_ms,
             packet_bytes_max,
             inbound_bytes_max: self.config.max_packet_size,
@@ -154,7 +170,7 @@ impl Shard {
         self.schedule_turn();
         tracing::info!(
             client = &**client_id, peer = &**peer, user = identity.name(), version = %connect.version,
-            clean = connect.clean_start, keep_alive_s = connect.keep_alive_s,
+            clean = connect.clean_start, keep_alive_s,
             session = if present { "resumed" } else { "new" }, "connected"
         );
         Ok(Admitted { slot, link })
@@ -167,6 +183,33 @@ impl Shard {
         Due { end: has_come(session.ends_at_ms), will: has_come(session.will_at_ms) }
     }
 
+    /// Whether as many clients are connected as may be; other shards are seen as they were a turn ago.
+    fn is_full(&self) -> bool {
+        let max = self.config.max_connections;
+        if max == 0 {
+            return false;
+        }
+        let others = self.mailboxes.iter().enumerate().filter(|(shard, _)| *shard != self.index);
+        let there: u64 = others.map(|(_, mailbox)| mailbox.shown.connected.load(Ordering::Relaxed)).sum();
+        there + self.counts.connected >= max
+    }
+
+    /// The keep alive in force: the client's own, if it is within bounds [MQTT-3.1.2-21].
+    fn keep_alive_s(&self, connect: &Connect<'_>) -> Result<u16, Rejected> {
+        let max = self.config.max_keepalive_s;
+        if max == 0 || (1..=max).contains(&connect.keep_alive_s) {
+            return Ok(connect.keep_alive_s);
+        }
+        match connect.version {
+            Version::V5 => Ok(max),
+            // Older versions cannot be told another one; Mosquitto answers so.
+            _ => Err(Rejected {
+                reason: ReasonCode::ClientIdentifierNotValid,
+                why: "its keep alive is longer than mqtt.max_keepalive_s, or none",
+            }),
+        }
+    }
+
     fn connack(&self, connect: &Connect<'_>, client_id: &str, assigned: bool, present: bool) -> Box<[u8]> {
         let mut packet = Vec::new();
         let ack = ConnAck {
@@ -175,6 +218,7 @@ impl Shard {
             maximum_packet_size: Some(self.config.max_packet_size),
             assigned_client_id: assigned.then_some(client_id),
             topic_alias_maximum: super::packets::TOPIC_ALIASES_MAX,
+            server_keep_alive_s: self.keep_alive_s(connect).ok().filter(|told| *told != connect.keep_alive_s),
             ..ConnAck::new(ReasonCode::Success)
         };
         ack.encode(&mut packet, connect.version);

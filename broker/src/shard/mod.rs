@@ -33,7 +33,7 @@ use crate::session::{Close, Link, Out, Session};
 use crate::stats::Counts;
 use crate::sys::{Sizes, Tree};
 
-pub use lifecycle::{Admitted, RecoveredSession};
+pub use lifecycle::{Admitted, RecoveredSession, Rejected};
 pub use mailbox::{Job, Mail, Mailbox};
 pub use packets::{Consumed, refuse_topic};
 use publish::{Burst, Scratch};
