@@ -136,3 +136,19 @@ fn many_of_them_reach_a_durable_subscriber_once() {
     broker.publish(Publish::new("many/end", "end").qos(1));
     assert!(durable.take_until("end").is_empty());
 }
+
+#[test]
+fn no_more_of_them_are_queued_than_a_queue_holds() {
+    let broker = Broker::with_config("[mqtt]\nmax_queued_messages = 10\n");
+    let mut from = broker.connect(Connect::v311("from"));
+    for n in 0..30 {
+        from.publish(Publish::new(&format!("many/{n}"), "v").qos(1).retain());
+    }
+    let mut durable = broker.connect(Connect::v5("durable").durable());
+    durable.subscribe("many/#", 1);
+    (0..10).for_each(|_| assert!(durable.take().retain));
+    broker.publish(Publish::new("many/end", "end").qos(1));
+    assert!(durable.take_until("end").is_empty());
+    let metrics = support::http::get(broker.admin(), "/metrics").expect("metrics").body;
+    assert!(metrics.contains("dropped_messages_total{reason=\"queue_full\"} 20\n"), "{metrics}");
+}

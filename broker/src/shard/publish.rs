@@ -397,6 +397,12 @@ impl Shard {
         }
         let qos = kept.qos.min(granted);
         if me.durable && qos > QoS::AtMostOnce {
+            if me.queued() >= self.config.max_queued_messages {
+                self.counts.dropped_queue_full += 1;
+                return;
+            }
+            // Counted before its commit: a filter may match more than a queue may hold.
+            me.set_queued(me.queued() + 1);
             let tag = Tag::new(qos, true, id.unwrap_or(0)).0;
             let target = Enqueued { queue: me.id, tag, expires_s: kept.expires_s };
             let now = self.now;
