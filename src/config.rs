@@ -82,6 +82,8 @@ pub struct Mqtt {
     pub ws: Address,
     /// WebSocket listener on TLS.
     pub wss: Address,
+    /// The path of both; empty: any.
+    pub ws_path: String,
     /// Clients without credentials; `None`: on loopback listeners, as long as there is no password file.
     pub allow_anonymous: Option<bool>,
     /// Largest packet taken from a client, in bytes.
@@ -286,6 +288,10 @@ impl Mqtt {
             tls: from.address("mqtt.tls", None),
             ws: from.address("mqtt.ws", None),
             wss: from.address("mqtt.wss", None),
+            ws_path: from.checked_text("mqtt.ws_path", "", |path| match path.is_empty() || path.starts_with('/') {
+                true => Ok(()),
+                false => Err("must begin with /, or be empty".to_owned()),
+            }),
             allow_anonymous: from.boolean_or_auto("mqtt.allow_anonymous"),
             max_packet_size: from.number("mqtt.max_packet_size", 1_048_576, 64..=PACKET_BYTES_MAX),
             max_inflight_messages: from.number("mqtt.max_inflight_messages", 1000, 1..=u16::MAX),

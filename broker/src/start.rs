@@ -39,6 +39,8 @@ pub struct Config {
     pub max_queued_bytes: usize,
     /// From accept to CONNECT.
     pub connect_timeout: Duration,
+    /// The path of WebSocket listeners; empty: any.
+    pub ws_path: String,
     /// Clients connected at once; 0: as many as there are open files.
     pub max_connections: u64,
     /// The longest keep alive, in seconds; 0: any, and none.

@@ -13,7 +13,7 @@ use super::settings;
 use crate::config::{Config, Loaded, Problems};
 
 /// Keys that a reload puts in force; a name that ends in a dot is a section.
-const RELOADABLE: [&str; 17] = [
+const RELOADABLE: [&str; 18] = [
     "password_file",
     "acl_file",
     "tls.",
@@ -24,6 +24,7 @@ const RELOADABLE: [&str; 17] = [
     "mqtt.max_queued_messages",
     "mqtt.max_queued_bytes",
     "mqtt.connect_timeout_s",
+    "mqtt.ws_path",
     "mqtt.max_connections",
     "mqtt.max_keepalive_s",
     "mqtt.sys_interval_s",

@@ -29,6 +29,7 @@ pub fn broker(config: &Config) -> broker::Config {
         max_queued_messages: config.mqtt.max_queued_messages as usize,
         max_queued_bytes: usize::try_from(config.mqtt.max_queued_bytes).unwrap_or(usize::MAX),
         connect_timeout: Duration::from_secs(config.mqtt.connect_timeout_s.into()),
+        ws_path: config.mqtt.ws_path.clone(),
         max_connections: config.mqtt.max_connections.into(),
         max_keepalive_s: config.mqtt.max_keepalive_s,
         sys_interval: Duration::from_secs(config.mqtt.sys_interval_s.into()),

@@ -43,6 +43,20 @@ fn the_subprotocol_is_chosen_or_the_upgrade_refused() {
 }
 
 #[test]
+fn a_path_may_be_asked_for() {
+    let mut broker = Broker::prepared().listen(&[Way::Ws]).config("[mqtt]\nws_path = \"/mqtt\"\n");
+    broker.restart();
+    let ask = |path| WebSocket::ask(tcp(broker.at(Way::Ws)), path, Some("mqtt"));
+    for path in ["/mqtt", "/mqtt?with=query"] {
+        let (socket, _) = ask(path).expect("an upgrade");
+        talks_to_itself(&mut accepted(Client::over(socket, &Connect::v311("a"))), "t");
+    }
+    for path in ["/", "/mqtt/", "/mqttx", "/other"] {
+        assert_eq!(ask(path).expect_err("another path").status(), 404, "{path}");
+    }
+}
+
+#[test]
 fn packets_are_cut_and_joined_in_messages_and_frames() {
     let broker = start();
     for (message, frame) in [(1, 1), (7, 7), (1000, 3), (65_536, 127)] {

@@ -277,7 +277,7 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
         shared.borrow_mut().counts.refused_timeout += 1;
         refused(&format!("no CONNECT within {} s", config.connect_timeout.as_secs()));
     };
-    let opened = timeout_at(end, open(door, socket, config.max_packet_size)).await;
+    let opened = timeout_at(end, open(door, socket, &config)).await;
     let (mut transport, certified) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(why)) => {
@@ -317,14 +317,14 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
 }
 
 /// The transport a listener speaks, and the user name that a certificate proves.
-async fn open(door: &Door, socket: Socket, packet_max: u32) -> Result<(Transport, Option<Arc<str>>), String> {
+async fn open(door: &Door, socket: Socket, config: &Config) -> Result<(Transport, Option<Arc<str>>), String> {
     // The largest packet in one message, and a few of its neighbours.
-    let message_max = packet_max as usize + limits::READ_BYTES;
+    let message_max = config.max_packet_size as usize + limits::READ_BYTES;
     match &door.carrier {
         Carrier::Tcp => Ok((Transport::Tcp(socket), None)),
         Carrier::Ws => {
             speaks_http(&socket).await?;
-            let ws = websocket::accept(socket, message_max).await?;
+            let ws = websocket::accept(socket, &config.ws_path, message_max).await?;
             Ok((Transport::Ws(Box::new(ws)), None))
         }
         Carrier::Tls(tls) => {
@@ -335,7 +335,7 @@ async fn open(door: &Door, socket: Socket, packet_max: u32) -> Result<(Transport
         Carrier::Wss(tls) => {
             speaks_tls(&socket).await?;
             let accepted = tls.accept(socket).await?;
-            let ws = websocket::accept(accepted.stream, message_max).await?;
+            let ws = websocket::accept(accepted.stream, &config.ws_path, message_max).await?;
             Ok((Transport::Wss(Box::new(ws)), accepted.name))
         }
     }

@@ -249,7 +249,7 @@ mod tests {
             let (ours, theirs) = tokio::io::duplex(4096);
             let mut request = "ws://localhost/".into_client_request().expect("a request");
             request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("mqtt"));
-            let (server, client) = tokio::join!(websocket::accept(ours, 4096), client_async(request, theirs));
+            let (server, client) = tokio::join!(websocket::accept(ours, "", 4096), client_async(request, theirs));
             let (mut server, (mut client, _)) = (server.expect("an upgrade"), client.expect("an upgrade"));
             for message in [Message::binary("before"), Message::text("text"), Message::binary("behind")] {
                 client.send(message).await.expect("room");

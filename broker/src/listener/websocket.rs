@@ -32,9 +32,9 @@ pub struct WebSocket<S> {
     failed: Option<String>,
 }
 
-/// Answers the upgrade request and chooses the subprotocol. `message_bytes_max` bounds what a client's message
-/// may take in memory before it is whole. The error is the reason for the log.
-pub async fn accept<S>(stream: S, message_bytes_max: usize) -> Result<WebSocket<S>, String>
+/// Answers the upgrade request on `path` (empty: on any) and chooses the subprotocol. `message_bytes_max` bounds
+/// what a client's message may take in memory before it is whole. The error is the reason for the log.
+pub async fn accept<S>(stream: S, path: &str, message_bytes_max: usize) -> Result<WebSocket<S>, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -44,13 +44,24 @@ where
         .max_write_buffer_size(UNWRITTEN_BYTES_MAX)
         .max_message_size(Some(message_bytes_max))
         .max_frame_size(Some(message_bytes_max));
-    match accept_hdr_async_with_config(stream, choose_subprotocol, Some(config)).await {
+    // The crate's trait wants this error by value.
+    #[allow(clippy::result_large_err)]
+    let answer = |request: &Request, response| match path.is_empty() || request.uri().path() == path {
+        true => choose_subprotocol(request, response),
+        false => Err(refusal(StatusCode::NOT_FOUND, "MQTT is spoken on another path")),
+    };
+    match accept_hdr_async_with_config(stream, answer, Some(config)).await {
         Ok(inner) => Ok(WebSocket { inner, message: Bytes::new(), failed: None }),
         Err(error) => Err(format!("no WebSocket: {error}")),
     }
 }
 
-// The crate's trait wants this error by value.
+fn refusal(status: StatusCode, why: &str) -> ErrorResponse {
+    let mut refusal = ErrorResponse::new(Some(format!("{why}\n")));
+    *refusal.status_mut() = status;
+    refusal
+}
+
 #[allow(clippy::result_large_err)]
 fn choose_subprotocol(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
     let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
@@ -61,12 +72,7 @@ fn choose_subprotocol(request: &Request, mut response: Response) -> Result<Respo
             response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
             Ok(response)
         }
-        None => {
-            let told = "offer the WebSocket subprotocol mqtt or mqttv3.1\n".to_owned();
-            let mut refusal = ErrorResponse::new(Some(told));
-            *refusal.status_mut() = StatusCode::BAD_REQUEST;
-            Err(refusal)
-        }
+        None => Err(refusal(StatusCode::BAD_REQUEST, "offer the WebSocket subprotocol mqtt or mqttv3.1")),
     }
 }
 
