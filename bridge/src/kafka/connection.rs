@@ -183,7 +183,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(()) = rechecks.changed() => Ok(Event::UsersChanged),
             answer = first_answer(pending), if may_work => Ok(Event::Answered(answer)),
             wrote = outbox.write_to(writer), if outbox.is_busy() => Ok(Event::Wrote(wrote?)),
-            read = reader.read_buf(inbox), if may_read => Ok(Event::Read(read?)),
+            read = reader.read_buf(inbox), if may_read => match read {
+                // TLS calls an end without close_notify an error; the client has hung up all the same.
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(Event::Read(0)),
+                read => Ok(Event::Read(read?)),
+            },
             () = tokio::time::sleep_until(due), if may_idle || is_stranger => Ok(Event::TimeIsUp),
         }
     }

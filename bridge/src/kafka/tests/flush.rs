@@ -1,4 +1,4 @@
-//! Streams that hold back what is written until they are flushed, as TLS does.
+//! Streams that hold back what is written until they are flushed, and call an end an error, as TLS does.
 
 use std::{
     io,
@@ -134,5 +134,46 @@ fn a_flush_that_takes_long_holds_up_nothing_else() {
         valve.lock().open();
         assert_eq!(peer.receive_frame().await.0, 1);
         assert_eq!(peer.receive_frame().await.0, 2);
+    });
+}
+
+/// Its end is an error, as that of a TLS client that closes its socket without close_notify.
+struct EndsAbruptly(DuplexStream);
+
+impl AsyncRead for EndsAbruptly {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.0).poll_read(cx, buffer) {
+            Poll::Ready(Ok(())) if buffer.filled().len() == before => {
+                Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+            }
+            other => other,
+        }
+    }
+}
+
+impl AsyncWrite for EndsAbruptly {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[test]
+fn what_a_client_asked_last_is_done_though_its_end_is_an_error() {
+    with_broker(async |broker| {
+        let mut peer = broker.connect_over(Some(Principal::Anonymous { token: 0 }), EndsAbruptly);
+        let wanted = CreatableTopic::default().with_name(TopicName(text("t"))).with_num_partitions(1);
+        let make = CreateTopicsRequest::default().with_topics(vec![wanted.with_replication_factor(1)]);
+        peer.send(5, &make).await;
+        peer.hang_up().await.expect("it hung up between requests");
+        assert!(broker.bridge.topic("t").is_some());
     });
 }
