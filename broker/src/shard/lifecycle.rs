@@ -506,19 +506,6 @@ impl Shard {
             self.expire_retained();
         }
     }
-
-    fn expire_retained(&mut self) {
-        let expired = self.router.retained.expire(self.now.unix_s);
-        if expired.is_empty() {
-            return;
-        }
-        self.counts.retained_expired += expired.len() as u64;
-        let mut operation = self.lane.begin();
-        for (topic, order) in &expired {
-            operation.change_in_order(*order, Change::Delete(store::RETAINED, topic.as_bytes()));
-        }
-        operation.submit();
-    }
 }
 
 /// Whether a client that proved to be this would be let in now.

@@ -4,6 +4,7 @@
 //! - `publish`: a message comes in and goes everywhere it has to
 //! - `packets`: what else a client sends
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
+//! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
@@ -11,6 +12,8 @@ mod lifecycle;
 mod mailbox;
 mod packets;
 mod publish;
+mod retained;
+mod sys;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -31,7 +34,6 @@ use crate::router::{MatchSet, Router};
 use crate::session::queue::Next;
 use crate::session::{Close, Link, Out, Session};
 use crate::stats::Counts;
-use crate::sys::{Sizes, Tree};
 
 pub use lifecycle::{Admitted, RecoveredSession, Rejected};
 pub use mailbox::{Job, Mail, Mailbox};
@@ -363,18 +365,6 @@ impl Shard {
         }
     }
 
-    fn tell_sys(&mut self, tree: &mut Tree) {
-        self.read_clock();
-        let mut counts = Counts::default();
-        self.mailboxes.iter().for_each(|mailbox| mailbox.shown.add_to(&mut counts));
-        let (retained, retained_bytes) = self.router.retained.size();
-        let sizes = Sizes { subscriptions: self.router.subscriptions(), retained, retained_bytes };
-        for (topic, value) in tree.update(&counts, sizes, self.now.up_ms) {
-            self.tell(&topic, value.as_bytes());
-        }
-        self.schedule_turn();
-    }
-
     fn show_counts(&self) {
         self.mailboxes[self.index].shown.show(&self.counts);
     }
@@ -525,7 +515,7 @@ pub async fn run(shared: Shared) {
     };
     tokio::task::spawn_local(tick(shared.clone()));
     if index == 0 {
-        tokio::task::spawn_local(tell_sys(shared.clone()));
+        tokio::task::spawn_local(sys::tell(shared.clone()));
     }
     let mut acceptors = Vec::new();
     loop {
@@ -556,23 +546,6 @@ pub async fn run(shared: Shared) {
                 Mail::Burst(_) => {}
             }
         }
-    }
-}
-
-/// Tells `$SYS` (S8), on one shard for all.
-async fn tell_sys(shared: Shared) {
-    let mut tree = Tree::default();
-    loop {
-        let mut interval = shared.borrow().config.sys_interval;
-        if interval.is_zero() {
-            shared.borrow().router.sys.clear();
-            tree = Tree::default();
-            // A reload may switch it on again.
-            interval = Duration::from_secs(10);
-        } else {
-            shared.borrow_mut().tell_sys(&mut tree);
-        }
-        tokio::time::sleep(interval).await;
     }
 }
 

@@ -12,9 +12,8 @@ use crate::codec::{Ack, AckKind, OutgoingPublish, QoS, ReasonCode, Version, enco
 use crate::limits;
 use crate::mapping::{Origin, partition_of};
 use crate::message::Message;
-use crate::router::retained::Retained;
 use crate::router::trie::{SharedGroup, Subscriber};
-use crate::router::{MatchSet, QueueTarget, Target, Whose, picked, picked_queue};
+use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
 use crate::session::aliases::Said;
 use crate::session::queue::Next;
 use crate::session::window::Waiting;
@@ -107,6 +106,11 @@ struct Form {
 }
 
 impl Scratch {
+    /// Another message is in hand.
+    pub fn restart(&mut self) {
+        self.form = None;
+    }
+
     /// The PUBLISH in this form, with packet identifier 1 above QoS 0, and where that stands.
     fn encode(&mut self, message: &Message<'_>, version: Version, how: &How<'_>, now_s: u32) -> (&[u8], usize) {
         let v5 = version == Version::V5;
@@ -161,7 +165,7 @@ impl Shard {
     pub fn route(&mut self, message: &Message<'_>, from: Publisher<'_>, also: &[Change<'_>]) -> Option<Ticket> {
         let order = message.retain.then(|| self.keep_retained(message, from));
         let set = self.matches(message.topic);
-        self.scratch.form = None;
+        self.scratch.restart();
         for target in &set.direct[self.index] {
             self.deliver(target, message);
         }
@@ -176,22 +180,6 @@ impl Shard {
         }
         let picked = self.deliver_shared(&set, message);
         self.journal(&set, &picked, message, from, (order, also))
-    }
-
-    /// Says something of the server's own, at QoS 0: to who listens now, and to who subscribes later.
-    pub(super) fn tell(&mut self, topic: &str, payload: &[u8]) {
-        let (qos, expires_s) = (QoS::AtMostOnce, 0);
-        let kept = Retained {
-            topic: topic.into(),
-            qos,
-            properties: [].into(),
-            payload: payload.into(),
-            expires_s,
-            client_id: "".into(),
-        };
-        self.router.sys.set(kept);
-        let message = Message { topic, qos, retain: false, properties: &[], expires_s, payload, publisher: 0 };
-        self.route(&message, Publisher { client_id: "", user: None }, &[]);
     }
 
     /// Everyone who gets a topic's messages, worked out once.
@@ -233,7 +221,7 @@ impl Shard {
     }
 
     /// Puts a message to one session of this shard on its way, unless it goes through the journal.
-    fn deliver(&mut self, target: &Target, message: &Message<'_>) {
+    pub(super) fn deliver(&mut self, target: &Target, message: &Message<'_>) {
         let qos = message.qos.min(target.qos);
         let included = target.whose.includes(target.session == message.publisher);
         if (target.durable && qos > QoS::AtMostOnce) || !included {
@@ -292,7 +280,7 @@ impl Shard {
     pub(super) fn take_burst(&mut self, burst: &Burst) {
         for item in &burst.items {
             let message = burst.message(item);
-            self.scratch.form = None;
+            self.scratch.restart();
             match &item.to {
                 To::Set(set) => set.direct[self.index].iter().for_each(|target| self.deliver(target, &message)),
                 To::Picked(target) => self.deliver(target, &message),
@@ -364,66 +352,6 @@ impl Shard {
         let ticket = operation.submit();
         self.schedule_turn();
         Some(ticket)
-    }
-
-    /// S5: before the subscriptions are looked at. The change's place in the order of all.
-    fn keep_retained(&self, message: &Message<'_>, from: Publisher<'_>) -> u64 {
-        match message.payload.is_empty() {
-            true => self.router.retained.remove(message.topic),
-            false => self.router.retained.set(retained(message, from)),
-        }
-    }
-
-    fn retained_value(&self, message: &Message<'_>, from: Publisher<'_>) -> Option<Vec<u8>> {
-        (!message.payload.is_empty()).then(|| store::encode_retained(&retained(message, from)))
-    }
-
-    /// Sends one retained message to a session that subscribed; through its queue at QoS 1 and 2 when it is
-    /// durable (S5).
-    pub(super) fn deliver_retained(&mut self, slot: u32, kept: &Retained, granted: QoS, id: Option<u32>) {
-        let message = Message {
-            topic: &kept.topic,
-            qos: kept.qos,
-            retain: true,
-            properties: &kept.properties,
-            expires_s: kept.expires_s,
-            payload: &kept.payload,
-            publisher: 0,
-        };
-        let Some(session) = self.sessions.get(slot as usize) else { return };
-        let me = session.me.clone();
-        if !self.router.may_receive(&me, &kept.topic) {
-            return;
-        }
-        let qos = kept.qos.min(granted);
-        if me.durable && qos > QoS::AtMostOnce {
-            if me.queued() >= self.config.max_queued_messages {
-                self.counts.dropped_queue_full += 1;
-                return;
-            }
-            // Counted before its commit: a filter may match more than a queue may hold.
-            me.set_queued(me.queued() + 1);
-            let tag = Tag::new(qos, true, id.unwrap_or(0)).0;
-            let target = Enqueued { queue: me.id, tag, expires_s: kept.expires_s };
-            let now = self.now;
-            let mut operation = self.lane.begin();
-            operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
-                message.encode_record(out, kept.topic.as_bytes(), &kept.client_id, false, now.unix_s);
-            });
-            operation.submit();
-            return self.schedule_turn();
-        }
-        let target = Target {
-            slot,
-            session: me.id,
-            qos: granted,
-            durable: me.durable,
-            whose: Whose::Anyones,
-            retain_as_published: true,
-            ids: id.into_iter().collect(),
-        };
-        self.scratch.form = None;
-        self.deliver(&target, &message);
     }
 
     /// Sends what may be sent now to a client whose window, outbox or queue changed.
@@ -598,17 +526,6 @@ impl Link {
     /// Whether so much waits to be written that nothing more is read.
     pub fn is_clogged(&self) -> bool {
         self.backlog_bytes() > limits::OUTBOX_STALL_BYTES
-    }
-}
-
-fn retained(message: &Message<'_>, from: Publisher<'_>) -> Retained {
-    Retained {
-        topic: message.topic.into(),
-        qos: message.qos,
-        properties: message.properties.into(),
-        payload: message.payload.into(),
-        expires_s: message.expires_s,
-        client_id: from.client_id.into(),
     }
 }
 
