@@ -82,7 +82,23 @@ pub struct Mqtt {
     pub ws: Address,
     /// WebSocket listener on TLS.
     pub wss: Address,
-    /// The path of both; empty: any.
+    /// What holds for each of them.
+    pub listeners: ListenerSettings,
+    /// Messages queued for a session; beyond it new ones for it are dropped and counted.
+    pub max_queued_messages: u32,
+    /// Bytes of QoS 1 and 2 waiting for a client whose session ends with its connection; beyond it they are dropped
+    /// and counted.
+    pub max_queued_bytes: u64,
+    /// Clients connected at once; 0: no limit but that of open files.
+    pub max_connections: u32,
+    /// Between two tellings of `$SYS`; 0: it is not told.
+    pub sys_interval_s: u32,
+}
+
+/// What can differ between listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// The path of WebSocket clients; empty: any.
     pub ws_path: String,
     /// Clients without credentials; `None`: on loopback listeners, as long as there is no password file.
     pub allow_anonymous: Option<bool>,
@@ -92,19 +108,10 @@ pub struct Mqtt {
     pub max_inflight_messages: u16,
     /// QoS 1 and 2 messages of a client not yet acknowledged by us.
     pub receive_maximum: u16,
-    /// Messages queued for a session; beyond it new ones for it are dropped and counted.
-    pub max_queued_messages: u32,
-    /// Bytes of QoS 1 and 2 waiting for a client whose session ends with its connection; beyond it they are dropped
-    /// and counted.
-    pub max_queued_bytes: u64,
     /// From accept to CONNECT.
     pub connect_timeout_s: u32,
-    /// Clients connected at once; 0: no limit but that of open files.
-    pub max_connections: u32,
     /// The longest keep alive; 0: any, and none.
     pub max_keepalive_s: u16,
-    /// Between two tellings of `$SYS`; 0: it is not told.
-    pub sys_interval_s: u32,
 }
 
 /// Section `kafka`.
@@ -132,7 +139,7 @@ pub struct Kafka {
     pub group_max_session_timeout_ms: u32,
     /// Largest record batch taken from a producer, in bytes.
     pub message_max_bytes: u32,
-    /// As [`Mqtt::allow_anonymous`].
+    /// As [`ListenerSettings::allow_anonymous`].
     pub allow_anonymous: Option<bool>,
 }
 
@@ -288,20 +295,52 @@ impl Mqtt {
             tls: from.address("mqtt.tls", None),
             ws: from.address("mqtt.ws", None),
             wss: from.address("mqtt.wss", None),
-            ws_path: from.checked_text("mqtt.ws_path", "", |path| match path.is_empty() || path.starts_with('/') {
-                true => Ok(()),
-                false => Err("must begin with /, or be empty".to_owned()),
-            }),
-            allow_anonymous: from.boolean_or_auto("mqtt.allow_anonymous"),
-            max_packet_size: from.number("mqtt.max_packet_size", 1_048_576, 64..=PACKET_BYTES_MAX),
-            max_inflight_messages: from.number("mqtt.max_inflight_messages", 1000, 1..=u16::MAX),
-            receive_maximum: from.number("mqtt.receive_maximum", u16::MAX, 1..=u16::MAX),
+            listeners: ListenerSettings::read(from, "mqtt", None),
             max_queued_messages: from.number("mqtt.max_queued_messages", 100_000, 1..=u32::MAX),
             max_queued_bytes: from.number("mqtt.max_queued_bytes", 67_108_864, 1024..=1 << 40),
-            connect_timeout_s: from.number("mqtt.connect_timeout_s", 10, 1..=3600),
             max_connections: from.number("mqtt.max_connections", 0, 0..=u32::MAX),
-            max_keepalive_s: from.number("mqtt.max_keepalive_s", 0, 0..=u16::MAX),
             sys_interval_s: from.number("mqtt.sys_interval_s", 10, 0..=INTERVAL_S_MAX),
+        }
+    }
+}
+
+impl ListenerSettings {
+    /// Of a section; where it says nothing, `all` says it for all listeners.
+    fn read(from: &mut Reader<'_>, section: &str, all: Option<&Self>) -> Self {
+        let key = |name: &str| format!("{section}.{name}");
+        let number = |own, pick: fn(&Self) -> u32| all.map_or(own, pick);
+        let short = |own, pick: fn(&Self) -> u16| all.map_or(own, pick);
+        let ws_path = all.map_or("", |all| &all.ws_path);
+        let anonymous = all.and_then(|all| all.allow_anonymous);
+        Self {
+            ws_path: from.checked_text(&key("ws_path"), ws_path, |path| {
+                match path.is_empty() || path.starts_with('/') {
+                    true => Ok(()),
+                    false => Err("must begin with /, or be empty".to_owned()),
+                }
+            }),
+            allow_anonymous: from.boolean_or_auto(&key("allow_anonymous"), anonymous),
+            max_packet_size: from.number(
+                &key("max_packet_size"),
+                number(1_048_576, |all| all.max_packet_size),
+                64..=PACKET_BYTES_MAX,
+            ),
+            max_inflight_messages: from.number(
+                &key("max_inflight_messages"),
+                short(1000, |all| all.max_inflight_messages),
+                1..=u16::MAX,
+            ),
+            receive_maximum: from.number(
+                &key("receive_maximum"),
+                short(u16::MAX, |all| all.receive_maximum),
+                1..=u16::MAX,
+            ),
+            connect_timeout_s: from.number(
+                &key("connect_timeout_s"),
+                number(10, |all| all.connect_timeout_s),
+                1..=3600,
+            ),
+            max_keepalive_s: from.number(&key("max_keepalive_s"), short(0, |all| all.max_keepalive_s), 0..=u16::MAX),
         }
     }
 }
@@ -320,7 +359,7 @@ impl Kafka {
             group_min_session_timeout_ms: from.number("kafka.group_min_session_timeout_ms", 6000, 1..=3_600_000),
             group_max_session_timeout_ms: from.number("kafka.group_max_session_timeout_ms", 1_800_000, 1..=86_400_000),
             message_max_bytes: from.number("kafka.message_max_bytes", 1_048_588, 1024..=104_857_600),
-            allow_anonymous: from.boolean_or_auto("kafka.allow_anonymous"),
+            allow_anonymous: from.boolean_or_auto("kafka.allow_anonymous", None),
         }
     }
 }

@@ -122,10 +122,20 @@ async fn serve(
     metrics::add(&state, &config.data_dir, running);
     let timers = front.server.clone();
     broker.run_on(0, Box::new(move || Box::pin(timers.run_timers())));
-    listen(broker, "mqtt.tcp", all.mqtt, Some(Carrier::Tcp))?;
-    listen(broker, "mqtt.tls", all.mqtt_tls, tls.clone().map(Carrier::Tls))?;
-    listen(broker, "mqtt.ws", all.mqtt_ws, Some(Carrier::Ws))?;
-    listen(broker, "mqtt.wss", all.mqtt_wss, tls.clone().map(Carrier::Wss))?;
+    let settings = settings::broker(config);
+    let listen = |name: &str, socket: Option<TcpListener>, carrier: Option<Carrier>| match (socket, carrier) {
+        (Some(socket), Some(carrier)) => {
+            // PROOF: `settings` has one of each name.
+            let config = settings.listener(name).expect("a listener's settings").clone();
+            broker.listen(Listener { config, socket: socket.into_std()?, carrier });
+            Ok::<(), io::Error>(())
+        }
+        _ => Ok(()),
+    };
+    listen("mqtt.tcp", all.mqtt, Some(Carrier::Tcp))?;
+    listen("mqtt.tls", all.mqtt_tls, tls.clone().map(Carrier::Tls))?;
+    listen("mqtt.ws", all.mqtt_ws, Some(Carrier::Ws))?;
+    listen("mqtt.wss", all.mqtt_wss, tls.clone().map(Carrier::Wss))?;
     let admin = async {
         match all.admin {
             Some(listener) => admin::serve(listener, state.clone(), std::future::pending()).await,
@@ -149,19 +159,6 @@ async fn serve(
         () = kafka::accept(front, all.kafka_tls, tls.clone()) => Ok(()),
         () = admin => Ok(()),
     }
-}
-
-/// Serves MQTT on a listener that is on.
-fn listen(
-    broker: &Broker,
-    name: &'static str,
-    listener: Option<TcpListener>,
-    carrier: Option<Carrier>,
-) -> io::Result<()> {
-    if let (Some(listener), Some(carrier)) = (listener, carrier) {
-        broker.listen(Listener { name, socket: listener.into_std()?, carrier });
-    }
-    Ok(())
 }
 
 /// Completes when the journal takes no more.

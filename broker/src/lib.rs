@@ -20,12 +20,13 @@
 //! - [`message`]: what a message looks like there; [`store`]: what is kept of sessions
 //! - [`auth`]: who a client is and what it may do
 //! - [`stats`]: what is counted; [`sys`]: the same, told by MQTT
-//! - [`limits`]: every bound
+//! - [`config`]: what can be set; [`limits`]: every other bound
 //!
 //! Rules cited as S1, J6, R5 … are numbered in ARCHITECTURE.md.
 
 pub mod auth;
 pub mod codec;
+pub mod config;
 pub mod connection;
 pub mod limits;
 pub mod listener;
@@ -40,4 +41,5 @@ pub mod sys;
 
 mod start;
 
-pub use start::{Broker, Config, StartError};
+pub use config::{ClientLimits, Config, ListenerConfig};
+pub use start::{Broker, StartError};

@@ -13,6 +13,7 @@ use bridge::{Bridge, CreateTopicError};
 use parking_lot::Mutex;
 
 use crate::auth::Access;
+use crate::config::Config;
 use crate::limits;
 use crate::listener::Listener;
 use crate::mapping::Rule;
@@ -21,37 +22,6 @@ use crate::session::Options;
 use crate::shard::{self, Job, Mail, Mailbox, RecoveredSession, Shard};
 use crate::stats::Counts;
 use crate::store::{self, Record};
-
-/// The broker's settings.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Threads that own sessions; at least 1.
-    pub shards: usize,
-    /// Largest packet taken from a client, in bytes.
-    pub max_packet_size: u32,
-    /// Unacknowledged QoS 1 and 2 messages sent to a client.
-    pub max_inflight_messages: u16,
-    /// Unacknowledged QoS 1 and 2 messages taken from a client.
-    pub receive_maximum: u16,
-    /// Messages that wait for a client.
-    pub max_queued_messages: usize,
-    /// Bytes that wait for a connected client whose session ends with its connection.
-    pub max_queued_bytes: usize,
-    /// From accept to CONNECT.
-    pub connect_timeout: Duration,
-    /// The path of WebSocket listeners; empty: any.
-    pub ws_path: String,
-    /// Clients connected at once; 0: as many as there are open files.
-    pub max_connections: u64,
-    /// The longest keep alive, in seconds; 0: any, and none.
-    pub max_keepalive_s: u16,
-    /// Between two tellings of `$SYS`; zero: it is not told.
-    pub sys_interval: Duration,
-    /// Clients without credentials; `None`: on loopback, as long as there are no users.
-    pub allow_anonymous: Option<bool>,
-    /// A certificate can prove a user name.
-    pub certificates_name_users: bool,
-}
 
 /// Why the broker does not start.
 #[derive(Debug, thiserror::Error)]

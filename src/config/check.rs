@@ -66,7 +66,7 @@ impl Config {
 
     fn listeners(&self) -> [Listener<'_>; 6] {
         let mqtt = |key, address, is_tls| {
-            let allow_anonymous = self.mqtt.allow_anonymous;
+            let allow_anonymous = self.mqtt.listeners.allow_anonymous;
             Listener { key, section: "mqtt", address, is_tls, allow_anonymous }
         };
         let kafka = |key, address, is_tls| {

@@ -102,10 +102,10 @@ impl<'a> Reader<'a> {
         choices[chosen].1
     }
 
-    /// `true`, `false`, or `"auto"`, which is `None` and the default.
-    pub fn boolean_or_auto(&mut self, key: &str) -> Option<bool> {
+    /// `true`, `false`, or `"auto"`, which is `None`.
+    pub fn boolean_or_auto(&mut self, key: &str, default: Option<bool>) -> Option<bool> {
         let show = |value: &Option<bool>| value.map_or_else(|| quoted("auto"), |value| value.to_string());
-        self.setting(key, None, show, |value, is_typed| match value {
+        self.setting(key, default, show, |value, is_typed| match value {
             ValueKind::Boolean(value) => Ok(Some(*value)),
             ValueKind::String(text) if text == "auto" => Ok(None),
             ValueKind::String(text) if !is_typed && text.parse::<bool>().is_ok() => Ok(text.parse().ok()),

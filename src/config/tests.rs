@@ -47,7 +47,7 @@ fn the_defaults_are_the_contract() {
     assert_eq!(config.durability, bridge::Durability::Fsync);
     assert_eq!(config.bridge.rule, [RuleConfig::default()]);
     assert!(config.bridge.enabled && !config.serves_tls() && config.mqtt.ws == Address::Off);
-    assert_eq!((config.mqtt.allow_anonymous, config.kafka.allow_anonymous), (None, None));
+    assert_eq!((config.mqtt.listeners.allow_anonymous, config.kafka.allow_anonymous), (None, None));
     assert!((1..=64).contains(&config.shard_count()));
     let none = load(None, std::iter::empty(), Vec::new()).expect("no problems");
     assert_eq!(none.config, config);
@@ -99,7 +99,7 @@ fn environment_variables_get_the_type_of_their_key() {
         ],
     );
     assert!(!config.bridge.enabled);
-    assert_eq!(config.mqtt.receive_maximum, 7);
+    assert_eq!(config.mqtt.listeners.receive_maximum, 7);
     assert_eq!(config.data_dir, PathBuf::from("007"));
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.kafka.advertised, None);

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bridge::kafka;
-use broker::auth;
 use broker::listener::tls;
 use broker::mapping::{Rule, RuleError};
+use broker::{ClientLimits, auth};
 
-use crate::config::{Config, RuleConfig};
+use crate::config::{Config, ListenerSettings, RuleConfig};
 
 pub fn bridge(config: &Config) -> bridge::Options {
     bridge::Options {
@@ -21,20 +21,31 @@ pub fn bridge(config: &Config) -> bridge::Options {
 }
 
 pub fn broker(config: &Config) -> broker::Config {
+    let mqtt = &config.mqtt;
+    let names = ["mqtt.tcp", "mqtt.tls", "mqtt.ws", "mqtt.wss"];
     broker::Config {
         shards: config.shard_count().into(),
-        max_packet_size: config.mqtt.max_packet_size,
-        max_inflight_messages: config.mqtt.max_inflight_messages,
-        receive_maximum: config.mqtt.receive_maximum,
-        max_queued_messages: config.mqtt.max_queued_messages as usize,
-        max_queued_bytes: usize::try_from(config.mqtt.max_queued_bytes).unwrap_or(usize::MAX),
-        connect_timeout: Duration::from_secs(config.mqtt.connect_timeout_s.into()),
-        ws_path: config.mqtt.ws_path.clone(),
-        max_connections: config.mqtt.max_connections.into(),
-        max_keepalive_s: config.mqtt.max_keepalive_s,
-        sys_interval: Duration::from_secs(config.mqtt.sys_interval_s.into()),
-        allow_anonymous: config.mqtt.allow_anonymous,
+        max_queued_messages: mqtt.max_queued_messages as usize,
+        max_queued_bytes: usize::try_from(mqtt.max_queued_bytes).unwrap_or(usize::MAX),
+        max_connections: mqtt.max_connections.into(),
+        sys_interval: Duration::from_secs(mqtt.sys_interval_s.into()),
         certificates_name_users: config.tls.use_identity_as_username && config.tls.cafile.is_some(),
+        listeners: names.map(|name| listener(name, &mqtt.listeners).into()).into(),
+    }
+}
+
+fn listener(name: &str, settings: &ListenerSettings) -> broker::ListenerConfig {
+    broker::ListenerConfig {
+        name: name.to_owned(),
+        connect_timeout: Duration::from_secs(settings.connect_timeout_s.into()),
+        ws_path: settings.ws_path.clone(),
+        allow_anonymous: settings.allow_anonymous,
+        clients: ClientLimits {
+            max_packet_size: settings.max_packet_size,
+            max_inflight_messages: settings.max_inflight_messages,
+            receive_maximum: settings.receive_maximum,
+            max_keepalive_s: settings.max_keepalive_s,
+        },
     }
 }
 

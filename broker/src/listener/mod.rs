@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::auth::{Access, Identity, Proof, Refusal, User};
 use crate::codec::{Connect, DecodeError, ReasonCode, Version, connect_version, frame};
 use crate::shard::{Mail, Rejected, Shared, refuse_topic};
-use crate::{Config, connection, limits};
+use crate::{ListenerConfig, connection, limits};
 
 use tls::Tls;
 use transport::{Allowance, Socket, Transport};
@@ -39,8 +39,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// A bound, non-blocking socket and what is spoken on it.
 #[derive(Debug)]
 pub struct Listener {
-    /// The setting it comes from, for the log.
-    pub name: &'static str,
+    /// Its settings; a reload changes them by their name.
+    pub config: Arc<ListenerConfig>,
     /// Where clients come in.
     pub socket: net::TcpListener,
     /// What carries MQTT.
@@ -73,7 +73,8 @@ impl std::fmt::Debug for Carrier {
 
 /// What all clients of a listener have in common.
 struct Door {
-    name: &'static str,
+    /// As it was set at the start.
+    config: Arc<ListenerConfig>,
     carrier: Carrier,
     /// Only this machine reaches it.
     loopback: bool,
@@ -81,6 +82,12 @@ struct Door {
     handshakes: AtomicUsize,
     /// See [`limits::STRANGERS_BYTES_MAX`].
     strangers_bytes: Arc<AtomicUsize>,
+}
+
+impl Door {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
 }
 
 /// A place among a listener's unfinished handshakes, until it is dropped.
@@ -119,20 +126,23 @@ pub struct Client {
     pub identity: Identity,
     /// Where from, for the log.
     pub peer: Arc<str>,
-    /// It came in where only this machine can.
+    /// Where it came in.
+    pub listener: Arc<ListenerConfig>,
+    /// Only this machine can come in there.
     pub loopback: bool,
 }
 
 /// Accepts clients until the shard ends.
 pub async fn accept(shared: Shared, listener: Listener) {
-    let Listener { name, socket, carrier } = listener;
+    let Listener { config, socket, carrier } = listener;
+    let name = &*config.name;
     let loopback = socket.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(name, %error, "a listener cannot be used"),
     };
     let (handshakes, strangers_bytes) = (AtomicUsize::new(0), Arc::default());
-    let door = Arc::new(Door { name, carrier, loopback, handshakes, strangers_bytes });
+    let door = Arc::new(Door { config: config.clone(), carrier, loopback, handshakes, strangers_bytes });
     let mut next = 0;
     loop {
         let (stream, peer) = match socket.accept().await {
@@ -187,7 +197,9 @@ pub async fn come_in(shared: Shared, incoming: Incoming) {
     let Incoming { stream, peer, place } = incoming;
     match TcpStream::from_std(stream) {
         Ok(stream) => welcome(shared, stream, peer, place).await,
-        Err(error) => tracing::warn!(name = place.0.name, %peer, %error, "a connection could not be moved to a shard"),
+        Err(error) => {
+            tracing::warn!(name = place.0.name(), %peer, %error, "a connection could not be moved to a shard")
+        }
     }
 }
 
@@ -230,7 +242,7 @@ async fn admit(shared: Shared, arrival: Arrival) {
         shard.read_clock();
         shard.counts.bytes_in += input.len() as u64;
         // It was decoded when it was read, and is again: it borrows from the bytes.
-        let Ok(Some(found)) = frame(&input, shard.config.max_packet_size) else { return };
+        let Ok(Some(found)) = frame(&input, client.listener.clients.max_packet_size) else { return };
         let Ok(connect) = Connect::decode(&found) else { return };
         let admitted = shard.connect(&connect, &client).map_err(|rejected| (connect.version, rejected));
         let length = found.length;
@@ -269,10 +281,10 @@ impl Refused {
 async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Door) -> Option<Arrival> {
     let (config, access) = {
         let shard = shared.borrow();
-        (shard.config.clone(), shard.router.access.clone())
+        (shard.config.of(&door.config).clone(), shard.router.access.clone())
     };
     let end = Instant::now() + config.connect_timeout;
-    let refused = |why: &str| tracing::info!(peer = &**peer, listener = door.name, "refused: {why}");
+    let refused = |why: &str| tracing::info!(peer = &**peer, listener = door.name(), "refused: {why}");
     let late = || {
         shared.borrow_mut().counts.refused_timeout += 1;
         refused(&format!("no CONNECT within {} s", config.connect_timeout.as_secs()));
@@ -290,19 +302,20 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
             return None;
         }
     };
-    let Ok(read) = timeout_at(end, read_connect(&mut transport, config.max_packet_size)).await else {
+    let Ok(read) = timeout_at(end, read_connect(&mut transport, config.clients.max_packet_size)).await else {
         late();
         return None;
     };
     // A reload may have come while it took its time.
-    let config = shared.borrow().config.clone();
+    let config = shared.borrow().config.of(&door.config).clone();
     let proved = match read {
         Ok(input) => prove(&access, &config, door, certified, &input).await.map(|claim| (claim, input)),
         Err(refused) => Err(refused),
     };
     match proved {
         Ok((Claim { id, assigned, identity }, input)) => {
-            let client = Client { id, assigned, identity, peer: peer.clone(), loopback: door.loopback };
+            let client =
+                Client { id, assigned, identity, peer: peer.clone(), listener: config, loopback: door.loopback };
             Some(Arrival { transport, client, input })
         }
         Err(Refused { answer, why }) => {
@@ -317,9 +330,9 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
 }
 
 /// The transport a listener speaks, and the user name that a certificate proves.
-async fn open(door: &Door, socket: Socket, config: &Config) -> Result<(Transport, Option<Arc<str>>), String> {
+async fn open(door: &Door, socket: Socket, config: &ListenerConfig) -> Result<(Transport, Option<Arc<str>>), String> {
     // The largest packet in one message, and a few of its neighbours.
-    let message_max = config.max_packet_size as usize + limits::READ_BYTES;
+    let message_max = config.clients.max_packet_size as usize + limits::READ_BYTES;
     match &door.carrier {
         Carrier::Tcp => Ok((Transport::Tcp(socket), None)),
         Carrier::Ws => {
@@ -432,13 +445,13 @@ pub fn anonymous_allowed(configured: Option<bool>, loopback: bool, access: &Acce
 /// Makes sure who a client is, by the CONNECT at the front of `input` and what its certificate proved.
 async fn prove(
     access: &Access,
-    config: &Config,
+    config: &ListenerConfig,
     door: &Door,
     certified: Option<Arc<str>>,
     input: &[u8],
 ) -> Result<Claim, Refused> {
     // It was framed and decoded once; this cannot fail.
-    let found = frame(input, config.max_packet_size).ok().flatten();
+    let found = frame(input, config.clients.max_packet_size).ok().flatten();
     let connect = found.as_ref().and_then(|found| Connect::decode(found).ok());
     let Some(connect) = connect else { return Err(Refused::silently("its CONNECT does not decode")) };
     let anonymous = anonymous_allowed(config.allow_anonymous, door.loopback, access);

@@ -12,6 +12,7 @@ use ahash::HashMap;
 use bridge::Ticket;
 
 use crate::codec::{Connect, QoS, ReasonCode, Version};
+use crate::config::{ClientLimits, ListenerConfig};
 use crate::router::SessionRef;
 
 use aliases::Aliases;
@@ -170,19 +171,17 @@ pub struct Link {
     pub heard_ms: u64,
     /// The largest packet it takes.
     pub packet_bytes_max: usize,
-    /// The largest packet we take, as we told it: a reload may change that for later connections only.
-    pub inbound_bytes_max: u32,
     /// Acknowledgements that wait for their commit.
     pub held: usize,
     /// QoS 1 and 2 messages it sent on this connection that are not acknowledged to the end.
     pub unanswered: u16,
-    /// How many there may be; told at CONNACK, whatever a reload makes of the setting.
-    pub receive_maximum: u16,
     /// Topic aliases it set.
     pub aliases: HashMap<u16, Box<str>>,
     /// Topic aliases we set for it, if it allows any.
     pub outbound_aliases: Option<Box<Aliases>>,
-    /// It came in where only this machine can.
+    /// Where it came in, as it was set then: it was told at CONNACK, whatever a reload makes of it.
+    pub listener: Arc<ListenerConfig>,
+    /// Only this machine can come in there.
     pub loopback: bool,
     /// The topic it published to last, if it may, and the rights' generation that said so.
     pub may_publish: Option<(u64, Box<str>)>,
@@ -207,6 +206,11 @@ pub enum Close {
 }
 
 impl Link {
+    /// What its client is held to.
+    pub fn limits(&self) -> &ClientLimits {
+        &self.listener.clients
+    }
+
     /// Bytes that wait to be written.
     pub fn backlog_bytes(&self) -> usize {
         self.outbox.len() + self.unwritten_bytes

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bridge::state::Change;
 use bridge::{JournalFailed, RecoveredQueue, Ticket};
 
-use crate::Config;
 use crate::auth::{Access, Identity, Proof, User};
 use crate::codec::{ConnAck, Connect, ReasonCode, Version};
+use crate::config::{ClientLimits, Config, ListenerConfig};
 use crate::limits;
 use crate::listener::{Client, anonymous_allowed};
 use crate::message::Message;
@@ -71,7 +71,7 @@ impl Shard {
     /// Lets a client in whose CONNECT is valid and who was proved: takes over, resumes or begins its session.
     /// Refuses it when the session is another user's, or a limit is reached.
     pub fn connect(&mut self, connect: &Connect<'_>, client: &Client) -> Result<Admitted, Rejected> {
-        let Client { id: client_id, assigned, identity, peer, loopback } = client;
+        let Client { id: client_id, identity, peer, listener, loopback, .. } = client;
         let known = self.by_client.get(client_id).copied();
         if let Some(slot) = known
             && !self.may_have(slot, identity)
@@ -79,7 +79,7 @@ impl Shard {
             let why = "its client id is that of another user's session";
             return Err(Rejected { reason: ReasonCode::ClientIdentifierNotValid, why });
         }
-        if !is_welcome(&self.router.access, &self.config, identity, *loopback) {
+        if !is_welcome(&self.router.access, self.config.of(listener), identity, *loopback) {
             // Users or settings were changed while it was on its way here.
             return Err(Rejected { reason: ReasonCode::NotAuthorized, why: "its user has changed meanwhile" });
         }
@@ -87,9 +87,9 @@ impl Shard {
         if !takes_over && self.is_full() {
             return Err(Rejected { reason: ReasonCode::QuotaExceeded, why: "mqtt.max_connections are there already" });
         }
-        let keep_alive_s = self.keep_alive_s(connect)?;
+        let keep_alive_s = keep_alive_s(connect, &listener.clients)?;
         let packet_bytes_max = connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize);
-        if self.connack(connect, client_id, *assigned, false).len() > packet_bytes_max {
+        if self.connack(connect, client, false).len() > packet_bytes_max {
             // What it has to be told does not fit [MQTT-3.1.2-24].
             let why = "its Maximum Packet Size is too small for what it has to be told";
             return Err(Rejected { reason: ReasonCode::PacketTooLarge, why });
@@ -117,7 +117,7 @@ impl Shard {
         };
         let present = known.is_some() && !connect.clean_start;
         let link = NEXT_LINK.fetch_add(1, Ordering::Relaxed);
-        let in_flight_max = connect.receive_maximum.min(self.config.max_inflight_messages);
+        let in_flight_max = connect.receive_maximum.min(listener.clients.max_inflight_messages);
         let heard_ms = self.now.up_ms;
         let session = &mut self.sessions[slot as usize];
         session.expiry_s = connect.session_expiry_s;
@@ -144,12 +144,11 @@ impl Shard {
             keep_alive_s,
             heard_ms,
             packet_bytes_max,
-            inbound_bytes_max: self.config.max_packet_size,
             held: 0,
             unanswered: 0,
-            receive_maximum: self.config.receive_maximum,
             aliases: Default::default(),
             outbound_aliases: Aliases::allowed(connect.topic_alias_maximum).map(Box::new),
+            listener: listener.clone(),
             loopback: *loopback,
             may_publish: None,
             stalled: false,
@@ -164,7 +163,7 @@ impl Shard {
                 ticket = Some(changed);
             }
         }
-        let packet = self.connack(connect, client_id, *assigned, present);
+        let packet = self.connack(connect, client, present);
         let ticket = ticket.unwrap_or_else(|| self.lane.durable());
         self.hold(slot, ticket, Promise::ConnAck(packet));
         self.schedule_turn();
@@ -194,31 +193,16 @@ impl Shard {
         there + self.counts.connected >= max
     }
 
-    /// The keep alive in force: the client's own, if it is within bounds [MQTT-3.1.2-21].
-    fn keep_alive_s(&self, connect: &Connect<'_>) -> Result<u16, Rejected> {
-        let max = self.config.max_keepalive_s;
-        if max == 0 || (1..=max).contains(&connect.keep_alive_s) {
-            return Ok(connect.keep_alive_s);
-        }
-        match connect.version {
-            Version::V5 => Ok(max),
-            // Older versions cannot be told another one; Mosquitto answers so.
-            _ => Err(Rejected {
-                reason: ReasonCode::ClientIdentifierNotValid,
-                why: "its keep alive is longer than mqtt.max_keepalive_s, or none",
-            }),
-        }
-    }
-
-    fn connack(&self, connect: &Connect<'_>, client_id: &str, assigned: bool, present: bool) -> Box<[u8]> {
+    fn connack(&self, connect: &Connect<'_>, client: &Client, present: bool) -> Box<[u8]> {
         let mut packet = Vec::new();
+        let limits = &client.listener.clients;
         let ack = ConnAck {
             session_present: present,
-            receive_maximum: Some(self.config.receive_maximum),
-            maximum_packet_size: Some(self.config.max_packet_size),
-            assigned_client_id: assigned.then_some(client_id),
+            receive_maximum: Some(limits.receive_maximum),
+            maximum_packet_size: Some(limits.max_packet_size),
+            assigned_client_id: client.assigned.then_some(&client.id),
             topic_alias_maximum: super::packets::TOPIC_ALIASES_MAX,
-            server_keep_alive_s: self.keep_alive_s(connect).ok().filter(|told| *told != connect.keep_alive_s),
+            server_keep_alive_s: keep_alive_s(connect, limits).ok().filter(|told| *told != connect.keep_alive_s),
             ..ConnAck::new(ReasonCode::Success)
         };
         ack.encode(&mut packet, connect.version);
@@ -379,7 +363,8 @@ impl Shard {
         self.config = config;
         for (_, session) in &mut self.sessions {
             let Some(link) = session.link.as_mut() else { continue };
-            if !is_welcome(&self.router.access, &self.config, &session.me.identity(), link.loopback) {
+            let listener = self.config.of(&link.listener);
+            if !is_welcome(&self.router.access, listener, &session.me.identity(), link.loopback) {
                 link.close(Close::ByServer(ReasonCode::NotAuthorized, "its user is gone or changed"));
             }
         }
@@ -425,7 +410,7 @@ impl Shard {
         let slot = entry.key() as u32;
         let me = Arc::new(SessionRef::new(id, self.index, slot, client_id.clone(), true));
         me.set_queued(queue.entries.len());
-        let maybe_sent = usize::from(self.config.max_inflight_messages);
+        let maybe_sent = usize::from(self.config.inflight_messages_max());
         let out = Out::Queue(Queue::recovered(queue.next, queue.entries.into_iter(), maybe_sent));
         let mut session = new_session(me.clone(), out);
         session.expiry_s = record.expiry_s;
@@ -508,10 +493,26 @@ impl Shard {
     }
 }
 
+/// The keep alive in force: the client's own, if it is within bounds [MQTT-3.1.2-21].
+fn keep_alive_s(connect: &Connect<'_>, limits: &ClientLimits) -> Result<u16, Rejected> {
+    let max = limits.max_keepalive_s;
+    if max == 0 || (1..=max).contains(&connect.keep_alive_s) {
+        return Ok(connect.keep_alive_s);
+    }
+    match connect.version {
+        Version::V5 => Ok(max),
+        // Older versions cannot be told another one; Mosquitto answers so.
+        _ => Err(Rejected {
+            reason: ReasonCode::ClientIdentifierNotValid,
+            why: "its keep alive is longer than mqtt.max_keepalive_s, or none",
+        }),
+    }
+}
+
 /// Whether a client that proved to be this would be let in now.
-fn is_welcome(access: &Access, config: &Config, identity: &Identity, loopback: bool) -> bool {
+fn is_welcome(access: &Access, listener: &ListenerConfig, identity: &Identity, loopback: bool) -> bool {
     match identity {
-        Identity::Anonymous => anonymous_allowed(config.allow_anonymous, loopback, access),
+        Identity::Anonymous => anonymous_allowed(listener.allow_anonymous, loopback, access),
         user => access.is_current(user),
     }
 }

@@ -474,7 +474,7 @@ impl Link {
     /// Whether so many acknowledgements wait for their commit that nothing more is read. In 5.0 one packet more
     /// than it was allowed is: a client that sends too much is to be told.
     pub(super) fn holds_enough(&self) -> bool {
-        let allowed = usize::from(self.receive_maximum) + usize::from(self.version == Version::V5);
+        let allowed = usize::from(self.limits().receive_maximum) + usize::from(self.version == Version::V5);
         self.held >= allowed.min(limits::HELD_MAX)
     }
 

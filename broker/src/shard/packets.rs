@@ -39,7 +39,7 @@ impl Shard {
         let Some(known) = self.linked(slot, link).and_then(|s| s.link.as_ref()) else {
             return Consumed { bytes: input.len(), stalled: true };
         };
-        let (version, packet_max) = (known.version, known.inbound_bytes_max);
+        let (version, packet_max) = (known.version, known.limits().max_packet_size);
         while consumed.bytes < input.len() {
             if self.has_enough(slot, link) {
                 consumed.stalled = true;
@@ -70,8 +70,7 @@ impl Shard {
 
     /// The largest packet taken from the client of this link.
     pub fn inbound_bytes_max(&mut self, slot: u32, link: u64) -> u32 {
-        let told = self.linked(slot, link).and_then(|s| s.link.as_ref()).map(|l| l.inbound_bytes_max);
-        told.unwrap_or(self.config.max_packet_size)
+        self.linked(slot, link).and_then(|s| s.link.as_ref()).map_or(0, |l| l.limits().max_packet_size)
     }
 
     fn handle(&mut self, slot: u32, version: Version, packet: &Packet<'_>) -> Handled {
@@ -154,8 +153,8 @@ impl Shard {
         let Some(link) = self.sessions[slot as usize].link.as_mut().filter(|_| qos > QoS::AtMostOnce) else {
             return Ok(());
         };
-        if link.version == Version::V5 && link.unanswered >= link.receive_maximum {
-            let maximum = link.receive_maximum;
+        let maximum = link.limits().receive_maximum;
+        if link.version == Version::V5 && link.unanswered >= maximum {
             let what = format!("more than {maximum} messages at QoS 1 and 2 that are not acknowledged [MQTT-3.3.4-7]");
             return Err(Close::Fault(ReasonCode::ReceiveMaximumExceeded, what));
         }

@@ -1,0 +1,69 @@
+//! The broker's settings: its own, each listener's, and what the clients of a listener are held to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The broker's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Threads that own sessions; at least 1.
+    pub shards: usize,
+    /// Messages that wait for a client.
+    pub max_queued_messages: usize,
+    /// Bytes that wait for a connected client whose session ends with its connection.
+    pub max_queued_bytes: usize,
+    /// Clients connected at once, by all listeners; 0: as many as there are open files.
+    pub max_connections: u64,
+    /// Between two tellings of `$SYS`; zero: it is not told.
+    pub sys_interval: Duration,
+    /// A certificate can prove a user name.
+    pub certificates_name_users: bool,
+    /// Each listener's settings.
+    pub listeners: Vec<Arc<ListenerConfig>>,
+}
+
+/// One listener's settings.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// Which one: never that of another, and the same after a reload.
+    pub name: String,
+    /// From accept to CONNECT.
+    pub connect_timeout: Duration,
+    /// The path of WebSocket clients; empty: any.
+    pub ws_path: String,
+    /// Clients without credentials; `None`: on loopback, as long as there are no users.
+    pub allow_anonymous: Option<bool>,
+    /// What its clients are held to.
+    pub clients: ClientLimits,
+}
+
+/// What a client is held to. It is told at CONNACK where the protocol has a word for it, so a reload changes nothing
+/// for clients that are connected.
+#[derive(Clone, Debug)]
+pub struct ClientLimits {
+    /// Largest packet taken, in bytes.
+    pub max_packet_size: u32,
+    /// Unacknowledged QoS 1 and 2 messages sent to it.
+    pub max_inflight_messages: u16,
+    /// Unacknowledged QoS 1 and 2 messages taken from it.
+    pub receive_maximum: u16,
+    /// The longest keep alive, in seconds; 0: any, and none.
+    pub max_keepalive_s: u16,
+}
+
+impl Config {
+    /// The settings of the listener of this name, if there is one.
+    pub fn listener(&self, name: &str) -> Option<&Arc<ListenerConfig>> {
+        self.listeners.iter().find(|listener| listener.name == name)
+    }
+
+    /// A listener's settings as they are now, where a reload may have come since.
+    pub fn of<'a>(&'a self, listener: &'a Arc<ListenerConfig>) -> &'a Arc<ListenerConfig> {
+        self.listener(&listener.name).unwrap_or(listener)
+    }
+
+    /// As many messages as any client may have had in flight.
+    pub fn inflight_messages_max(&self) -> u16 {
+        self.listeners.iter().map(|listener| listener.clients.max_inflight_messages).max().unwrap_or(u16::MAX)
+    }
+}
