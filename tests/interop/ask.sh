@@ -1,6 +1,6 @@
 #!/bin/bash
-# mosquitto_rr asks on a topic, and prints the correlation data and the text of what is answered. Over TCP,
-# unless more arguments say how to connect: who answers need not come the same way.
+# mosquitto_rr asks on a topic, and prints the correlation data and the text of what is answered.
+# Over TCP, unless more arguments say how to connect: who answers need not come the same way.
 topic=$1
 shift
 [ $# -gt 0 ] || set -- -h "${INTEROP_TCP%:*}" -p "${INTEROP_TCP##*:}"

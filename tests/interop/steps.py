@@ -2,7 +2,8 @@
 and how it tells the run what it did: VERSION, PASS and FAIL lines.
 
 `run` gives the address and a topic as arguments, and in the environment, where they are to be
-used, INTEROP_CA (a file: use TLS and trust it), INTEROP_USER and INTEROP_PASSWORD."""
+used, INTEROP_CA (a file: use TLS and trust it), INTEROP_USER and INTEROP_PASSWORD. INTEROP_ASK is
+the command that asks on a topic to be answered (ask.sh, which reaches the broker at INTEROP_TCP)."""
 
 import logging
 import os

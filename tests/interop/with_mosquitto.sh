@@ -1,6 +1,6 @@
 #!/bin/bash
-# mosquitto_pub, mosquitto_sub and mosquitto_rr, MQTT 3.1, 3.1.1 and 5.0. Arguments: address, first level of
-# the topics to use, list of steps (mqtt, password). The environment is explained in steps.py.
+# mosquitto_pub, mosquitto_sub and mosquitto_rr, MQTT 3.1, 3.1.1 and 5.0. Arguments: address, first
+# level of the topics to use, list of steps (mqtt, password). The environment is explained in steps.py.
 set -u
 address=$1 root=$2 list=$3
 : "${scratch:?}" # from `run`: a folder for what is said

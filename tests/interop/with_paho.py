@@ -36,7 +36,14 @@ class Connection:
     """A client with a thread of its own; what it hears waits in a queue."""
 
     def __init__(
-        self, version, client_id="", keep_s=0, will=None, will_delay_s=0, alias_max=0, password=PASSWORD
+        self,
+        version,
+        client_id="",
+        keep_s=0,
+        will=None,
+        will_delay_s=0,
+        alias_max=0,
+        password=PASSWORD,
     ):
         self.version = version
         self.heard = queue.Queue()
@@ -79,7 +86,8 @@ class Connection:
         if self.version == MQTTv5:
             values = {"SubscriptionIdentifier": identifier} if identifier else {}
             properties = with_properties(PacketTypes.SUBSCRIBE, values)
-            self.client.subscribe(topic, options=SubscribeOptions(qos, **options), properties=properties)
+            options = SubscribeOptions(qos, **options)
+            self.client.subscribe(topic, options=options, properties=properties)
         else:
             self.client.subscribe(topic, qos)
         equal(self.subscribed.wait(DEADLINE_S), True)
@@ -190,7 +198,11 @@ def shared_subscription(version, root):
 
 def retain_handling(version, root):
     # 0: always, 1: for a new subscription, 2: never.
-    due = [(0, True), (1, False), (0, True), (2, False)], [(1, True), (1, False)], [(2, False), (0, True)]
+    due = [
+        [(0, True), (1, False), (0, True), (2, False)],
+        [(1, True), (1, False)],
+        [(2, False), (0, True)],
+    ]
     with Connection(version) as publisher:
         publisher.publish(f"{root}/handling/a", "kept", retain=True)
         for subscriptions in due:
