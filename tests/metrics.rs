@@ -151,7 +151,11 @@ fn messages_sessions_and_queues_are_counted() {
             ("millstream_mqtt_inflight_messages", &[], 2.0),
             ("millstream_mqtt_outbox_bytes", &[], 0.0),
             ("millstream_mqtt_retained_messages", &[], 1.0),
-            ("millstream_mqtt_retained_bytes", &[], 9.0),
+            // Topic, payload and client id, what each message takes, two levels of the topic and what is above each.
+            ("millstream_mqtt_retained_bytes", &[], 9.0 + 9.0 + 176.0 + 2.0 * 80.0 + 2.0 * 192.0),
+            ("millstream_mqtt_not_retained_messages_total", &[("reason", "messages")], 0.0),
+            ("millstream_mqtt_not_retained_messages_total", &[("reason", "bytes")], 0.0),
+            ("millstream_mqtt_refused_messages_total", &[("reason", "retained")], 0.0),
             ("millstream_mqtt_retained_expired_messages_total", &[], 1.0),
             ("millstream_log_end_offset", &[("topic", "sensors"), ("partition", "0")], 5.0),
             // What queues need: the dropped ones are not there.

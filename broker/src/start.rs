@@ -57,7 +57,7 @@ impl Broker {
         for (topic, value) in bridge.take_recovered(store::RETAINED) {
             match store::decode_retained(&topic, &value) {
                 Some(message) => {
-                    router.retained.set(message);
+                    router.retained.set(Arc::new(message));
                 }
                 None => tracing::error!("a stored retained message does not parse and is left out"),
             }

@@ -102,6 +102,12 @@ counts! {
         refused_rights,
         /// Dropped: its subscriber no longer may have it.
         dropped_rights,
+        /// PUBLISH packets not taken: there is no place for more retained messages.
+        refused_retained,
+        /// Messages not retained, those of `refused_retained` among them: `max_retained_messages`.
+        not_retained_messages,
+        /// The same: `max_retained_bytes`.
+        not_retained_bytes,
         /// Retained messages whose lifetime was over.
         retained_expired,
         /// Durable sessions whose client is connected. This and all below once a second.

@@ -103,7 +103,9 @@ fn mqtt_messages(sink: &mut MetricSink, counts: &Counts) {
             sink.counter(name, help, &[("qos", qos)], value);
         }
     }
-    for (reason, value) in [("topic", counts.refused_topics), ("rights", counts.refused_rights)] {
+    for (reason, value) in
+        [("topic", counts.refused_topics), ("rights", counts.refused_rights), ("retained", counts.refused_retained)]
+    {
         let help = "Messages that were not taken from their publisher.";
         sink.counter("millstream_mqtt_refused_messages_total", help, &[("reason", reason)], value);
     }
@@ -163,11 +165,15 @@ fn mqtt_sessions(sink: &mut MetricSink, counts: &Counts, broker: &Broker) {
         ("millstream_mqtt_retained_messages", "Retained messages.", retained as u64),
         (
             "millstream_mqtt_retained_bytes",
-            "Topics, payloads and properties of retained messages.",
+            "Retained messages, as mqtt.max_retained_bytes counts them.",
             retained_bytes as u64,
         ),
     ] {
         sink.gauge(name, help, &[], value as f64);
+    }
+    for (reason, value) in [("messages", counts.not_retained_messages), ("bytes", counts.not_retained_bytes)] {
+        let help = "Messages that were not retained: as many are, or as large ones, as may be.";
+        sink.counter("millstream_mqtt_not_retained_messages_total", help, &[("reason", reason)], value);
     }
     let help = "Retained messages removed because their lifetime was over.";
     sink.counter("millstream_mqtt_retained_expired_messages_total", help, &[], counts.retained_expired);

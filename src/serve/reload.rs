@@ -13,7 +13,7 @@ use super::settings;
 use crate::config::{Config, Loaded, Problems};
 
 /// Keys that a reload puts in force; a name that ends in a dot is a section.
-const RELOADABLE: [&str; 18] = [
+const RELOADABLE: &[&str] = &[
     "password_file",
     "acl_file",
     "tls.",
@@ -23,6 +23,8 @@ const RELOADABLE: [&str; 18] = [
     "mqtt.receive_maximum",
     "mqtt.max_queued_messages",
     "mqtt.max_queued_bytes",
+    "mqtt.max_retained_messages",
+    "mqtt.max_retained_bytes",
     "mqtt.connect_timeout_s",
     "mqtt.ws_path",
     "mqtt.max_connections",

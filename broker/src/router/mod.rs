@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::auth::{Access, Identity};
 use crate::codec::QoS;
+use crate::limits;
 use crate::mapping::{Origin, Rule, partition_of};
 
 use retained::RetainedStore;
@@ -189,6 +190,8 @@ pub struct Router {
     subscriptions: AtomicUsize,
     /// Retained messages.
     pub retained: RetainedStore,
+    /// When it may be said again that there is no place for more, in milliseconds of the process.
+    retained_warning_ms: AtomicU64,
     /// The newest of `$SYS`, which is nobody's to retain and is not journaled (S8).
     pub sys: RetainedStore,
     /// Who may do what.
@@ -206,6 +209,7 @@ impl Router {
             generation: AtomicU64::new(1),
             subscriptions: AtomicUsize::new(0),
             retained: RetainedStore::default(),
+            retained_warning_ms: AtomicU64::new(0),
             sys: RetainedStore::default(),
             access,
             rules: RwLock::new(rules),
@@ -251,6 +255,12 @@ impl Router {
             self.subscriptions.fetch_sub(1, Ordering::Relaxed);
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether it is time to say once more that there is no place for more retained messages.
+    pub fn may_warn_of_retained(&self, now_ms: u64) -> bool {
+        let due = |next| (next <= now_ms).then(|| now_ms + 1000 * limits::RETAINED_WARNING_S);
+        self.retained_warning_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
     }
 
     /// Subscriptions of all sessions.

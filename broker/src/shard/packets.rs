@@ -127,24 +127,33 @@ impl Shard {
             publisher: me.id,
         };
         let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
+        let can_be_told = publish.qos > QoS::AtMostOnce && self.speaks_v5(slot);
+        let Ok(retained) = self.keep_retained(&message, from, can_be_told) else {
+            self.counts.refused_retained += 1;
+            return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
+        };
         match publish.qos {
             QoS::AtMostOnce => {
-                self.route(&message, from, &[]);
+                self.route(&message, from, retained, &[]);
             }
             QoS::AtLeastOnce => {
-                let ticket = self.route(&message, from, &[]);
+                let ticket = self.route(&message, from, retained, &[]);
                 self.acknowledge(slot, AckKind::PubAck, publish.packet_id, ticket);
             }
             QoS::ExactlyOnce => {
                 let key = store::inbound_key(me.id, publish.packet_id);
                 let received = [Change::Put(store::INBOUND, &key, &[])];
-                let ticket = self.route(&message, from, if me.durable { &received } else { &[] });
+                let ticket = self.route(&message, from, retained, if me.durable { &received } else { &[] });
                 let session = &mut self.sessions[slot as usize];
                 session.inbound.insert(publish.packet_id, ticket.unwrap_or(0));
                 self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
             }
         }
         Ok(())
+    }
+
+    fn speaks_v5(&self, slot: u32) -> bool {
+        self.sessions[slot as usize].link.as_ref().is_some_and(|link| link.version == Version::V5)
     }
 
     /// Counts a message that is to be acknowledged. A 5.0 client was told how many it may have under way; who speaks

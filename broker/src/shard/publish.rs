@@ -21,6 +21,7 @@ use crate::session::{Link, Out, Tag};
 use crate::store;
 
 use super::Shard;
+use super::retained::RetainedChange;
 
 /// Messages for the sessions of another shard, in order, with their bytes in one piece.
 #[derive(Default)]
@@ -160,10 +161,15 @@ pub struct Publisher<'a> {
 }
 
 impl Shard {
-    /// Sends a message everywhere. `also` are changes that have to be in the same frame. The ticket of that
-    /// frame, when there is one.
-    pub fn route(&mut self, message: &Message<'_>, from: Publisher<'_>, also: &[Change<'_>]) -> Option<Ticket> {
-        let order = message.retain.then(|| self.keep_retained(message, from));
+    /// Sends a message everywhere. `retained` is what became of its topic's retained message; that and `also` have to
+    /// be in the same frame. The ticket of that frame, when there is one.
+    pub(super) fn route(
+        &mut self,
+        message: &Message<'_>,
+        from: Publisher<'_>,
+        retained: Option<RetainedChange>,
+        also: &[Change<'_>],
+    ) -> Option<Ticket> {
         let set = self.matches(message.topic);
         self.scratch.restart();
         for target in &set.direct[self.index] {
@@ -175,11 +181,12 @@ impl Shard {
                 self.schedule_turn();
             }
         }
-        if set.log.is_none() && set.queued.is_empty() && set.shared.is_empty() && also.is_empty() && !message.retain {
+        let more = !also.is_empty() || retained.is_some();
+        if set.log.is_none() && set.queued.is_empty() && set.shared.is_empty() && !more {
             return None;
         }
         let picked = self.deliver_shared(&set, message);
-        self.journal(&set, &picked, message, from, (order, also))
+        self.journal(&set, &picked, message, from, (retained, also))
     }
 
     /// Everyone who gets a topic's messages, worked out once.
@@ -295,7 +302,7 @@ impl Shard {
         picked: &[QueueTarget],
         message: &Message<'_>,
         from: Publisher<'_>,
-        (order, also): (Option<u64>, &[Change<'_>]),
+        (retained, also): (Option<RetainedChange>, &[Change<'_>]),
     ) -> Option<Ticket> {
         let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
         if message.qos > QoS::AtMostOnce {
@@ -312,7 +319,6 @@ impl Shard {
                 targets.push(Enqueued { queue: target.session.id, tag, expires_s: message.expires_s });
             }
         }
-        let retained = order.map(|order| (order, self.retained_value(message, from)));
         if set.log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() {
             return None;
         }
@@ -340,7 +346,7 @@ impl Shard {
                 message.encode_record(out, message.topic.as_bytes(), from.client_id, false, now.unix_s);
             });
         }
-        if let Some((order, value)) = &retained {
+        if let Some(RetainedChange { order, value }) = &retained {
             let topic = message.topic.as_bytes();
             let change = match value {
                 Some(value) => Change::Put(store::RETAINED, topic, value),

@@ -1,5 +1,6 @@
 //! `$SYS` is told: from the counts of all shards, by one of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::QoS;
@@ -52,8 +53,8 @@ impl Shard {
             expires_s,
             client_id: "".into(),
         };
-        self.router.sys.set(kept);
+        self.router.sys.set(Arc::new(kept));
         let message = Message { topic, qos, retain: false, properties: &[], expires_s, payload, publisher: 0 };
-        self.route(&message, Publisher { client_id: "", user: None }, &[]);
+        self.route(&message, Publisher { client_id: "", user: None }, None, &[]);
     }
 }
