@@ -15,6 +15,7 @@ use crate::auth::{Access, Identity};
 use crate::codec::QoS;
 use crate::limits;
 use crate::mapping::{Origin, Rule, partition_of};
+use crate::session::Tag;
 
 use retained::RetainedStore;
 use trie::{SharedGroup, Subscriber, Trie};
@@ -146,8 +147,18 @@ pub struct QueueTarget {
     pub whose: Whose,
     /// Keep the retain flag.
     pub retain_as_published: bool,
-    /// Subscription identifier; 0 none. One copy is queued for each.
+    /// Subscription identifier; 0 none. One copy is queued for each. Of a shared subscription its key.
     pub id: u32,
+    /// It is a shared one.
+    pub shared: bool,
+}
+
+impl QueueTarget {
+    /// What its entry says of a message published like this.
+    pub fn tag(&self, qos: QoS, retain: bool) -> Tag {
+        let (qos, retain) = (qos.min(self.qos), retain && self.retain_as_published);
+        if self.shared { Tag::shared(qos, retain, self.id) } else { Tag::new(qos, retain, self.id) }
+    }
 }
 
 /// Where in the log a topic's messages go.
@@ -263,6 +274,11 @@ impl Router {
         self.retained_warning_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
     }
 
+    /// The members of a shared subscription, while it has any.
+    pub fn group(&self, filter: &str, name: &str) -> Option<Arc<SharedGroup>> {
+        self.trie.read().group(filter, name)
+    }
+
     /// Subscriptions of all sessions.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions.load(Ordering::Relaxed)
@@ -335,7 +351,8 @@ impl MatchSet {
         let retain_as_published = all.iter().any(|s| s.retain_as_published);
         let ids: Box<[u32]> = all.iter().filter_map(|s| s.id).collect();
         if session.durable && qos > QoS::AtMostOnce {
-            let id_of = |id| QueueTarget { session: session.clone(), qos, whose, retain_as_published, id };
+            let id_of =
+                |id| QueueTarget { session: session.clone(), qos, whose, retain_as_published, id, shared: false };
             match ids.is_empty() {
                 true => self.queued.push(id_of(0)),
                 false => self.queued.extend(ids.iter().copied().map(id_of)),
@@ -358,13 +375,14 @@ pub fn picked(member: &Subscriber) -> Target {
 }
 
 /// The same, for its queue.
-pub fn picked_queue(member: &Subscriber) -> QueueTarget {
+pub fn picked_queue(member: &Subscriber, key: u32) -> QueueTarget {
     QueueTarget {
         session: member.session.clone(),
         qos: member.qos,
         whose: Whose::Anyones,
         retain_as_published: member.retain_as_published,
-        id: member.id.unwrap_or(0),
+        id: key,
+        shared: true,
     }
 }
 

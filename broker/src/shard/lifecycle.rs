@@ -378,21 +378,22 @@ impl Shard {
             // The will delay ends with the session [MQTT-3.1.2-8].
             self.publish_will(slot);
         }
-        let session = self.sessions.try_remove(slot as usize)?;
+        let mut session = self.sessions.try_remove(slot as usize)?;
         let id = session.me.id;
-        self.counts.dropped_session_ended += session.unsent() as u64;
         self.by_client.remove(&session.me.client_id);
         self.by_queue.remove(&id);
         if !session.subscriptions.is_empty() {
-            self.router.unsubscribe(session.subscriptions.keys().map(|filter| &**filter), id);
+            self.router.unsubscribe(session.subscriptions.filters(), id);
         }
+        let moves = self.leave_to_others(&mut session);
         if !session.me.durable {
             return None;
         }
         let mut operation = self.lane.begin();
+        moves.into_iter().for_each(|(pointer, target)| operation.requeue(pointer, target));
         operation.change(Change::Close(id));
         operation.change(Change::Delete(store::SESSIONS, &store::session_key(id)));
-        for filter in session.subscriptions.keys() {
+        for filter in session.subscriptions.filters() {
             operation.change(Change::Delete(store::SUBSCRIPTIONS, &store::subscription_key(id, filter)));
         }
         for packet_id in session.inbound.keys() {
@@ -433,7 +434,7 @@ impl Shard {
         session.inbound = inbound.into_iter().map(|packet_id| (packet_id, 0)).collect();
         for (filter, options) in subscriptions {
             self.router.subscribe(&filter, subscriber(&me, &options), true);
-            session.subscriptions.insert(filter, options);
+            session.subscriptions.insert(&filter, options);
         }
         entry.insert(session);
         self.by_client.insert(client_id, slot);

@@ -4,6 +4,7 @@
 //! - `publish`: a message comes in and goes everywhere it has to
 //! - `packets`: what else a client sends
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
+//! - `shared`: shared subscriptions
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
@@ -13,6 +14,7 @@ mod mailbox;
 mod packets;
 mod publish;
 mod retained;
+mod shared;
 mod sys;
 
 use std::cell::RefCell;
@@ -39,6 +41,7 @@ pub use lifecycle::{Admitted, RecoveredSession, Rejected};
 pub use mailbox::{Job, Mail, Mailbox};
 pub use packets::{Consumed, refuse_topic};
 use publish::{Burst, Scratch};
+use shared::Orphans;
 
 /// What was promised to a client and waits for its commit (J6).
 struct Held {
@@ -75,6 +78,7 @@ pub struct Shard {
     by_queue: HashMap<u64, u32>,
     held: VecDeque<Held>,
     stalled: Vec<(u32, u64)>,
+    orphans: Orphans,
     /// Sessions that have used every packet identifier and wait for a commit, by slot.
     out_of_identifiers: Vec<u32>,
     /// Last bytes for links that were taken over, by link.
@@ -150,6 +154,7 @@ impl Shard {
             by_queue: HashMap::default(),
             held: VecDeque::new(),
             stalled: Vec::new(),
+            orphans: Orphans::default(),
             out_of_identifiers: Vec::new(),
             farewells: HashMap::default(),
             cache: HashMap::default(),
@@ -317,6 +322,7 @@ impl Shard {
             self.failed = true;
             self.close_all(ReasonCode::ServerUnavailable, "the journal failed");
         }
+        self.place_orphans(shared);
         self.let_ride(shared);
         self.hand_on();
         self.warm_cold(shared);

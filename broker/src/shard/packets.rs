@@ -351,7 +351,7 @@ impl Shard {
             };
             let session = &mut self.sessions[slot as usize];
             let me = session.me.clone();
-            let fresh = session.subscriptions.insert(filter.into(), options).is_none();
+            let fresh = session.subscriptions.insert(filter, options);
             if me.durable {
                 let key = store::subscription_key(me.id, filter);
                 let value = store::encode_options(&options);
@@ -395,7 +395,7 @@ impl Shard {
         for filter in unsubscribe.filters {
             let session = &mut self.sessions[slot as usize];
             let id = session.me.id;
-            if session.subscriptions.remove(filter).is_none() {
+            if !session.subscriptions.remove(filter) {
                 reasons.push(ReasonCode::NoSubscriptionExisted);
                 continue;
             }

@@ -12,11 +12,11 @@ use crate::codec::{Ack, AckKind, OutgoingPublish, QoS, ReasonCode, Version, enco
 use crate::limits;
 use crate::mapping::{Origin, partition_of};
 use crate::message::Message;
-use crate::router::trie::{SharedGroup, Subscriber};
-use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
+use crate::router::trie::SharedGroup;
+use crate::router::{MatchSet, QueueTarget, Target};
 use crate::session::aliases::Said;
 use crate::session::queue::Next;
-use crate::session::window::Waiting;
+use crate::session::window::{Shared, Waiting};
 use crate::session::{Link, Out, Tag};
 use crate::store;
 
@@ -41,11 +41,11 @@ struct Item {
     publisher: u64,
 }
 
-enum To {
+pub(super) enum To {
     /// Everyone on the shard in this set.
     Set(Arc<MatchSet>),
-    /// The member whose turn it was.
-    Picked(Box<Target>),
+    /// The member of a shared group whose turn it was.
+    Picked(Box<(Target, Arc<SharedGroup>)>),
 }
 
 impl Burst {
@@ -59,7 +59,7 @@ impl Burst {
         self.bytes.len() + self.items.len() * size_of::<Item>()
     }
 
-    fn push(&mut self, to: To, message: &Message<'_>) {
+    pub(super) fn push(&mut self, to: To, message: &Message<'_>) {
         let mut put = |bytes: &[u8]| {
             let start = self.bytes.len();
             self.bytes.extend_from_slice(bytes);
@@ -173,7 +173,7 @@ impl Shard {
         let set = self.matches(message.topic);
         self.scratch.restart();
         for target in &set.direct[self.index] {
-            self.deliver(target, message);
+            self.deliver(target, None, message);
         }
         for (shard, targets) in set.direct.iter().enumerate() {
             if shard != self.index && !targets.is_empty() {
@@ -208,27 +208,8 @@ impl Shard {
         set
     }
 
-    /// Gives one member of each shared group its copy; those that go through a queue are returned.
-    fn deliver_shared(&mut self, set: &MatchSet, message: &Message<'_>) -> SmallVec<[QueueTarget; 2]> {
-        let mut queued = SmallVec::new();
-        let router = &self.router;
-        let pick = |group: &Arc<SharedGroup>| group.pick(|session| router.may_receive(session, message.topic));
-        let picked_members: SmallVec<[Subscriber; 2]> = set.shared.iter().filter_map(pick).collect();
-        for member in picked_members {
-            if member.session.durable && message.qos.min(member.qos) > QoS::AtMostOnce {
-                queued.push(picked_queue(&member));
-            } else if member.session.shard == self.index {
-                self.deliver(&picked(&member), message);
-            } else {
-                self.bursts[member.session.shard].push(To::Picked(Box::new(picked(&member))), message);
-                self.schedule_turn();
-            }
-        }
-        queued
-    }
-
     /// Puts a message to one session of this shard on its way, unless it goes through the journal.
-    pub(super) fn deliver(&mut self, target: &Target, message: &Message<'_>) {
+    pub(super) fn deliver(&mut self, target: &Target, group: Option<&Arc<SharedGroup>>, message: &Message<'_>) {
         let qos = message.qos.min(target.qos);
         let included = target.whose.includes(target.session == message.publisher);
         if (target.durable && qos > QoS::AtMostOnce) || !included {
@@ -267,13 +248,17 @@ impl Shard {
                 if !link.put_aliased(&outgoing(message, &how, packet_id, self.now.unix_s)) {
                     append_with_id(&mut link.outbox, packet, packet_id_at, packet_id);
                 }
+                if let (Some(shared), QoS::AtLeastOnce) = (shared(group, message), qos) {
+                    window.keep(packet_id, shared);
+                }
                 self.counts.sent(qos, message.payload.len());
             } else if waiting < self.config.max_queued_messages
                 && waiting_bytes + packet.len() <= self.config.max_queued_bytes
             {
                 let (packet, expires_s, payload_bytes) = (packet.into(), message.expires_s, message.payload.len());
                 let expiry_at = self.scratch.expiry_at;
-                window.wait(Waiting { packet, packet_id_at, payload_bytes, expiry_at, qos, expires_s });
+                let shared = shared(group, message);
+                window.wait(Waiting { packet, packet_id_at, payload_bytes, expiry_at, qos, expires_s, shared });
             } else {
                 self.counts.dropped_queue_full += 1;
                 return;
@@ -289,8 +274,10 @@ impl Shard {
             let message = burst.message(item);
             self.scratch.restart();
             match &item.to {
-                To::Set(set) => set.direct[self.index].iter().for_each(|target| self.deliver(target, &message)),
-                To::Picked(target) => self.deliver(target, &message),
+                To::Set(set) => {
+                    set.direct[self.index].iter().for_each(|target| self.deliver(target, None, &message));
+                }
+                To::Picked(picked) => self.deliver_picked(&picked.0, &picked.1, &message),
             }
         }
     }
@@ -314,8 +301,7 @@ impl Shard {
                     self.counts.dropped_queue_full += 1;
                     continue;
                 }
-                let retain = message.retain && target.retain_as_published;
-                let tag = Tag::new(message.qos.min(target.qos), retain, target.id).0;
+                let tag = target.tag(message.qos, message.retain).0;
                 targets.push(Enqueued { queue: target.session.id, tag, expires_s: message.expires_s });
             }
         }
@@ -377,6 +363,9 @@ impl Shard {
                         continue;
                     }
                     let packet_id = window.send(next.qos);
+                    if let (Some(shared), QoS::AtLeastOnce) = (next.shared, next.qos) {
+                        window.keep(packet_id, shared);
+                    }
                     let start = link.outbox.len();
                     append_with_id(&mut link.outbox, &next.packet, next.packet_id_at, packet_id);
                     if let Some(at) = next.expiry_at {
@@ -486,7 +475,7 @@ impl Shard {
         }
         let (Some(link), Out::Queue(queue)) = (session.link.as_mut(), &mut session.out) else { return };
         let tag = Tag(entry.tag);
-        let id = tag.id();
+        let id = tag.share().map_or(tag.id(), |key| session.subscriptions.shared_id(key));
         let how = How { qos: tag.qos(), retain: tag.retain(), ids: id.as_slice() };
         let message = Message { expires_s: entry.expires_s, ..message };
         let outgoing = OutgoingPublish { dup, ..outgoing(&message, &how, packet_id, self.now.unix_s) };
@@ -533,6 +522,11 @@ impl Link {
     pub fn is_clogged(&self) -> bool {
         self.backlog_bytes() > limits::OUTBOX_STALL_BYTES
     }
+}
+
+/// What is kept of a message for others of its group.
+fn shared(group: Option<&Arc<SharedGroup>>, message: &Message<'_>) -> Option<Box<Shared>> {
+    group.map(|group| Box::new(Shared { group: group.clone(), message: message.into() }))
 }
 
 fn append_with_id(outbox: &mut Vec<u8>, packet: &[u8], packet_id_at: usize, packet_id: u16) {

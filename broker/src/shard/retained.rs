@@ -127,7 +127,7 @@ impl Shard {
             ids: id.into_iter().collect(),
         };
         self.scratch.restart();
-        self.deliver(&target, &message);
+        self.deliver(&target, None, &message);
     }
 
     /// Once a second, on one shard for all: what has expired goes.
