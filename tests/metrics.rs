@@ -192,6 +192,49 @@ fn messages_sessions_and_queues_are_counted() {
     );
 }
 
+#[test]
+fn packets_of_all_kinds_are_counted() {
+    let broker = Broker::with_config(CONFIG);
+    let mut sessions = 0.0;
+    for connect in [Connect::v5("passing"), Connect::v5("durable").durable()] {
+        let mut client = broker.connect(connect);
+        client.subscribe("t", 2);
+        // In: PUBLISH, PUBACK. Out: PUBACK, PUBLISH.
+        client.publish(Publish::new("t", "1").qos(1));
+        assert_eq!(client.take().qos, 1);
+        // In: PUBLISH, PUBREL, PUBREC, PUBCOMP. Out: PUBREC, PUBCOMP, PUBLISH, PUBREL.
+        client.publish(Publish::new("t", "2").qos(2));
+        assert_eq!(client.take().qos, 2);
+        client.ping();
+        client.unsubscribe("t");
+        // Which is no packet; the answer is a DISCONNECT.
+        client.send(b"\x00\x00");
+        assert_eq!(client.expect_closed(), Some(0x81));
+        sessions += 1.0;
+        let (received, sent) = (1.0 + 1.0 + 2.0 + 4.0 + 1.0 + 1.0, 1.0 + 1.0 + 2.0 + 4.0 + 1.0 + 1.0 + 1.0);
+        let scrape = expect(
+            &broker,
+            &[
+                ("millstream_mqtt_received_packets_total", &[], sessions * received),
+                ("millstream_mqtt_sent_packets_total", &[], sessions * sent),
+            ],
+        );
+        assert!(scrape.sum("millstream_mqtt_sent_messages_total") < sessions * sent);
+    }
+    // Taken over: CONNECT and CONNACK twice, one DISCONNECT.
+    let mut first = broker.connect(Connect::v5("twice"));
+    let _second = broker.connect(Connect::v5("twice"));
+    assert_eq!(first.expect_closed(), Some(0x8E));
+    expect(
+        &broker,
+        &[
+            ("millstream_mqtt_received_packets_total", &[], 22.0),
+            ("millstream_mqtt_sent_packets_total", &[], 25.0),
+            ("millstream_mqtt_expired_sessions_total", &[], 0.0),
+        ],
+    );
+}
+
 /// On both shards, so some hear of it in a burst from the other.
 #[test]
 fn a_drop_is_counted_wherever_its_subscriber_is() {

@@ -70,6 +70,10 @@ fn mqtt_connections(sink: &mut MetricSink, counts: &Counts) {
     }
     let help = "Connections closed because their client broke the protocol.";
     sink.counter("millstream_mqtt_protocol_errors_total", help, &[], counts.faults);
+    let help = "Packets of all kinds received from MQTT clients that were let in.";
+    sink.counter("millstream_mqtt_received_packets_total", help, &[], counts.packets_received());
+    let help = "Packets of all kinds sent to MQTT clients that were let in.";
+    sink.counter("millstream_mqtt_sent_packets_total", help, &[], counts.packets_sent());
     let help = "Bytes read from MQTT clients that were let in, without TLS and WebSocket.";
     sink.counter("millstream_mqtt_received_bytes_total", help, &[], counts.bytes_in);
     let help = "Bytes written to MQTT clients that were let in, without TLS and WebSocket.";
@@ -135,6 +139,8 @@ fn mqtt_sessions(sink: &mut MetricSink, counts: &Counts, broker: &Broker) {
         let help = "Sessions; one that is not durable ends with its connection. Once a second.";
         sink.gauge("millstream_mqtt_sessions", help, &labels, value as f64);
     }
+    let help = "Sessions that ended because their time was over.";
+    sink.counter("millstream_mqtt_expired_sessions_total", help, &[], counts.sessions_expired);
     for (durable, value) in [("true", counts.queued_durable), ("false", counts.queued_passing)] {
         let help = "QoS 1 and 2 messages that wait to be sent. Once a second.";
         sink.gauge("millstream_mqtt_queued_messages", help, &[("durable", durable)], value as f64);

@@ -231,6 +231,7 @@ impl Shard {
         let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
         let ack = Ack { kind, packet_id, reason: ReasonCode::Success };
         if ticket.is_none() && link.held == 0 {
+            self.counts.packets_out += 1;
             return link.answer(ack);
         }
         let ticket = ticket.unwrap_or_else(|| self.lane.submitted());
@@ -258,6 +259,9 @@ impl Shard {
             link.wake();
             if first {
                 session.me.set_connected(true);
+            }
+            self.counts.packets_out += 1;
+            if first {
                 self.pump(held.slot);
             }
         }

@@ -49,6 +49,7 @@ impl Shard {
                 Ok(None) => break,
                 Ok(Some(found)) => {
                     consumed.bytes += found.length;
+                    self.counts.packets_in += 1;
                     Packet::decode(&found, version)
                         .map_err(fault)
                         .and_then(|packet| self.handle(slot, version, &packet))
@@ -62,8 +63,11 @@ impl Shard {
                 return Consumed { bytes: input.len(), stalled: true };
             }
         }
-        if let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) {
+        if let Some(session) = self.sessions.get_mut(slot as usize)
+            && let Some(link) = session.link.as_mut()
+        {
             link.heard_ms = self.now.up_ms;
+            session.traffic.bytes_in += consumed.bytes as u64;
         }
         consumed
     }
@@ -82,6 +86,7 @@ impl Shard {
             Packet::PingReq => {
                 if let Some(link) = self.sessions[slot as usize].link.as_mut() {
                     encode_pingresp(&mut link.outbox);
+                    self.counts.packets_out += 1;
                 }
                 Ok(())
             }
@@ -98,6 +103,7 @@ impl Shard {
         let session = &mut self.sessions[slot as usize];
         let me = session.me.clone();
         self.counts.received(publish.qos, publish.payload.len());
+        session.traffic.messages_in += 1;
         if publish.qos == QoS::ExactlyOnce && session.inbound.contains_key(&publish.packet_id) {
             // S4: a repeat waits for the same commit; it is not appended again.
             let ticket = Some(self.lane.submitted());
@@ -420,7 +426,10 @@ impl Shard {
                 self.hold(slot, ticket, Promise::Packet(packet.into()));
                 self.schedule_turn();
             }
-            (None, Some(link)) => link.outbox.extend_from_slice(&packet),
+            (None, Some(link)) => {
+                link.outbox.extend_from_slice(&packet);
+                self.counts.packets_out += 1;
+            }
             (None, None) => {}
         }
     }

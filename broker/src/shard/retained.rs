@@ -10,6 +10,7 @@ use crate::message::Message;
 use crate::router::retained::{Bounds, Full, Retained};
 use crate::router::{Target, Whose};
 use crate::session::Tag;
+use crate::stats::Dropped;
 use crate::store;
 
 use super::Shard;
@@ -102,8 +103,7 @@ impl Shard {
         let qos = kept.qos.min(granted);
         if me.durable && qos > QoS::AtMostOnce {
             if me.queued() >= self.config.max_queued_messages {
-                self.counts.dropped_queue_full += 1;
-                return;
+                return self.counts.dropped(Dropped::QueueFull, &me);
             }
             // Counted before its commit: a filter may match more than a queue may hold.
             me.set_queued(me.queued() + 1);
