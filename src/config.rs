@@ -195,6 +195,8 @@ pub struct RuleConfig {
 pub struct Admin {
     /// HTTP listener.
     pub http: Address,
+    /// What who asks for more than health and metrics has to know.
+    pub token_file: Option<PathBuf>,
 }
 
 /// A configuration without faults, and where it is from.
@@ -273,7 +275,10 @@ impl Config {
             mqtt: Mqtt::read(from),
             kafka: Kafka::read(from),
             bridge: Bridge::read(from),
-            admin: Admin { http: from.address("admin.http", Some(9180)) },
+            admin: Admin {
+                http: from.address("admin.http", Some(9180)),
+                token_file: path(&from.text("admin.token_file", "")),
+            },
         }
     }
 
