@@ -6,14 +6,16 @@ use bridge::Bridge;
 use broker::Broker;
 use broker::auth::Access;
 use broker::listener::tls::Tls;
+use parking_lot::RwLock;
 use tracing::{error, info, warn};
 
 use super::kafka::Front;
 use super::settings;
+use crate::admin::gate::Token;
 use crate::config::{Config, Loaded, Problems};
 
 /// Keys that a reload puts in force; a name that ends in a dot is a section.
-const RELOADABLE: [&str; 18] = [
+const RELOADABLE: &[&str] = &[
     "password_file",
     "acl_file",
     "tls.",
@@ -23,6 +25,8 @@ const RELOADABLE: [&str; 18] = [
     "mqtt.receive_maximum",
     "mqtt.max_queued_messages",
     "mqtt.max_queued_bytes",
+    "mqtt.max_retained_messages",
+    "mqtt.max_retained_bytes",
     "mqtt.connect_timeout_s",
     "mqtt.ws_path",
     "mqtt.max_connections",
@@ -32,6 +36,7 @@ const RELOADABLE: [&str; 18] = [
     "kafka.advertised",
     "kafka.advertised_tls",
     "bridge.enabled",
+    "admin.token_file",
 ];
 
 /// Reads the configuration anew, from where it was read at the start.
@@ -47,6 +52,7 @@ pub struct Running {
     pub access: Arc<Access>,
     pub tls: Option<Arc<Tls>>,
     pub front: Arc<Front>,
+    pub admin_token: Arc<RwLock<Option<Token>>>,
 }
 
 impl Running {
@@ -92,6 +98,10 @@ impl Running {
         }
         if let Err(error) = self.access.reload(&settings::auth_files(config)) {
             failed("users and rights", &error);
+        }
+        match Token::read(config.admin.token_file.as_deref()) {
+            Ok(token) => *self.admin_token.write() = token,
+            Err(error) => failed("the admin listener's token", &error),
         }
         self.front.settings.write().clone_from(&config.kafka);
         // Before the rules, which may fail or wait for the disk: who was shut out is shut out at once.

@@ -100,6 +100,7 @@ impl Shard {
         }
         let due = known.map(|slot| self.due(slot)).unwrap_or_default();
         if let (Some(slot), true) = (known, due.end) {
+            self.counts.sessions_expired += 1;
             ticket = self.end(slot);
         } else if let (Some(slot), true) = (known, due.will) {
             self.publish_will(slot);
@@ -135,6 +136,7 @@ impl Shard {
         session.link = Some(Link {
             id: link,
             peer: peer.clone(),
+            since_s: self.now.unix_s,
             version: connect.version,
             ready: false,
             outbox: Vec::new(),
@@ -270,6 +272,7 @@ impl Shard {
         }
         // Its task finds that the session is another link's: it writes this farewell and ends.
         link.close(Close::ByServer(ReasonCode::SessionTakenOver, "taken over by a new connection"));
+        self.counts.packets_out += u64::from(link.version == Version::V5);
         self.farewells.insert(link.id, link.farewell());
         let session = &mut self.sessions[slot as usize];
         session.me.set_connected(false);
@@ -301,6 +304,9 @@ impl Shard {
         session.will_at_ms = delay_s.map(|delay_s| now_ms + milliseconds(delay_s));
         if matches!(why, Close::Fault(..)) {
             self.counts.faults += 1;
+        }
+        if link.version == Version::V5 && matches!(why, Close::Fault(..) | Close::ByServer(..)) {
+            self.counts.packets_out += 1;
         }
         self.counts.connected -= 1;
         if delay_s == Some(0) {
@@ -346,7 +352,9 @@ impl Shard {
             publisher: me.id,
         };
         let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
-        self.route(&message, from, also);
+        // Nobody is there to be told that it is not retained: that is no error.
+        let retained = self.keep_retained(&message, from, false).ok().flatten();
+        self.route(&message, from, retained, also);
     }
 
     /// A user's session is that user's alone, whoever knows its client id; one of nobody's is anybody's. Where
@@ -483,6 +491,7 @@ impl Shard {
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");
+                self.counts.sessions_expired += 1;
                 self.end(slot);
             } else {
                 self.publish_will(slot);
@@ -542,6 +551,7 @@ fn new_session(me: Arc<SessionRef>, out: Out) -> Session {
         ends_at_ms: None,
         will_at_ms: None,
         cold: false,
+        traffic: Default::default(),
     }
 }
 
