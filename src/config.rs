@@ -23,7 +23,7 @@ use std::{
 use bridge::Durability;
 
 pub use address::{Address, AddressError, Endpoint};
-pub use listener::{ListenerConfig, Protocol, origins};
+pub use listener::{ListenerChange, ListenerConfig, Protocol, origins};
 pub use problem::Problems;
 pub use report::report;
 pub use sources::Flag;
@@ -226,42 +226,6 @@ impl Loaded {
             .filter(|entry| !other.entries.iter().any(|known| known.key == entry.key && known.value == entry.value))
             .map(|entry| entry.key.as_str())
     }
-
-    /// Listeners that are not as in `other`, by name.
-    pub fn listeners_changed_since(&self, other: &Loaded) -> Vec<(String, ListenerChange<'_>)> {
-        let (ours, theirs) = (&self.config.mqtt.listener, &other.config.mqtt.listener);
-        let mut changes = Vec::new();
-        for (at, listener) in ours.iter().enumerate() {
-            let name = listener.name();
-            let Some(before) = theirs.iter().position(|known| known.name() == name) else {
-                changes.push((name, ListenerChange::New));
-                continue;
-            };
-            let known: Vec<_> = other.listener_entries(before).collect();
-            let changed = self.listener_entries(at).filter(|entry| !known.contains(entry));
-            changes.extend(changed.map(|(key, _)| (name.clone(), ListenerChange::Key(key))));
-        }
-        let is_gone = |listener: &&ListenerConfig| ours.iter().all(|known| known.name() != listener.name());
-        changes.extend(theirs.iter().filter(is_gone).map(|listener| (listener.name(), ListenerChange::Gone)));
-        changes
-    }
-
-    /// Keys and values of one `[[mqtt.listener]]`.
-    fn listener_entries(&self, at: usize) -> impl Iterator<Item = (&str, &str)> {
-        let section = format!("mqtt.listener[{at}].");
-        self.entries.iter().filter_map(move |entry| Some((entry.key.strip_prefix(&section)?, &*entry.value)))
-    }
-}
-
-/// What has become of one `[[mqtt.listener]]`, which is known by its address.
-#[derive(Debug, PartialEq, Eq)]
-pub enum ListenerChange<'a> {
-    /// It was not there.
-    New,
-    /// It is not there any more.
-    Gone,
-    /// This key has another value.
-    Key(&'a str),
 }
 
 /// Reads and checks all there is to a configuration. On failure, every problem that could be found.

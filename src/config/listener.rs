@@ -2,7 +2,7 @@
 
 use broker::listener::proxy::Networks;
 
-use super::{CONNECTIONS_MAX, ListenerSettings, address::Endpoint, reader::Reader};
+use super::{CONNECTIONS_MAX, ListenerSettings, Loaded, address::Endpoint, reader::Reader};
 
 /// One `[[mqtt.listener]]`. Its name is its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,44 @@ impl ListenerConfig {
     /// How it is known, in the log and over a reload.
     pub fn name(&self) -> String {
         self.address.to_string()
+    }
+}
+
+/// What has become of one `[[mqtt.listener]]`, which is known by its address.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ListenerChange<'a> {
+    /// It was not there.
+    New,
+    /// It is not there any more.
+    Gone,
+    /// This key has another value.
+    Key(&'a str),
+}
+
+impl Loaded {
+    /// Listeners that are not as in `other`, by name.
+    pub fn listeners_changed_since(&self, other: &Loaded) -> Vec<(String, ListenerChange<'_>)> {
+        let (ours, theirs) = (&self.config.mqtt.listener, &other.config.mqtt.listener);
+        let mut changes = Vec::new();
+        for (at, listener) in ours.iter().enumerate() {
+            let name = listener.name();
+            let Some(before) = theirs.iter().position(|known| known.name() == name) else {
+                changes.push((name, ListenerChange::New));
+                continue;
+            };
+            let known: Vec<_> = other.listener_entries(before).collect();
+            let changed = self.listener_entries(at).filter(|entry| !known.contains(entry));
+            changes.extend(changed.map(|(key, _)| (name.clone(), ListenerChange::Key(key))));
+        }
+        let is_gone = |listener: &&ListenerConfig| ours.iter().all(|known| known.name() != listener.name());
+        changes.extend(theirs.iter().filter(is_gone).map(|listener| (listener.name(), ListenerChange::Gone)));
+        changes
+    }
+
+    /// Keys and values of one `[[mqtt.listener]]`.
+    fn listener_entries(&self, at: usize) -> impl Iterator<Item = (&str, &str)> {
+        let section = format!("mqtt.listener[{at}].");
+        self.entries.iter().filter_map(move |entry| Some((entry.key.strip_prefix(&section)?, &*entry.value)))
     }
 }
 

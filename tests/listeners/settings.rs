@@ -78,14 +78,16 @@ fn a_reload_shuts_out_who_may_no_longer_come_in_there() {
 fn listeners_that_come_and_go_take_a_restart() {
     let (first, second) = (lease(), lease());
     let of = |port: u16, rest: &str| format!("[[mqtt.listener]]\naddress = \"127.0.0.1:{port}\"\n{rest}");
-    let mut broker = Broker::with_config(&of(first.port, "max_packet_size = 3000\n"));
+    let mut broker = Broker::with_config(&of(first.port, "max_packet_size = 2500\n"));
+    broker.write_config(&of(first.port, "max_packet_size = 3000\n"));
+    assert!(!broker.reload().contains("WARN"));
     broker.write_config(&of(second.port, ""));
     let said = broker.reload();
     for (port, what) in [(first.port, "is gone"), (second.port, "is new")] {
         let tells = |line: &str| line.contains(&format!("127.0.0.1:{port}")) && line.contains(what);
         assert!(said.lines().any(|line| tells(line) && line.contains("restart")), "{port} {what} in\n{said}");
     }
-    // As it was until then.
+    // As it was when it was heard of last.
     assert_eq!(told_bytes(&accepted(Client::connect(at(first.port), &Connect::v5("a")))), Some(3000));
     assert!(Client::try_connect(at(second.port), &Connect::v5("a")).is_err());
     broker.write_config(&of(first.port, "protocol = \"ws\"\nmax_packet_size = 2000\n"));
