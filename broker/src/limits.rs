@@ -65,8 +65,10 @@ pub const WILL_AFTER_START_S: u64 = 30;
 pub const CLOSE_S: u64 = 3;
 /// Bytes that are still read, and thrown away, from a client that was told why it is closed.
 pub const CLOSE_BYTES_MAX: usize = 1 << 20;
-/// Connections a listener accepted whose CONNECT is not there yet.
-pub const HANDSHAKES_MAX: usize = 10_000;
+/// Bytes of a proxy's header; a client's certificate may be in it.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 << 10;
+/// Seconds between two lines of the log that say the same of a listener.
+pub const SAY_AGAIN_S: u64 = 10;
 /// Open files that connections leave to log, journal and state; a quarter, where few are allowed.
 pub const FILES_RESERVED: u64 = 256;
 /// Bytes that a client may send before it is let in, and nobody counts: TLS, an upgrade to WebSocket and a CONNECT

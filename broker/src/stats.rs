@@ -43,6 +43,14 @@ counts! {
         faults,
         /// Refused: there are too many others.
         refused_busy,
+        /// Refused: more came a second than may, and most of them from its address.
+        refused_rate,
+        /// Refused: its address has too many connections.
+        refused_address,
+        /// Refused: no proxy that is trusted, or it did not say for whom it connects.
+        refused_proxy,
+        /// Accepted later than they came, as more came a second than may.
+        delayed,
         /// Refused: no CONNECT in time.
         refused_timeout,
         /// Refused: TLS or WebSocket did not come about.

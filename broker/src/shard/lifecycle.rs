@@ -83,8 +83,15 @@ impl Shard {
             // Users or settings were changed while it was on its way here.
             return Err(Rejected { reason: ReasonCode::NotAuthorized, why: "its user has changed meanwhile" });
         }
-        let takes_over = known.is_some_and(|slot| self.sessions[slot as usize].link.is_some());
-        if !takes_over && self.is_full() {
+        let taken_over = known.and_then(|slot| self.sessions[slot as usize].link.as_ref());
+        let at_listener_max = self.config.of(listener).max_connections;
+        // One that it takes over makes room for it, where it came in itself.
+        let makes_room = taken_over.is_some_and(|link| link.listener.name == listener.name);
+        if !makes_room && at_listener_max > 0 && client.at_listener >= at_listener_max {
+            let why = "its listener's max_connections are there already";
+            return Err(Rejected { reason: ReasonCode::QuotaExceeded, why });
+        }
+        if taken_over.is_none() && self.is_full() {
             return Err(Rejected { reason: ReasonCode::QuotaExceeded, why: "mqtt.max_connections are there already" });
         }
         let keep_alive_s = keep_alive_s(connect, &listener.clients)?;
@@ -368,7 +375,7 @@ impl Shard {
 
     /// Other settings, users or rights are in force: clients that would not be let in now are closed.
     pub(super) fn reload(&mut self, config: Arc<Config>) {
-        self.config = config;
+        self.config = config.keeping_listeners(&self.config);
         for (_, session) in &mut self.sessions {
             let Some(link) = session.link.as_mut() else { continue };
             let listener = self.config.of(&link.listener);
