@@ -286,6 +286,9 @@ impl Shard {
         }
         // Its task finds that the session is another link's: it writes this farewell and ends.
         link.close(Close::ByServer(ReasonCode::SessionTakenOver, "taken over by a new connection"));
+        if let Some(why) = &link.closing {
+            self.counts.closed(why);
+        }
         self.farewells.insert(link.id, link.farewell());
         let session = &mut self.sessions[slot as usize];
         session.me.set_connected(false);
@@ -315,9 +318,7 @@ impl Shard {
         let delay_s = session.will.as_ref().map(|will| will.delay_s.min(expiry_s));
         session.ends_at_ms = (expiry_s != NEVER).then(|| now_ms + milliseconds(expiry_s));
         session.will_at_ms = delay_s.map(|delay_s| now_ms + milliseconds(delay_s));
-        if matches!(why, Close::Fault(..)) {
-            self.counts.faults += 1;
-        }
+        self.counts.closed(why);
         self.counts.connected -= 1;
         if delay_s == Some(0) {
             self.publish_will(slot);
