@@ -202,6 +202,7 @@ impl Node {
         let removed = child.remove(below);
         if child.message.is_none() && child.children.is_empty() {
             self.children.remove(*level);
+            super::shrink(&mut self.children);
         }
         removed
     }
