@@ -143,6 +143,7 @@ impl Shard {
             closing: None,
             keep_alive_s,
             heard_ms,
+            begun_bytes: 0,
             packet_bytes_max,
             inbound_bytes_max: self.config.max_packet_size,
             held: 0,
