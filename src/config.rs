@@ -5,6 +5,7 @@
 
 mod address;
 mod check;
+mod clients;
 mod problem;
 mod reader;
 mod report;
@@ -22,6 +23,7 @@ use std::{
 use bridge::Durability;
 
 pub use address::{Address, AddressError};
+pub use clients::ClientSettings;
 pub use problem::Problems;
 pub use report::report;
 pub use sources::Flag;
@@ -112,6 +114,8 @@ pub struct ListenerSettings {
     pub connect_timeout_s: u32,
     /// The longest keep alive; 0: any, and none.
     pub max_keepalive_s: u16,
+    /// What else its clients are held to.
+    pub clients: ClientSettings,
 }
 
 /// Section `kafka`.
@@ -341,6 +345,7 @@ impl ListenerSettings {
                 1..=3600,
             ),
             max_keepalive_s: from.number(&key("max_keepalive_s"), short(0, |all| all.max_keepalive_s), 0..=u16::MAX),
+            clients: ClientSettings::read(from, section, all.map(|all| &all.clients)),
         }
     }
 }

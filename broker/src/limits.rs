@@ -2,6 +2,8 @@
 
 /// Levels of a topic name or filter; bounds the depth of the trie.
 pub const TOPIC_LEVELS_MAX: usize = 200;
+/// Topic aliases that a client may be allowed to set: each keeps a topic of up to 64 KiB in memory.
+pub const TOPIC_ALIASES_MAX: u16 = 1_000;
 /// Topics a shard keeps match results for; the cache starts over when it is full.
 pub const MATCH_CACHE_TOPICS_MAX: usize = 20_000;
 /// Bytes they may take, about: one topic may be 64 KiB long, or have 100,000 subscribers.

@@ -1,6 +1,6 @@
 //! What is wrong only in combination, and what a start should point out.
 
-use super::{Address, Config, RuleConfig, reader::Reader};
+use super::{Address, Config, ListenerSettings, RuleConfig, reader::Reader};
 
 impl Config {
     /// Checks settings against each other; skips those already found wrong by themselves.
@@ -9,6 +9,7 @@ impl Config {
         found.extend(self.shared_addresses());
         found.extend(self.certificates());
         found.extend(self.timeouts());
+        found.extend(keep_alives("mqtt", &self.mqtt.listeners));
         for (at, rule) in self.bridge.rule.iter().enumerate() {
             found.extend(self.rule(at, rule));
         }
@@ -157,6 +158,18 @@ impl Config {
              = \"FILE\"; or let anyone in with allow_anonymous = true under [mqtt] and [kafka]",
         )
     }
+}
+
+/// The keep alives that a section allows.
+fn keep_alives(section: &str, settings: &ListenerSettings) -> Option<Conflict> {
+    let (min, max) = (settings.clients.min_keepalive_s, settings.max_keepalive_s);
+    (max != 0 && min > max).then(|| {
+        Conflict::new(
+            format!("{section}.min_keepalive_s"),
+            Some(format!("{section}.max_keepalive_s")),
+            format!("must not be above {section}.max_keepalive_s = {max}"),
+        )
+    })
 }
 
 /// A listener for clients.

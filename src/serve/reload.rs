@@ -13,7 +13,7 @@ use super::settings;
 use crate::config::{Config, Loaded, Problems};
 
 /// Keys that a reload puts in force; a name that ends in a dot is a section.
-const RELOADABLE: [&str; 18] = [
+const RELOADABLE: &[&str] = &[
     "password_file",
     "acl_file",
     "tls.",
@@ -27,6 +27,16 @@ const RELOADABLE: [&str; 18] = [
     "mqtt.ws_path",
     "mqtt.max_connections",
     "mqtt.max_keepalive_s",
+    "mqtt.min_keepalive_s",
+    "mqtt.max_qos",
+    "mqtt.retain_available",
+    "mqtt.wildcard_subscriptions",
+    "mqtt.shared_subscriptions",
+    "mqtt.topic_alias_maximum",
+    "mqtt.max_topic_bytes",
+    "mqtt.max_topic_levels",
+    "mqtt.max_subscriptions",
+    "mqtt.check_payload_format",
     "mqtt.sys_interval_s",
     "kafka.allow_anonymous",
     "kafka.advertised",

@@ -198,6 +198,8 @@ pub struct Link {
     pub may_publish: Option<(u64, Box<str>)>,
     /// Not to be read until the journal has caught up.
     pub stalled: bool,
+    /// Limits it reached, by their bit: the log has them once.
+    pub told: u32,
 }
 
 /// Why a connection ends.

@@ -2,13 +2,14 @@
 //! shards talk by bursts, and with the journal by tickets.
 //!
 //! - `publish`: a message comes in and goes everywhere it has to
-//! - `packets`: what else a client sends
+//! - `packets`: what else a client sends; `allowed`: what its limits say of it
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
 //! - `shared`: shared subscriptions
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
+mod allowed;
 mod lifecycle;
 mod mailbox;
 mod packets;
