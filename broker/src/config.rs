@@ -69,6 +69,10 @@ pub struct ClientLimits {
     pub max_topic_levels: u16,
     /// Subscriptions of its session.
     pub max_subscriptions: u32,
+    /// PUBLISH packets per second; 0: any number.
+    pub max_message_rate: u32,
+    /// Bytes read from it per second; 0: any number.
+    pub max_byte_rate: u32,
     /// Whether a payload that is said to be UTF-8 has to be.
     pub check_payload_format: bool,
 }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codec::{QoS, ReasonCode};
-use crate::session::{Out, Session};
+use crate::session::{Link, Out, Session};
 
 macro_rules! limits {
     ($($(#[$doc:meta])* $name:ident = $key:literal,)*) => {
@@ -56,6 +56,10 @@ limits! {
     MaxSubscriptions = "max_subscriptions",
     /// A keep alive below it, above `max_keepalive_s`, or none.
     KeepAlive = "keepalive_s",
+    /// A pause, for too many PUBLISH packets.
+    MaxMessageRate = "max_message_rate",
+    /// A pause, for too many bytes.
+    MaxByteRate = "max_byte_rate",
     /// A payload that is not UTF-8.
     CheckPayloadFormat = "check_payload_format",
 }
@@ -150,6 +154,8 @@ counts! {
         bytes_in,
         /// Bytes written to clients.
         bytes_out,
+        /// Milliseconds that clients were not read because they were too fast.
+        paused_ms,
         /// Messages appended to the log.
         appended,
         /// Dropped: QoS 0 for a client that does not read.
@@ -188,6 +194,8 @@ counts! {
         in_flight,
         /// Bytes that wait to be written to clients.
         outbox_bytes,
+        /// Clients that are not read now because they were too fast.
+        paused,
     }
     max {
         /// Messages of the longest queue, as `max_queued_messages` counts them.
@@ -264,6 +272,8 @@ impl Depths {
             }
         };
         sum.longest_queue = sum.longest_queue.max(queued as u64);
+        let is_paused = |link: &Link| link.rates.as_ref().is_some_and(|rates| rates.is_paused());
+        sum.paused += u64::from(session.link.as_ref().is_some_and(is_paused));
         sum.outbox_bytes += session.link.as_ref().map_or(0, |link| link.backlog_bytes()) as u64;
     }
 
@@ -278,6 +288,7 @@ impl Depths {
         counts.queued_passing_bytes = sum.queued_passing_bytes;
         counts.in_flight = sum.in_flight;
         counts.outbox_bytes = sum.outbox_bytes;
+        counts.paused = sum.paused;
         counts.longest_queue = sum.longest_queue;
     }
 }

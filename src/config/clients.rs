@@ -25,6 +25,10 @@ pub struct ClientSettings {
     pub max_topic_levels: u16,
     /// Of one session.
     pub max_subscriptions: u32,
+    /// PUBLISH packets of a client per second; 0: any number.
+    pub max_message_rate: u32,
+    /// Bytes of a client per second; 0: any number.
+    pub max_byte_rate: u32,
     /// Is a payload that is said to be UTF-8 looked at?
     pub check_payload_format: bool,
 }
@@ -41,6 +45,8 @@ impl Default for ClientSettings {
             max_topic_bytes: u16::MAX,
             max_topic_levels: TOPIC_LEVELS_MAX as u16,
             max_subscriptions: 10_000,
+            max_message_rate: 0,
+            max_byte_rate: 0,
             check_payload_format: false,
         }
     }
@@ -69,6 +75,8 @@ impl ClientSettings {
                 1..=TOPIC_LEVELS_MAX as u16,
             ),
             max_subscriptions: from.number(&key("max_subscriptions"), default.max_subscriptions, 1..=u32::MAX),
+            max_message_rate: from.number(&key("max_message_rate"), default.max_message_rate, 0..=u32::MAX),
+            max_byte_rate: from.number(&key("max_byte_rate"), default.max_byte_rate, 0..=u32::MAX),
             check_payload_format: from.boolean(&key("check_payload_format"), default.check_payload_format),
         }
     }

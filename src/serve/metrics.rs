@@ -113,6 +113,10 @@ fn mqtt_messages(sink: &mut MetricSink, counts: &Counts) {
         let help = "Times that a client reached a limit.";
         sink.counter("millstream_mqtt_limits_reached_total", help, &[("limit", limit.key())], value);
     }
+    let help = "Time that clients were not read because they were too fast.";
+    sink.counter_seconds("millstream_mqtt_paused_seconds_total", help, &[], counts.paused_ms as f64 / 1000.0);
+    let help = "Clients that are not read now because they were too fast. Once a second.";
+    sink.gauge("millstream_mqtt_paused_clients", help, &[], counts.paused as f64);
     let help = "Messages handed to the log by a rule.";
     sink.counter("millstream_mqtt_mapped_messages_total", help, &[], counts.appended);
     for (reason, value) in [

@@ -36,6 +36,8 @@ const RELOADABLE: &[&str] = &[
     "mqtt.max_topic_bytes",
     "mqtt.max_topic_levels",
     "mqtt.max_subscriptions",
+    "mqtt.max_message_rate",
+    "mqtt.max_byte_rate",
     "mqtt.check_payload_format",
     "mqtt.sys_interval_s",
     "kafka.allow_anonymous",

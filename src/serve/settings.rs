@@ -56,6 +56,8 @@ fn listener(name: &str, settings: &ListenerSettings) -> broker::ListenerConfig {
             max_topic_bytes: clients.max_topic_bytes,
             max_topic_levels: clients.max_topic_levels,
             max_subscriptions: clients.max_subscriptions,
+            max_message_rate: clients.max_message_rate,
+            max_byte_rate: clients.max_byte_rate,
             check_payload_format: clients.check_payload_format,
         },
     }

@@ -2,6 +2,7 @@
 //! it has for it, counted, and in the log.
 
 mod kinds;
+mod rates;
 mod sizes;
 
 use support::broker::Broker;

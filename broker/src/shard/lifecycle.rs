@@ -16,6 +16,7 @@ use crate::router::SessionRef;
 use crate::router::trie::Subscriber;
 use crate::session::aliases::Aliases;
 use crate::session::queue::Queue;
+use crate::session::rates::Rates;
 use crate::session::window::Window;
 use crate::session::{Close, Link, NEVER, Options, Out, Session, Will};
 use crate::stats::{Depths, Limit};
@@ -163,6 +164,7 @@ impl Shard {
             loopback: *loopback,
             may_publish: None,
             stalled: false,
+            rates: Rates::of(&listener.clients, heard_ms),
             told: 0,
         });
         let me = session.me.clone();
@@ -482,7 +484,8 @@ impl Shard {
                     let silent_ms = now_ms.saturating_sub(link.heard_ms);
                     let allowed_ms = 1500 * u64::from(link.keep_alive_s);
                     // Not enforced while we do not read, unless it is because the client does not.
-                    let read = link.ready && !link.stalled && !link.holds_enough();
+                    let is_paused = link.rates.as_ref().is_some_and(|rates| rates.is_paused());
+                    let read = link.ready && !link.stalled && !link.holds_enough() && !is_paused;
                     if link.keep_alive_s > 0 && silent_ms > allowed_ms && read {
                         link.close(Close::ByServer(
                             ReasonCode::KeepAliveTimeout,

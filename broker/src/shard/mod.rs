@@ -6,6 +6,7 @@
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
 //! - `shared`: shared subscriptions
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
+//! - `rates`: clients that are too fast are not read for a while
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
@@ -14,6 +15,7 @@ mod lifecycle;
 mod mailbox;
 mod packets;
 mod publish;
+mod rates;
 mod retained;
 mod shared;
 mod sys;

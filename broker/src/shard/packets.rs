@@ -37,9 +37,10 @@ impl Shard {
         let Some(known) = self.linked(slot, link).and_then(|s| s.link.as_ref()) else {
             return Consumed { bytes: input.len(), stalled: true };
         };
-        let (version, packet_max) = (known.version, known.limits().max_packet_size);
+        let (version, packet_max, has_rates) = (known.version, known.limits().max_packet_size, known.rates.is_some());
         while consumed.bytes < input.len() {
-            if self.has_enough(slot, link) {
+            let first_byte = input[consumed.bytes];
+            if self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
                 consumed.stalled = true;
                 break;
             }
@@ -47,6 +48,9 @@ impl Shard {
                 Ok(None) => break,
                 Ok(Some(found)) => {
                     consumed.bytes += found.length;
+                    if has_rates {
+                        self.took_packet(slot, first_byte);
+                    }
                     Packet::decode(&found, version)
                         .map_err(fault)
                         .and_then(|packet| self.handle(slot, version, &packet))
