@@ -13,6 +13,7 @@ mod connack;
 mod connect;
 mod disconnect;
 mod flow;
+mod limits;
 mod packets;
 mod publish;
 mod qos1;
