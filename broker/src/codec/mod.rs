@@ -24,7 +24,7 @@
 //! - 3.1: client identifiers are not bounded by its 23 characters, as in Mosquitto; an empty one is refused.
 //!   Flags that 3.1 does not speak of (bit 0, will bits without a will) are disregarded; user name and
 //!   password may be missing behind their flags; the DUP flag is allowed where 3.1 has it. Strings are plain
-//!   UTF-8: of Java's modified form, two bytes for U+0000, nothing is taken.
+//!   UTF-8: of Java's modified form, two bytes for U+0000, nothing is taken. SUBACK cannot refuse: 0 stands for it.
 //! - A client's PUBACK or PUBREC may say No Matching Subscribers, which is for servers: bridges do.
 
 mod ack;

@@ -500,7 +500,8 @@ proptest! {
         encode_suback(&mut out, version, packet_id, reasons.iter().copied());
         let expected = codes.iter().map(|&code| match version {
             Version::V5 => code,
-            _ => code.min(0x80),
+            Version::V3_1_1 => code.min(0x80),
+            Version::V3_1 => if code < 0x80 { code } else { 0 },
         });
         prop_assert_eq!(mirror::decode_suback(0x90, version, &out), (packet_id, expected.collect()));
         out.clear();
