@@ -8,6 +8,8 @@ pub const MATCH_CACHE_TOPICS_MAX: usize = 20_000;
 pub const MATCH_CACHE_BYTES_MAX: usize = 64 << 20;
 /// Bytes read from a connection at a time, into a buffer its shard shares.
 pub const READ_BYTES: usize = 64 << 10;
+/// Bytes by which an unfinished packet has to grow to count as a sign of life: within 1.5 times the keep alive.
+pub const PROGRESS_BYTES_MIN: usize = 1 << 10;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
 /// Acknowledgements of one client that wait for their commit, above which it is not read.
@@ -65,8 +67,10 @@ pub const WILL_AFTER_START_S: u64 = 30;
 pub const CLOSE_S: u64 = 3;
 /// Bytes that are still read, and thrown away, from a client that was told why it is closed.
 pub const CLOSE_BYTES_MAX: usize = 1 << 20;
-/// Connections a listener accepted whose CONNECT is not there yet.
-pub const HANDSHAKES_MAX: usize = 10_000;
+/// Bytes of a proxy's header; a client's certificate may be in it.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 << 10;
+/// Seconds between two lines of the log that say the same of a listener.
+pub const SAY_AGAIN_S: u64 = 10;
 /// Open files that connections leave to log, journal and state; a quarter, where few are allowed.
 pub const FILES_RESERVED: u64 = 256;
 /// Bytes that a client may send before it is let in, and nobody counts: TLS, an upgrade to WebSocket and a CONNECT

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::kafka::Front;
 use super::settings;
 use crate::admin::gate::Token;
-use crate::config::{Config, Loaded, Problems};
+use crate::config::{Config, ListenerChange, Loaded, Problems};
 
 /// Keys that a reload puts in force; a name that ends in a dot is a section.
 const RELOADABLE: &[&str] = &[
@@ -29,6 +29,11 @@ const RELOADABLE: &[&str] = &[
     "mqtt.max_retained_bytes",
     "mqtt.connect_timeout_s",
     "mqtt.ws_path",
+    "mqtt.ws_origins",
+    "mqtt.max_connection_rate",
+    "mqtt.max_connections_per_address",
+    "mqtt.max_handshakes",
+    "mqtt.max_handshakes_per_address",
     "mqtt.max_connections",
     "mqtt.max_keepalive_s",
     "mqtt.sys_interval_s",
@@ -38,6 +43,9 @@ const RELOADABLE: &[&str] = &[
     "bridge.enabled",
     "admin.token_file",
 ];
+
+/// Of the keys that only a `[[mqtt.listener]]` has, those that a reload puts in force. The others are as in `[mqtt]`.
+const RELOADABLE_OF_LISTENERS: [&str; 2] = ["proxy_protocol", "proxy_trusted"];
 
 /// Reads the configuration anew, from where it was read at the start.
 pub type Source = Box<dyn Fn() -> Result<Loaded, Problems>>;
@@ -55,6 +63,10 @@ pub struct Running {
     pub admin_token: Arc<RwLock<Option<Token>>>,
 }
 
+fn is_reloadable(key: &str) -> bool {
+    RELOADABLE.iter().any(|known| key == *known || (known.ends_with('.') && key.starts_with(known)))
+}
+
 impl Running {
     /// Puts in force what has changed. What is wrong is said, and what was in force before stays so.
     pub async fn reload(&self) {
@@ -69,9 +81,17 @@ impl Running {
             }
         };
         for key in loaded.changed_since(&self.at_start) {
-            let can = RELOADABLE.iter().any(|known| key == *known || (known.ends_with('.') && key.starts_with(known)));
-            if !can {
+            if !is_reloadable(key) {
                 warn!(key, "has changed, and takes a restart");
+            }
+        }
+        for (listener, change) in loaded.listeners_changed_since(&self.at_start) {
+            match change {
+                ListenerChange::New => warn!(listener, "is new, and takes a restart"),
+                ListenerChange::Gone => warn!(listener, "is gone from the configuration, and takes a restart to close"),
+                ListenerChange::Key(key) if RELOADABLE_OF_LISTENERS.contains(&key) => {}
+                ListenerChange::Key(key) if is_reloadable(&format!("mqtt.{key}")) => {}
+                ListenerChange::Key(key) => warn!(listener, key, "has changed, and takes a restart"),
             }
         }
         // A last line in any case: who asked for it waits for one.

@@ -83,8 +83,15 @@ impl Shard {
             // Users or settings were changed while it was on its way here.
             return Err(Rejected { reason: ReasonCode::NotAuthorized, why: "its user has changed meanwhile" });
         }
-        let takes_over = known.is_some_and(|slot| self.sessions[slot as usize].link.is_some());
-        if !takes_over && self.is_full() {
+        let taken_over = known.and_then(|slot| self.sessions[slot as usize].link.as_ref());
+        let at_listener_max = self.config.of(listener).max_connections;
+        // One that it takes over makes room for it, where it came in itself.
+        let makes_room = taken_over.is_some_and(|link| link.listener.name == listener.name);
+        if !makes_room && at_listener_max > 0 && client.at_listener >= at_listener_max {
+            let why = "its listener's max_connections are there already";
+            return Err(Rejected { reason: ReasonCode::QuotaExceeded, why });
+        }
+        if taken_over.is_none() && self.is_full() {
             return Err(Rejected { reason: ReasonCode::QuotaExceeded, why: "mqtt.max_connections are there already" });
         }
         let keep_alive_s = keep_alive_s(connect, &listener.clients)?;
@@ -145,6 +152,7 @@ impl Shard {
             closing: None,
             keep_alive_s,
             heard_ms,
+            begun_bytes: 0,
             packet_bytes_max,
             held: 0,
             unanswered: 0,
@@ -273,6 +281,9 @@ impl Shard {
         // Its task finds that the session is another link's: it writes this farewell and ends.
         link.close(Close::ByServer(ReasonCode::SessionTakenOver, "taken over by a new connection"));
         self.counts.packets_out += u64::from(link.version == Version::V5);
+        if let Some(why) = &link.closing {
+            self.counts.closed(why);
+        }
         self.farewells.insert(link.id, link.farewell());
         let session = &mut self.sessions[slot as usize];
         session.me.set_connected(false);
@@ -302,12 +313,10 @@ impl Shard {
         let delay_s = session.will.as_ref().map(|will| will.delay_s.min(expiry_s));
         session.ends_at_ms = (expiry_s != NEVER).then(|| now_ms + milliseconds(expiry_s));
         session.will_at_ms = delay_s.map(|delay_s| now_ms + milliseconds(delay_s));
-        if matches!(why, Close::Fault(..)) {
-            self.counts.faults += 1;
-        }
         if link.version == Version::V5 && matches!(why, Close::Fault(..) | Close::ByServer(..)) {
             self.counts.packets_out += 1;
         }
+        self.counts.closed(why);
         self.counts.connected -= 1;
         if delay_s == Some(0) {
             self.publish_will(slot);
@@ -368,7 +377,7 @@ impl Shard {
 
     /// Other settings, users or rights are in force: clients that would not be let in now are closed.
     pub(super) fn reload(&mut self, config: Arc<Config>) {
-        self.config = config;
+        self.config = config.keeping_listeners(&self.config);
         for (_, session) in &mut self.sessions {
             let Some(link) = session.link.as_mut() else { continue };
             let listener = self.config.of(&link.listener);
