@@ -5,6 +5,7 @@
 
 mod address;
 mod check;
+mod clients;
 mod listener;
 mod problem;
 mod reader;
@@ -23,6 +24,7 @@ use std::{
 use bridge::Durability;
 
 pub use address::{Address, AddressError, Endpoint};
+pub use clients::ClientSettings;
 pub use listener::{ListenerChange, ListenerConfig, Protocol, origins};
 pub use problem::Problems;
 pub use report::report;
@@ -132,6 +134,8 @@ pub struct ListenerSettings {
     pub max_handshakes: u32,
     /// Of them, those of one address.
     pub max_handshakes_per_address: u32,
+    /// What else its clients are held to.
+    pub clients: ClientSettings,
 }
 
 /// Section `kafka`.
@@ -397,6 +401,7 @@ impl ListenerSettings {
                 number(1_000, |all| all.max_handshakes_per_address),
                 1..=CONNECTIONS_MAX,
             ),
+            clients: ClientSettings::read(from, section, all.map(|all| &all.clients)),
         }
     }
 }

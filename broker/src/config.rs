@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::codec::QoS;
 use crate::listener::proxy::Networks;
 
 /// The broker's settings.
@@ -69,6 +70,30 @@ pub struct ClientLimits {
     pub receive_maximum: u16,
     /// The longest keep alive, in seconds; 0: any, and none.
     pub max_keepalive_s: u16,
+    /// The shortest keep alive but none, in seconds.
+    pub min_keepalive_s: u16,
+    /// Greatest QoS taken from it, and granted to it.
+    pub max_qos: QoS,
+    /// Whether it may have messages retained.
+    pub retain_available: bool,
+    /// Whether its filters may have wildcards.
+    pub wildcard_subscriptions: bool,
+    /// Whether its filters may begin with `$share/`.
+    pub shared_subscriptions: bool,
+    /// Topic aliases it may set: each keeps its topic in memory.
+    pub topic_alias_maximum: u16,
+    /// Of a topic name or filter, without `$share/{name}/`.
+    pub max_topic_bytes: u16,
+    /// Of the same; at most [`TOPIC_LEVELS_MAX`](crate::limits::TOPIC_LEVELS_MAX).
+    pub max_topic_levels: u16,
+    /// Subscriptions of its session.
+    pub max_subscriptions: u32,
+    /// PUBLISH packets per second; 0: any number.
+    pub max_message_rate: u32,
+    /// Bytes read from it per second; 0: any number.
+    pub max_byte_rate: u32,
+    /// Whether a payload that is said to be UTF-8 has to be.
+    pub check_payload_format: bool,
 }
 
 impl Config {

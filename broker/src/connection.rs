@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Sleep;
 
 use crate::codec::{self, ReasonCode};
 use crate::limits;
@@ -34,6 +35,8 @@ struct Connection<S> {
     written: usize,
     /// TLS and WebSocket gather; nothing may lie there while the task sleeps.
     unflushed: bool,
+    /// Wakes a client that was too fast.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why the loop ended.
@@ -48,7 +51,7 @@ enum End {
 /// Serves an admitted client until either side ends it. `rest` is what was read behind its CONNECT.
 pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(shared: Shared, stream: S, at: Admitted, rest: Vec<u8>) {
     let mut connection =
-        Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0, unflushed: false };
+        Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0, unflushed: false, timer: None };
     let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
     // Apart, so that a connection that goes on has no room for its end.
     Box::pin(connection.end(end)).await;
@@ -60,7 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if let Err(error) = self.poll_write(cx) {
                 return Poll::Ready(End::Lost(error.to_string()));
             }
-            let stalled = {
+            let (stalled, has_rates) = {
                 let mut shard = self.shared.borrow_mut();
                 let stalled = shard.stall(self.at.slot, self.at.link);
                 let Some(session) = shard.linked(self.at.slot, self.at.link) else {
@@ -73,9 +76,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if !link.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                     link.waker = Some(cx.waker().clone());
                 }
-                stalled
+                (stalled, link.rates.is_some())
             };
-            if stalled {
+            if stalled || has_rates && self.pauses(cx) {
                 return Poll::Pending;
             }
             if !self.partial.is_empty() && self.receive_partial() {
@@ -98,6 +101,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // Others have their turn; this one is not done.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether the client was too fast and is not read now; the task is woken when it is.
+    fn pauses(&mut self, cx: &mut Context<'_>) -> bool {
+        let wait = {
+            let mut shard = self.shared.borrow_mut();
+            shard.read_clock();
+            shard.pause(self.at.slot, self.at.link)
+        };
+        let Some(wait) = wait else { return false };
+        let timer = self.timer.insert(Box::pin(tokio::time::sleep(wait)));
+        timer.as_mut().poll(cx).is_pending()
     }
 
     /// Nothing to read: what the reads before it left in the outbox goes out before the task sleeps.
@@ -134,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let input = &buffer[..kept + got];
             let mut shard = self.shared.borrow_mut();
             shard.read_clock();
-            shard.counts.bytes_in += got as u64;
+            shard.has_read(self.at.slot, self.at.link, got);
             let consumed = shard.receive(self.at.slot, self.at.link, input);
             let rest = &input[consumed.bytes..];
             if rest.is_empty() && kept == 0 {
@@ -165,8 +180,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let got = read.filled().len();
         self.partial.truncate(kept + got);
         std::task::ready!(polled)?;
-        self.shared.borrow_mut().counts.bytes_in += got as u64;
         if got > 0 {
+            self.shared.borrow_mut().has_read(self.at.slot, self.at.link, got);
             self.receive_partial();
         }
         Poll::Ready(Ok(got))

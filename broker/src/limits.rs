@@ -2,6 +2,8 @@
 
 /// Levels of a topic name or filter; bounds the depth of the trie.
 pub const TOPIC_LEVELS_MAX: usize = 200;
+/// Topic aliases that a client may be allowed to set: each keeps a topic of up to 64 KiB in memory.
+pub const TOPIC_ALIASES_MAX: u16 = 1_000;
 /// Topics a shard keeps match results for; the cache starts over when it is full.
 pub const MATCH_CACHE_TOPICS_MAX: usize = 20_000;
 /// Bytes they may take, about: one topic may be 64 KiB long, or have 100,000 subscribers.
@@ -10,6 +12,8 @@ pub const MATCH_CACHE_BYTES_MAX: usize = 64 << 20;
 pub const READ_BYTES: usize = 64 << 10;
 /// Bytes by which an unfinished packet has to grow to count as a sign of life: within 1.5 times the keep alive.
 pub const PROGRESS_BYTES_MIN: usize = 1 << 10;
+/// Milliseconds that a client which is too fast is not read at least: fewer pauses, as long in all.
+pub const PAUSE_MS_MIN: u64 = 20;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
 /// Acknowledgements of one client that wait for their commit, above which it is not read.

@@ -5,29 +5,99 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::codec::{QoS, ReasonCode};
 use crate::router::SessionRef;
-use crate::session::{Close, Out, Session};
+use crate::session::{Close, Link, Out, Session};
+
+macro_rules! limits {
+    ($($(#[$doc:meta])* $name:ident = $key:literal,)*) => {
+        /// A limit that a client can reach.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Limit { $($(#[$doc])* $name,)* }
+
+        impl Limit {
+            /// All of them, in their order.
+            pub const ALL: &[Limit] = &[$(Limit::$name,)*];
+            /// How many there are.
+            pub const COUNT: usize = Limit::ALL.len();
+
+            /// The name of the setting.
+            pub fn key(self) -> &'static str {
+                match self { $(Limit::$name => $key,)* }
+            }
+
+            /// Why a client with a will beyond it is not let in.
+            pub fn said_of_a_will(self) -> &'static str {
+                match self { $(Limit::$name => concat!("its will is not within ", $key),)* }
+            }
+        }
+    };
+}
+
+limits! {
+    /// One more connection.
+    MaxConnections = "max_connections",
+    /// A packet.
+    MaxPacketSize = "max_packet_size",
+    /// QoS 1 and 2 messages under way.
+    ReceiveMaximum = "receive_maximum",
+    /// A topic alias above it.
+    TopicAliasMaximum = "topic_alias_maximum",
+    /// A QoS above it.
+    MaxQos = "max_qos",
+    /// A message to be retained.
+    RetainAvailable = "retain_available",
+    /// A filter with wildcards.
+    WildcardSubscriptions = "wildcard_subscriptions",
+    /// `$share/`.
+    SharedSubscriptions = "shared_subscriptions",
+    /// A topic name or filter.
+    MaxTopicBytes = "max_topic_bytes",
+    /// A topic name or filter.
+    MaxTopicLevels = "max_topic_levels",
+    /// One more subscription.
+    MaxSubscriptions = "max_subscriptions",
+    /// A keep alive below it, above `max_keepalive_s`, or none.
+    KeepAlive = "keepalive_s",
+    /// A pause, for too many PUBLISH packets.
+    MaxMessageRate = "max_message_rate",
+    /// A pause, for too many bytes.
+    MaxByteRate = "max_byte_rate",
+    /// A payload that is not UTF-8.
+    CheckPayloadFormat = "check_payload_format",
+}
 
 macro_rules! counts {
     (sum { $($(#[$doc:meta])* $name:ident),* $(,)? } max { $($(#[$max_doc:meta])* $max:ident),* $(,)? }) => {
         /// A shard's own counts.
         #[derive(Clone, Copy, Debug, Default)]
-        pub struct Counts { $($(#[$doc])* pub $name: u64,)* $($(#[$max_doc])* pub $max: u64),* }
+        pub struct Counts {
+            $($(#[$doc])* pub $name: u64,)*
+            $($(#[$max_doc])* pub $max: u64,)*
+            /// Times that clients reached each [`Limit`].
+            pub limits: [u64; Limit::COUNT],
+        }
 
         /// The counts as others may read them.
         #[derive(Debug, Default)]
-        pub struct Shown { $($(#[$doc])* pub $name: AtomicU64,)* $($(#[$max_doc])* pub $max: AtomicU64),* }
+        pub struct Shown {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+            $($(#[$max_doc])* pub $max: AtomicU64,)*
+            /// Times that clients reached each [`Limit`].
+            pub limits: [AtomicU64; Limit::COUNT],
+        }
 
         impl Shown {
             /// Makes a shard's counts visible.
             pub fn show(&self, counts: &Counts) {
                 $(self.$name.store(counts.$name, Ordering::Relaxed);)*
                 $(self.$max.store(counts.$max, Ordering::Relaxed);)*
+                self.limits.iter().zip(counts.limits).for_each(|(shown, n)| shown.store(n, Ordering::Relaxed));
             }
 
             /// Adds what is visible to `sum`.
             pub fn add_to(&self, sum: &mut Counts) {
                 $(sum.$name += self.$name.load(Ordering::Relaxed);)*
                 $(sum.$max = sum.$max.max(self.$max.load(Ordering::Relaxed));)*
+                sum.limits.iter_mut().zip(&self.limits).for_each(|(sum, n)| *sum += n.load(Ordering::Relaxed));
             }
         }
     };
@@ -109,6 +179,8 @@ counts! {
         bytes_in,
         /// Bytes written to clients.
         bytes_out,
+        /// Milliseconds that clients were not read because they were too fast.
+        paused_ms,
         /// Messages appended to the log.
         appended,
         /// Dropped: QoS 0 for a client that does not read.
@@ -123,6 +195,8 @@ counts! {
         dropped_unreadable,
         /// Dropped: its session ended before it could be sent.
         dropped_session_ended,
+        /// Messages whose payload is not what it is said to be.
+        refused_payloads,
         /// Messages, wills among them, that their publisher may not publish there.
         refused_rights,
         /// Dropped: its subscriber no longer may have it.
@@ -151,6 +225,8 @@ counts! {
         in_flight,
         /// Bytes that wait to be written to clients.
         outbox_bytes,
+        /// Clients that are not read now because they were too fast.
+        paused,
     }
     max {
         /// Messages of the longest queue, as `max_queued_messages` counts them.
@@ -300,6 +376,8 @@ impl Depths {
             }
         };
         sum.longest_queue = sum.longest_queue.max(queued as u64);
+        let is_paused = |link: &Link| link.rates.as_ref().is_some_and(|rates| rates.is_paused());
+        sum.paused += u64::from(session.link.as_ref().is_some_and(is_paused));
         sum.outbox_bytes += session.link.as_ref().map_or(0, |link| link.backlog_bytes()) as u64;
     }
 
@@ -314,6 +392,7 @@ impl Depths {
         counts.queued_passing_bytes = sum.queued_passing_bytes;
         counts.in_flight = sum.in_flight;
         counts.outbox_bytes = sum.outbox_bytes;
+        counts.paused = sum.paused;
         counts.longest_queue = sum.longest_queue;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Address, Config, Endpoint, RuleConfig, reader::Reader};
+use super::{Address, Config, Endpoint, ListenerSettings, RuleConfig, reader::Reader};
 
 impl Config {
     /// Checks settings against each other; skips those already found wrong by themselves.
@@ -12,6 +12,10 @@ impl Config {
         found.extend(self.certificates());
         found.extend(self.timeouts());
         found.extend(self.further_listeners());
+        found.extend(keep_alives("mqtt", &self.mqtt.listeners));
+        for (at, listener) in self.mqtt.listener.iter().enumerate() {
+            found.extend(keep_alives(&format!("mqtt.listener[{at}]"), &listener.settings));
+        }
         for (at, rule) in self.bridge.rule.iter().enumerate() {
             found.extend(self.rule(at, rule));
         }
@@ -193,6 +197,18 @@ impl Config {
              = \"FILE\"; or let anyone in with allow_anonymous = true under [mqtt] and [kafka]",
         )
     }
+}
+
+/// The keep alives that a section allows.
+fn keep_alives(section: &str, settings: &ListenerSettings) -> Option<Conflict> {
+    let (min, max) = (settings.clients.min_keepalive_s, settings.max_keepalive_s);
+    (max != 0 && min > max).then(|| {
+        Conflict::new(
+            format!("{section}.min_keepalive_s"),
+            Some(format!("{section}.max_keepalive_s")),
+            format!("must not be above {section}.max_keepalive_s = {max}"),
+        )
+    })
 }
 
 /// A listener for clients.

@@ -14,7 +14,7 @@ use bridge::metrics::{
 };
 use bridge::{Bridge, kafka};
 use broker::Broker;
-use broker::stats::Counts;
+use broker::stats::{Counts, Limit};
 
 use crate::admin::AdminState;
 use crate::admin::metrics::{Histogram, MetricSink};
@@ -123,12 +123,23 @@ fn mqtt_messages(sink: &mut MetricSink, counts: &Counts) {
             sink.counter(name, help, &[("qos", qos)], value);
         }
     }
-    for (reason, value) in
-        [("topic", counts.refused_topics), ("rights", counts.refused_rights), ("retained", counts.refused_retained)]
-    {
+    for (reason, value) in [
+        ("topic", counts.refused_topics),
+        ("rights", counts.refused_rights),
+        ("payload", counts.refused_payloads),
+        ("retained", counts.refused_retained),
+    ] {
         let help = "Messages that were not taken from their publisher.";
         sink.counter("millstream_mqtt_refused_messages_total", help, &[("reason", reason)], value);
     }
+    for (limit, value) in Limit::ALL.iter().zip(counts.limits) {
+        let help = "Times that a client reached a limit.";
+        sink.counter("millstream_mqtt_limits_reached_total", help, &[("limit", limit.key())], value);
+    }
+    let help = "Time that clients were not read because they were too fast.";
+    sink.counter_seconds("millstream_mqtt_paused_seconds_total", help, &[], counts.paused_ms as f64 / 1000.0);
+    let help = "Clients that are not read now because they were too fast. Once a second.";
+    sink.gauge("millstream_mqtt_paused_clients", help, &[], counts.paused as f64);
     let help = "Messages handed to the log by a rule.";
     sink.counter("millstream_mqtt_mapped_messages_total", help, &[], counts.appended);
     for (reason, value) in [

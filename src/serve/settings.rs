@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bridge::kafka;
+use broker::codec::QoS;
 use broker::listener::tls;
 use broker::mapping::{Rule, RuleError};
 use broker::{ClientLimits, auth};
@@ -39,6 +40,7 @@ pub fn broker(config: &Config) -> broker::Config {
 }
 
 fn listener(name: &str, settings: &ListenerSettings) -> broker::ListenerConfig {
+    let clients = &settings.clients;
     broker::ListenerConfig {
         name: name.to_owned(),
         connect_timeout: Duration::from_secs(settings.connect_timeout_s.into()),
@@ -56,6 +58,18 @@ fn listener(name: &str, settings: &ListenerSettings) -> broker::ListenerConfig {
             max_inflight_messages: settings.max_inflight_messages,
             receive_maximum: settings.receive_maximum,
             max_keepalive_s: settings.max_keepalive_s,
+            min_keepalive_s: clients.min_keepalive_s,
+            max_qos: QoS::from_bits(clients.max_qos).unwrap_or(QoS::ExactlyOnce),
+            retain_available: clients.retain_available,
+            wildcard_subscriptions: clients.wildcard_subscriptions,
+            shared_subscriptions: clients.shared_subscriptions,
+            topic_alias_maximum: clients.topic_alias_maximum,
+            max_topic_bytes: clients.max_topic_bytes,
+            max_topic_levels: clients.max_topic_levels,
+            max_subscriptions: clients.max_subscriptions,
+            max_message_rate: clients.max_message_rate,
+            max_byte_rate: clients.max_byte_rate,
+            check_payload_format: clients.check_payload_format,
         },
     }
 }

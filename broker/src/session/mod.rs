@@ -1,8 +1,9 @@
-//! What the server knows of a client, connected or not. Pure: [`window`], [`queue`] and [`aliases`] are state machines,
-//! the rest is data; `shard` moves it.
+//! What the server knows of a client, connected or not. Pure: [`window`], [`queue`], [`rates`] and [`aliases`] are state
+//! machines, the rest is data; `shard` moves it.
 
 pub mod aliases;
 pub mod queue;
+pub mod rates;
 pub mod subscriptions;
 pub mod window;
 
@@ -18,6 +19,7 @@ use crate::router::SessionRef;
 
 use aliases::Aliases;
 use queue::Queue;
+use rates::Rates;
 use subscriptions::Subscriptions;
 use window::Window;
 
@@ -217,6 +219,10 @@ pub struct Link {
     pub may_publish: Option<(u64, Box<str>)>,
     /// Not to be read until the journal has caught up.
     pub stalled: bool,
+    /// What it is held to, if to any rate.
+    pub rates: Option<Box<Rates>>,
+    /// Limits it reached, by their bit: the log has them once.
+    pub told: u32,
 }
 
 /// Why a connection ends.

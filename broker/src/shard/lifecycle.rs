@@ -8,7 +8,7 @@ use bridge::{JournalFailed, RecoveredQueue, Ticket};
 
 use crate::auth::{Access, Identity, Proof, User};
 use crate::codec::{ConnAck, Connect, ReasonCode, Version};
-use crate::config::{ClientLimits, Config, ListenerConfig};
+use crate::config::{Config, ListenerConfig};
 use crate::limits;
 use crate::listener::{Client, anonymous_allowed};
 use crate::message::Message;
@@ -16,9 +16,10 @@ use crate::router::SessionRef;
 use crate::router::trie::Subscriber;
 use crate::session::aliases::Aliases;
 use crate::session::queue::Queue;
+use crate::session::rates::Rates;
 use crate::session::window::Window;
 use crate::session::{Close, Link, NEVER, Options, Out, Session, Will};
-use crate::stats::Depths;
+use crate::stats::{Depths, Limit};
 use crate::store::{self, Record};
 
 use super::publish::Publisher;
@@ -88,13 +89,25 @@ impl Shard {
         // One that it takes over makes room for it, where it came in itself.
         let makes_room = taken_over.is_some_and(|link| link.listener.name == listener.name);
         if !makes_room && at_listener_max > 0 && client.at_listener >= at_listener_max {
+            self.counts.limits[Limit::MaxConnections as usize] += 1;
             let why = "its listener's max_connections are there already";
             return Err(Rejected { reason: ReasonCode::QuotaExceeded, why });
         }
         if taken_over.is_none() && self.is_full() {
+            self.counts.limits[Limit::MaxConnections as usize] += 1;
             return Err(Rejected { reason: ReasonCode::QuotaExceeded, why: "mqtt.max_connections are there already" });
         }
-        let keep_alive_s = keep_alive_s(connect, &listener.clients)?;
+        let limits = &listener.clients;
+        if let Some((limit, reason)) = connect.will.and_then(|will| limits.refuse_will(&will)) {
+            self.counts.limits[limit as usize] += 1;
+            return Err(Rejected { reason, why: limit.said_of_a_will() });
+        }
+        let Some(keep_alive_s) = limits.keep_alive_s(connect) else {
+            self.counts.limits[Limit::KeepAlive as usize] += 1;
+            // Older versions cannot be told another one; Mosquitto answers so.
+            let why = "its keep alive is none, or not within mqtt.min_keepalive_s and mqtt.max_keepalive_s";
+            return Err(Rejected { reason: ReasonCode::ClientIdentifierNotValid, why });
+        };
         let packet_bytes_max = connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize);
         if self.connack(connect, client, false).len() > packet_bytes_max {
             // What it has to be told does not fit [MQTT-3.1.2-24].
@@ -162,6 +175,8 @@ impl Shard {
             loopback: *loopback,
             may_publish: None,
             stalled: false,
+            rates: Rates::of(&listener.clients, heard_ms),
+            told: 0,
         });
         let me = session.me.clone();
         self.counts.connects += 1;
@@ -172,6 +187,9 @@ impl Shard {
             if !present || connect.will.is_some() {
                 ticket = Some(changed);
             }
+        }
+        if keep_alive_s != connect.keep_alive_s {
+            self.reached(slot, Limit::KeepAlive);
         }
         let packet = self.connack(connect, client, present);
         let ticket = ticket.unwrap_or_else(|| self.lane.durable());
@@ -211,8 +229,12 @@ impl Shard {
             receive_maximum: Some(limits.receive_maximum),
             maximum_packet_size: Some(limits.max_packet_size),
             assigned_client_id: client.assigned.then_some(&client.id),
-            topic_alias_maximum: super::packets::TOPIC_ALIASES_MAX,
-            server_keep_alive_s: keep_alive_s(connect, limits).ok().filter(|told| *told != connect.keep_alive_s),
+            maximum_qos: limits.max_qos,
+            retain_available: limits.retain_available,
+            wildcard_subscription_available: limits.wildcard_subscriptions,
+            shared_subscription_available: limits.shared_subscriptions,
+            topic_alias_maximum: limits.topic_alias_maximum,
+            server_keep_alive_s: limits.keep_alive_s(connect).filter(|told| *told != connect.keep_alive_s),
             ..ConnAck::new(ReasonCode::Success)
         };
         ack.encode(&mut packet, connect.version);
@@ -480,7 +502,8 @@ impl Shard {
                     let silent_ms = now_ms.saturating_sub(link.heard_ms);
                     let allowed_ms = 1500 * u64::from(link.keep_alive_s);
                     // Not enforced while we do not read, unless it is because the client does not.
-                    let read = link.ready && !link.stalled && !link.holds_enough();
+                    let is_paused = link.rates.as_ref().is_some_and(|rates| rates.is_paused());
+                    let read = link.ready && !link.stalled && !link.holds_enough() && !is_paused;
                     if link.keep_alive_s > 0 && silent_ms > allowed_ms && read {
                         link.close(Close::ByServer(
                             ReasonCode::KeepAliveTimeout,
@@ -509,22 +532,6 @@ impl Shard {
         if self.index == 0 {
             self.expire_retained();
         }
-    }
-}
-
-/// The keep alive in force: the client's own, if it is within bounds [MQTT-3.1.2-21].
-fn keep_alive_s(connect: &Connect<'_>, limits: &ClientLimits) -> Result<u16, Rejected> {
-    let max = limits.max_keepalive_s;
-    if max == 0 || (1..=max).contains(&connect.keep_alive_s) {
-        return Ok(connect.keep_alive_s);
-    }
-    match connect.version {
-        Version::V5 => Ok(max),
-        // Older versions cannot be told another one; Mosquitto answers so.
-        _ => Err(Rejected {
-            reason: ReasonCode::ClientIdentifierNotValid,
-            why: "its keep alive is longer than mqtt.max_keepalive_s, or none",
-        }),
     }
 }
 

@@ -2,19 +2,22 @@
 //! shards talk by bursts, and with the journal by tickets.
 //!
 //! - `publish`: a message comes in and goes everywhere it has to
-//! - `packets`: what else a client sends
+//! - `packets`: what else a client sends; `allowed`: what its limits say of it
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
 //! - `shared`: shared subscriptions
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `admin`: sessions told to an administrator and removed by one
+//! - `rates`: clients that are too fast are not read for a while
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
 mod admin;
+mod allowed;
 mod lifecycle;
 mod mailbox;
 mod packets;
 mod publish;
+mod rates;
 mod retained;
 mod shared;
 mod sys;

@@ -12,14 +12,12 @@ use crate::message::Message;
 use crate::router::retained::Retained;
 use crate::session::window::Acked;
 use crate::session::{Close, Options, Out};
+use crate::stats::Limit;
 use crate::store;
 
 use super::lifecycle::subscriber;
 use super::publish::Publisher;
 use super::{Promise, Shard};
-
-/// Topic aliases a client may set.
-pub const TOPIC_ALIASES_MAX: u16 = 32;
 
 /// What came of a piece of input.
 #[derive(Debug)]
@@ -39,9 +37,10 @@ impl Shard {
         let Some(known) = self.linked(slot, link).and_then(|s| s.link.as_ref()) else {
             return Consumed { bytes: input.len(), stalled: true };
         };
-        let (version, packet_max) = (known.version, known.limits().max_packet_size);
+        let (version, packet_max, has_rates) = (known.version, known.limits().max_packet_size, known.rates.is_some());
         while consumed.bytes < input.len() {
-            if self.has_enough(slot, link) {
+            let first_byte = input[consumed.bytes];
+            if self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
                 consumed.stalled = true;
                 break;
             }
@@ -50,11 +49,19 @@ impl Shard {
                 Ok(Some(found)) => {
                     consumed.bytes += found.length;
                     self.counts.packets_in += 1;
+                    if has_rates {
+                        self.took_packet(slot, first_byte);
+                    }
                     Packet::decode(&found, version)
                         .map_err(fault)
                         .and_then(|packet| self.handle(slot, version, &packet))
                 }
-                Err(error) => Err(fault(error)),
+                Err(error) => {
+                    if let DecodeError::PacketTooLarge { .. } = error {
+                        self.counts.limits[Limit::MaxPacketSize as usize] += 1;
+                    }
+                    Err(fault(error))
+                }
             };
             if let Err(close) = handled {
                 if let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) {
@@ -107,10 +114,11 @@ impl Shard {
     fn publish(&mut self, slot: u32, publish: &Publish<'_>) -> Handled {
         let alias = self.resolve_alias(slot, publish)?;
         let topic = alias.as_deref().unwrap_or(publish.topic);
-        let session = &mut self.sessions[slot as usize];
-        let me = session.me.clone();
+        let me = self.sessions[slot as usize].me.clone();
         self.counts.received(publish.qos, publish.payload.len());
-        session.traffic.messages_in += 1;
+        self.sessions[slot as usize].traffic.messages_in += 1;
+        self.check_kind(slot, publish)?;
+        let session = &mut self.sessions[slot as usize];
         if publish.qos == QoS::ExactlyOnce && session.inbound.contains_key(&publish.packet_id) {
             // S4: a repeat waits for the same commit; it is not appended again.
             let ticket = Some(self.lane.submitted());
@@ -118,8 +126,7 @@ impl Shard {
             return Ok(());
         }
         self.count_unanswered(slot, publish.qos)?;
-        if let Some(refused) = refuse_topic(topic) {
-            self.counts.refused_topics += 1;
+        if let Some(refused) = self.refuse_message(slot, topic, publish) {
             return self.refuse(slot, publish, refused);
         }
         if !self.may_publish(slot, topic) {
@@ -182,6 +189,7 @@ impl Shard {
         };
         let maximum = link.limits().receive_maximum;
         if link.version == Version::V5 && link.unanswered >= maximum {
+            self.counts.limits[Limit::ReceiveMaximum as usize] += 1;
             let what = format!("more than {maximum} messages at QoS 1 and 2 that are not acknowledged [MQTT-3.3.4-7]");
             return Err(Close::Fault(ReasonCode::ReceiveMaximumExceeded, what));
         }
@@ -216,8 +224,10 @@ impl Shard {
     fn resolve_alias(&mut self, slot: u32, publish: &Publish<'_>) -> Result<Option<Box<str>>, Close> {
         let Some(alias) = publish.properties.topic_alias else { return Ok(None) };
         let Some(link) = self.sessions[slot as usize].link.as_mut() else { return Ok(None) };
-        if alias > TOPIC_ALIASES_MAX {
-            let what = format!("topic alias {alias}, at most {TOPIC_ALIASES_MAX} were offered [MQTT-3.3.2-9]");
+        let maximum = link.limits().topic_alias_maximum;
+        if alias > maximum {
+            self.counts.limits[Limit::TopicAliasMaximum as usize] += 1;
+            let what = format!("topic alias {alias}, at most {maximum} were offered [MQTT-3.3.2-9]");
             return Err(Close::Fault(ReasonCode::TopicAliasInvalid, what));
         }
         if !publish.topic.is_empty() {
@@ -234,6 +244,10 @@ impl Shard {
     /// for there is no other answer but to close.
     fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) -> Handled {
         let kind = match publish.qos {
+            // A text that is none can be told here by closing alone (3.3.2.3.2); the rest is only not taken.
+            QoS::AtMostOnce if reason == ReasonCode::PayloadFormatInvalid => {
+                return Err(Close::Fault(reason, "a payload that is not UTF-8, as its format indicator says".into()));
+            }
             QoS::AtMostOnce => return Ok(()),
             QoS::AtLeastOnce => AckKind::PubAck,
             QoS::ExactlyOnce => AckKind::PubRec,
@@ -340,29 +354,24 @@ impl Shard {
 
     fn subscribe(&mut self, slot: u32, version: Version, subscribe: &Subscribe<'_>) -> Handled {
         self.answer_fits(slot, version, subscribe.subscriptions.count())?;
+        let qos_max = self.sessions[slot as usize].link.as_ref().map_or(QoS::ExactlyOnce, |link| link.limits().max_qos);
         let mut reasons = Vec::new();
         let mut wanted = Vec::new();
-        let mut operation = None;
+        let mut kept = Vec::new();
         for subscription in subscribe.subscriptions {
             let filter = subscription.filter;
-            if filter.split('/').count() > limits::TOPIC_LEVELS_MAX {
-                reasons.push(ReasonCode::TopicFilterInvalid);
+            if let Some(refused) = self.refuse_subscription(slot, filter) {
+                reasons.push(refused);
                 continue;
             }
-            let me = &self.sessions[slot as usize].me;
-            if !self.router.access.may_subscribe(&me.identity(), &me.client_id, filter) {
-                let (client, filter) = (&*me.client_id, crate::listener::shortened(filter));
-                tracing::info!(client, filter, "a subscription is refused: nothing it matches may be read");
-                reasons.push(ReasonCode::NotAuthorized);
-                continue;
-            }
-            reasons.push(match subscription.qos {
+            let qos = subscription.qos.min(qos_max);
+            reasons.push(match qos {
                 QoS::AtMostOnce => ReasonCode::Success,
                 QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
                 QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
             });
             let options = Options {
-                qos: subscription.qos,
+                qos,
                 no_local: subscription.no_local,
                 retain_as_published: subscription.retain_as_published,
                 id: subscribe.subscription_id,
@@ -371,10 +380,7 @@ impl Shard {
             let me = session.me.clone();
             let fresh = session.subscriptions.insert(filter, options);
             if me.durable {
-                let key = store::subscription_key(me.id, filter);
-                let value = store::encode_options(&options);
-                let operation = operation.get_or_insert_with(|| self.lane.begin());
-                operation.change(Change::Put(store::SUBSCRIPTIONS, &key, &value));
+                kept.push((store::subscription_key(me.id, filter), store::encode_options(&options)));
             }
             self.router.subscribe(filter, subscriber(&me, &options), fresh);
             let retained = match subscription.retain_handling {
@@ -386,7 +392,11 @@ impl Shard {
                 wanted.push((filter, options));
             }
         }
-        let ticket = operation.map(|operation| operation.submit());
+        let ticket = (!kept.is_empty()).then(|| {
+            let mut operation = self.lane.begin();
+            kept.iter().for_each(|(key, value)| operation.change(Change::Put(store::SUBSCRIPTIONS, key, value)));
+            operation.submit()
+        });
         let mut packet = Vec::new();
         encode_suback(&mut packet, version, subscribe.packet_id, reasons);
         self.promise(slot, packet, ticket);
