@@ -147,11 +147,16 @@ impl Shard {
             publisher: me.id,
         };
         let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
-        let can_be_told = publish.qos > QoS::AtMostOnce && self.speaks_v5(slot);
-        let Ok(retained) = self.keep_retained(&message, from, can_be_told) else {
-            self.counts.refused_retained += 1;
-            return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
-        };
+        let mut retained = None;
+        if publish.retain {
+            let can_be_told = publish.qos > QoS::AtMostOnce && self.speaks_v5(slot);
+            let Ok(change) = self.keep_retained(&message, from, can_be_told) else {
+                self.counts.refused_retained += 1;
+                return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
+            };
+            retained = change;
+        }
+        let retained = retained.as_ref();
         match publish.qos {
             QoS::AtMostOnce => {
                 self.route(&message, from, retained, &[]);
