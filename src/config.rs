@@ -95,6 +95,10 @@ pub struct Mqtt {
     /// Bytes of QoS 1 and 2 waiting for a client whose session ends with its connection; beyond it they are dropped
     /// and counted.
     pub max_queued_bytes: u64,
+    /// Retained messages; 0: no limit.
+    pub max_retained_messages: u32,
+    /// Memory they take; 0: no limit.
+    pub max_retained_bytes: u64,
     /// Clients connected at once; 0: no limit but that of open files.
     pub max_connections: u32,
     /// Between two tellings of `$SYS`; 0: it is not told.
@@ -207,6 +211,8 @@ pub struct RuleConfig {
 pub struct Admin {
     /// HTTP listener.
     pub http: Address,
+    /// What who asks for more than health and metrics has to know.
+    pub token_file: Option<PathBuf>,
 }
 
 /// A configuration without faults, and where it is from.
@@ -286,7 +292,10 @@ impl Config {
             mqtt: Mqtt::read(from),
             kafka: Kafka::read(from),
             bridge: Bridge::read(from),
-            admin: Admin { http: from.address("admin.http", Some(9180)) },
+            admin: Admin {
+                http: from.address("admin.http", Some(9180)),
+                token_file: path(&from.text("admin.token_file", "")),
+            },
         }
     }
 
@@ -318,6 +327,8 @@ impl Mqtt {
             listener: Vec::new(),
             max_queued_messages: from.number("mqtt.max_queued_messages", 100_000, 1..=u32::MAX),
             max_queued_bytes: from.number("mqtt.max_queued_bytes", 67_108_864, 1024..=1 << 40),
+            max_retained_messages: from.number("mqtt.max_retained_messages", 1_000_000, 0..=u32::MAX),
+            max_retained_bytes: from.number("mqtt.max_retained_bytes", 268_435_456, 0..=1 << 40),
             max_connections: from.number("mqtt.max_connections", 0, 0..=u32::MAX),
             sys_interval_s: from.number("mqtt.sys_interval_s", 10, 0..=INTERVAL_S_MAX),
         };

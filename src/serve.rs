@@ -31,6 +31,8 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
+use crate::admin::api::Api;
+use crate::admin::gate::{Gate, Token};
 use crate::admin::{self, AdminState, Readiness};
 use crate::config::{Config, Loaded, Protocol};
 use crate::logs;
@@ -67,6 +69,7 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
     let sockets = (listeners::bind(&config, &runtime)?, listeners::bind_further(&config, &runtime)?);
     let tls = open_tls(&config)?;
     let access = Arc::new(Access::open(&settings::auth_files(&config))?);
+    let admin_token = Arc::new(RwLock::new(Token::read(config.admin.token_file.as_deref())?));
     let bridge = Bridge::open(settings::bridge(&config))?;
     info!(data_dir = %config.data_dir.display(), "log opened: {}", bridge.summary());
     let rules = settings::rules(&config)?;
@@ -82,8 +85,16 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
         settings,
         shards: config.shard_count(),
     });
-    let running =
-        Running { source, at_start: loaded, bridge: bridge.clone(), broker: broker.clone(), access, tls, front };
+    let running = Running {
+        source,
+        at_start: loaded,
+        bridge: bridge.clone(),
+        broker: broker.clone(),
+        access,
+        tls,
+        front,
+        admin_token,
+    };
     let served = runtime.block_on(serve(&config, &running, sockets, hangup));
     let end = Instant::now() + STOP;
     broker.stop(Instant::now() + DRAIN);
@@ -98,6 +109,7 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
 pub fn check_files(config: &Config) -> Result<(), Box<dyn Error>> {
     open_tls(config)?;
     Access::open(&settings::auth_files(config))?;
+    Token::read(config.admin.token_file.as_deref())?;
     Ok(())
 }
 
@@ -156,7 +168,12 @@ async fn serve(
     }
     let admin = async {
         match all.admin {
-            Some(listener) => admin::serve(listener, state.clone(), std::future::pending()).await,
+            Some(listener) => {
+                let loopback = listener.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
+                let gate = Gate { token: running.admin_token.clone(), loopback };
+                let api = Api { broker: broker.clone(), gate };
+                admin::serve(listener, state.clone(), Some(api), std::future::pending()).await;
+            }
             None => std::future::pending().await,
         }
     };

@@ -1,10 +1,12 @@
 //! The only caller of the file system. What is written here is durable when `sync_data` (a file's
 //! bytes) or `sync` (a folder's names) returned without an error, and not before.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::fs::FlockOperation;
@@ -35,41 +37,162 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskEr
     move |source| DiskError { action, path: path.to_owned(), source }
 }
 
+/// A file system: the real one, or a simulated one that fails and forgets.
+pub(crate) trait System: fmt::Debug + Send + Sync {
+    /// Opens for reading and writing; makes it when missing.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn RawFile>>;
+    /// Whether there is such a folder.
+    fn is_folder(&self, path: &Path) -> bool;
+    /// Makes a folder in one that is there.
+    fn make_folder(&self, path: &Path) -> io::Result<()>;
+    /// Names in a folder that are UTF-8; ours all are.
+    fn names(&self, folder: &Path) -> io::Result<Vec<String>>;
+    /// Makes names made, renamed and removed in a folder durable.
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Renames a file over another.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// A whole file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+}
+
+/// What an open file can do.
+pub(crate) trait RawFile: fmt::Debug + Send + Sync {
+    fn size(&self) -> io::Result<u64>;
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
+    /// Makes its bytes durable.
+    fn sync_data(&self) -> io::Result<()>;
+    /// The same with all that is known of it.
+    fn sync_all(&self) -> io::Result<()>;
+    /// As many bytes as are there, at most; may wait for the disk.
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
+    /// All of them from the page cache; `false` when that cannot be.
+    fn read_cached_at(&self, buffer: &mut [u8], position: u64) -> io::Result<bool>;
+    /// Whether no other process had locked it; it is locked now.
+    fn lock(&self) -> io::Result<bool>;
+}
+
+/// The operating system's.
+#[derive(Debug)]
+struct Real;
+
+impl System for Real {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn RawFile>> {
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        Ok(Box::new(file))
+    }
+
+    fn is_folder(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn names(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        fs::File::open(folder)?.sync_all()
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+}
+
+impl RawFile for fs::File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        fs::File::set_len(self, bytes)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        fs::File::sync_data(self)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        fs::File::sync_all(self)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, position)
+    }
+
+    fn read_cached_at(&self, buffer: &mut [u8], position: u64) -> io::Result<bool> {
+        let wanted = buffer.len();
+        match rustix::io::preadv2(self, &mut [io::IoSliceMut::new(buffer)], position, ReadWriteFlags::NOWAIT) {
+            Ok(n) => Ok(n == wanted),
+            // Not there, or the file system cannot tell.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn lock(&self) -> io::Result<bool> {
+        match rustix::fs::flock(self, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
 /// An open file, read and written at positions.
 #[derive(Debug)]
 pub struct File {
-    file: fs::File,
+    raw: Box<dyn RawFile>,
     path: PathBuf,
     counted: &'static Disk,
 }
 
 impl File {
-    /// Opens for reading and writing; makes it when missing.
-    pub fn open(path: &Path) -> Result<File, DiskError> {
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let counted = disk(Purpose::of(path));
-        Ok(File { file: file.map_err(failed("open", path))?, path: path.to_owned(), counted })
-    }
-
     /// Its size in bytes.
     pub fn size(&self) -> Result<u64, DiskError> {
-        Ok(self.file.metadata().map_err(failed("stat", &self.path))?.len())
+        self.raw.size().map_err(failed("stat", &self.path))
     }
 
     /// Cuts or extends it.
     pub fn set_len(&self, bytes: u64) -> Result<(), DiskError> {
-        self.file.set_len(bytes).map_err(failed("truncate", &self.path))
+        self.raw.set_len(bytes).map_err(failed("truncate", &self.path))
     }
 
     /// Writes all of `bytes` at `position`.
     pub fn write_at(&self, bytes: &[u8], position: u64) -> Result<(), DiskError> {
-        let written = self.file.write_all_at(bytes, position);
+        let written = self.raw.write_all_at(bytes, position);
         self.counted.wrote(written, bytes.len()).map_err(failed("write", &self.path))
     }
 
     /// Makes its bytes durable (fdatasync).
     pub fn sync_data(&self) -> Result<(), DiskError> {
-        self.counted.synced(self.file.sync_data()).map_err(failed(FDATASYNC, &self.path))
+        self.counted.synced(self.raw.sync_data()).map_err(failed(FDATASYNC, &self.path))
+    }
+
+    fn sync_all(&self, counted: &Disk) -> Result<(), DiskError> {
+        counted.synced(self.raw.sync_all()).map_err(failed(FSYNC, &self.path))
     }
 
     /// Reads up to `bytes_max` from `position`; less only at the end of the file. May wait for the disk.
@@ -77,7 +200,7 @@ impl File {
         let mut buffer = vec![0; bytes_max];
         let mut got = 0;
         while got < bytes_max {
-            match self.file.read_at(&mut buffer[got..], position + got as u64) {
+            match self.raw.read_at(&mut buffer[got..], position + got as u64) {
                 Ok(0) => break,
                 Ok(n) => got += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -92,12 +215,8 @@ impl File {
     /// when the file system cannot tell.
     pub fn read_cached_at(&self, position: u64, bytes_max: usize) -> Result<Option<Bytes>, DiskError> {
         let mut buffer = vec![0; bytes_max];
-        let mut parts = [io::IoSliceMut::new(&mut buffer)];
-        match rustix::io::preadv2(&self.file, &mut parts, position, ReadWriteFlags::NOWAIT) {
-            Ok(n) if n == bytes_max => Ok(Some(buffer.into())),
-            Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
-            Err(e) => Err(failed("read", &self.path)(e.into())),
-        }
+        let all = self.raw.read_cached_at(&mut buffer, position).map_err(failed("read", &self.path))?;
+        Ok(all.then(|| buffer.into()))
     }
 
     /// Fills it with `bytes` zeros and makes them durable, so that later writes cost no metadata (J3).
@@ -107,30 +226,50 @@ impl File {
         let mut position = 0;
         while position < bytes {
             let n = (bytes - position).min(zeros.len() as u64);
-            let written = self.file.write_all_at(&zeros[..n as usize], position);
+            let written = self.raw.write_all_at(&zeros[..n as usize], position);
             counted.wrote(written, n as usize).map_err(failed("write", &self.path))?;
             position += n;
         }
-        counted.synced(self.file.sync_all()).map_err(failed(FSYNC, &self.path))
+        self.sync_all(counted)
     }
 }
 
 /// A folder whose names can be made durable.
 #[derive(Clone, Debug)]
 pub struct Folder {
+    system: Arc<dyn System>,
     path: PathBuf,
 }
 
 impl Folder {
-    /// Opens it, made when missing, its own name made durable then.
+    /// Opens one of the operating system's; made when missing, with those above it, and their names made durable.
     pub fn open(path: &Path) -> Result<Folder, DiskError> {
-        if !path.is_dir() {
-            fs::create_dir_all(path).map_err(failed("make folder", path))?;
-            if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                Folder { path: parent.to_owned() }.sync()?;
-            }
+        Folder::open_in(Arc::new(Real), path)
+    }
+
+    /// The same in any file system.
+    pub(crate) fn open_in(system: Arc<dyn System>, path: &Path) -> Result<Folder, DiskError> {
+        if !system.is_folder(path)
+            && let Some(parent) = path.parent()
+        {
+            let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            let parent = Folder::open_in(system.clone(), here)?;
+            system.make_folder(path).map_err(failed("make folder", path))?;
+            parent.sync()?;
         }
-        Ok(Folder { path: path.to_owned() })
+        Ok(Folder { system, path: path.to_owned() })
+    }
+
+    /// A folder in it, as [`Folder::open`].
+    pub fn folder(&self, name: &str) -> Result<Folder, DiskError> {
+        Folder::open_in(self.system.clone(), &self.path.join(name))
+    }
+
+    /// A file in it, opened for reading and writing; made when missing.
+    pub fn file(&self, name: &str) -> Result<File, DiskError> {
+        let path = self.path.join(name);
+        let raw = self.system.open(&path).map_err(failed("open", &path))?;
+        Ok(File { raw, counted: disk(Purpose::of(&path)), path })
     }
 
     /// The path of a name in it.
@@ -138,27 +277,22 @@ impl Folder {
         self.path.join(name)
     }
 
-    /// Names in it that are UTF-8, sorted; ours all are.
+    /// Names in it, sorted.
     pub fn names(&self) -> Result<Vec<String>, DiskError> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(failed("list", &self.path))? {
-            let entry = entry.map_err(failed("list", &self.path))?;
-            names.extend(entry.file_name().into_string());
-        }
+        let mut names = self.system.names(&self.path).map_err(failed("list", &self.path))?;
         names.sort();
         Ok(names)
     }
 
     /// Makes the names in it durable: files made, renamed and removed.
     pub fn sync(&self) -> Result<(), DiskError> {
-        let folder = fs::File::open(&self.path).map_err(failed("open", &self.path))?;
-        disk(Purpose::Folder).synced(folder.sync_all()).map_err(failed(FSYNC, &self.path))
+        disk(Purpose::Folder).synced(self.system.sync_folder(&self.path)).map_err(failed(FSYNC, &self.path))
     }
 
     /// Removes a file in it; one that is not there is no error.
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
         let path = self.join(name);
-        match fs::remove_file(&path) {
+        match self.system.remove(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
             _ => Ok(()),
         }
@@ -167,7 +301,7 @@ impl Folder {
     /// Reads a whole file; `None` when it is not there.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
         let path = self.join(name);
-        match fs::read(&path) {
+        match self.system.read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(failed("read", &path)(e)),
@@ -176,24 +310,20 @@ impl Folder {
 
     /// Replaces a file by `bytes` so that a crash leaves the old or the new one, durably.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
-        let temporary = format!("{name}.new");
-        let file = File::open(&self.join(&temporary))?;
+        let file = self.file(&format!("{name}.new"))?;
         file.set_len(0)?;
         file.write_at(bytes, 0)?;
-        file.counted.synced(file.file.sync_all()).map_err(failed(FSYNC, &file.path))?;
+        file.sync_all(file.counted)?;
         let path = self.join(name);
-        fs::rename(&file.path, &path).map_err(failed("rename to", &path))?;
+        self.system.rename(&file.path, &path).map_err(failed("rename to", &path))?;
         self.sync()
     }
 
     /// Locks the folder for this process until the lock is dropped; `None` when another process has it.
     pub fn lock(&self) -> Result<Option<Lock>, DiskError> {
-        let file = File::open(&self.join("lock"))?;
-        match rustix::fs::flock(&file.file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock { _file: file })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(e) => Err(failed("lock", &file.path)(e.into())),
-        }
+        let file = self.file("lock")?;
+        let locked = file.raw.lock().map_err(failed("lock", &file.path))?;
+        Ok(locked.then_some(Lock { _file: file }))
     }
 }
 

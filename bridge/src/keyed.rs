@@ -50,8 +50,8 @@ impl KeyedLogs {
     pub(crate) fn open(topics: &Folder, extents: &Extents, epoch: i32) -> Result<KeyedLogs, LoadError> {
         let mut logs = Vec::new();
         for (name, id, _) in TOPICS {
-            let folder = Folder::open(&topics.join(&format!("{name}.{id}"))).map_err(OpenError::Disk)?;
-            let folder = Folder::open(&folder.join("0")).map_err(OpenError::Disk)?;
+            let folder = topics.folder(&format!("{name}.{id}")).map_err(OpenError::Disk)?;
+            let folder = folder.folder("0").map_err(OpenError::Disk)?;
             let extent = extents.get(&(id, 0)).cloned().unwrap_or_default();
             let partition = Arc::new(Partition::open(folder, (id, 0), extent, SEGMENT_BYTES_MAX)?);
             // Counted as half its size, what the last process left is compacted about when it would have.

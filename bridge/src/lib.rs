@@ -161,88 +161,14 @@ struct Core {
 impl Bridge {
     /// Opens a data folder and brings it to where it was: the last checkpoint and the journal behind it.
     pub fn open(options: Options) -> Result<Bridge, OpenError> {
-        let began = Instant::now();
         let folder = Folder::open(&options.data_dir)?;
-        let lock = folder.lock()?.ok_or_else(|| OpenError::InUse(options.data_dir.clone()))?;
-        let topics_folder = Folder::open(&folder.join("topics"))?;
-        let journal = Journal::open(Folder::open(&folder.join("journal"))?)?;
-        let checkpoint = read_checkpoint(&folder)?;
-        let epoch = checkpoint.epoch.max(journal.last_epoch()) + 1;
-        let kafka_epoch = epoch as i32;
-        let keyed = KeyedLogs::open(&topics_folder, &checkpoint.extents, kafka_epoch)?;
-        let mut whole = keyed.load()?;
-
-        let topics = Arc::new(Topics::default());
-        let opener = Opener { topics: &topics, folder: &topics_folder, segment_bytes_max: options.segment_bytes_max };
-        opener.open_known(&whole, &checkpoint)?;
-        let mut applied = Applied::new(topics.clone(), checkpoint.lsn);
-        let mut opened = Ok(());
-        let replayed = journal.replay(&mut applied, epoch, |change| {
-            if let (Change::Put(Space::TOPICS, id, definition), Ok(())) = (change, &opened) {
-                opened = opener.open_defined(id, definition, &BTreeMap::new());
-            }
-        });
-        opened?;
-        let replayed = replayed?;
-        whole.apply(&applied.changes);
-
-        let shared = Arc::new(Shared::default());
-        shared.synced_lsn.store(replayed.synced_lsn, Ordering::Release);
-        shared.uncheckpointed_bytes.store(replayed.journal_bytes, Ordering::Release);
-        let gather = make_gather(&topics, &mut whole, kafka_epoch);
-        let (frame_sender, frames) = mpsc::sync_channel(UNAPPLIED_FRAMES_MAX);
-        let (checkpoints, jobs) = mpsc::channel();
-        let running = Arc::new(AtomicBool::new(false));
-        let committer = Committer::new(shared.clone(), gather, replayed.writer, frame_sender, options.clone());
-        let applier = Applier {
-            shared: shared.clone(),
-            applied,
-            frames,
-            checkpoints,
-            running: running.clone(),
-            checkpoint_bytes: options.checkpoint_bytes,
-            checkpoint_interval: options.checkpoint_interval,
-            journal_bytes: replayed.journal_bytes,
-        };
-        let checkpointer = Checkpointer {
-            shared: shared.clone(),
-            folder,
-            files: replayed.files.clone(),
-            state: keyed,
-            running,
-            epoch,
-            cluster_id: checkpoint.cluster_id,
-        };
-        let threads = vec![
+        let Machine { bridge, committer, applier, checkpointer, jobs } = Machine::open(options, folder)?;
+        *bridge.0.threads.lock() = vec![
             spawn("checkpoint", move || checkpointer.run(jobs))?,
             spawn("apply", move || applier.run())?,
             spawn("commit", move || committer.run())?,
         ];
-        let highest = topics.all().iter().map(|t| t.id + 1).max().unwrap_or(0);
-        let next_topic_id = checkpoint.next_topic_id.max(highest).max(FIRST_PUBLIC_ID);
-        let summary = format!(
-            "start {epoch}, checkpoint {}, {} journal frames replayed, {} topics, {} queues, {} ms",
-            checkpoint.lsn,
-            replayed.frames,
-            topics.public().len(),
-            whole.queues.len(),
-            began.elapsed().as_millis(),
-        );
-        Ok(Bridge(Arc::new(Core {
-            options,
-            shared,
-            topics,
-            topics_folder,
-            journal_files: replayed.files,
-            next_topic_id: Mutex::new(next_topic_id),
-            recovered: Mutex::new(whole),
-            epoch: kafka_epoch,
-            cluster_id: checkpoint.cluster_id,
-            next_producer: AtomicI64::new(0),
-            threads: Mutex::new(threads),
-            summary,
-            _lock: lock,
-        })))
+        Ok(bridge)
     }
 
     /// A new way in. One per thread that submits; any task on any thread may use it.
@@ -396,6 +322,99 @@ impl Bridge {
     }
 }
 
+/// An open folder and what its three threads do; a simulation takes their steps itself.
+pub(crate) struct Machine {
+    pub(crate) bridge: Bridge,
+    pub(crate) committer: Committer,
+    pub(crate) applier: Applier,
+    pub(crate) checkpointer: Checkpointer,
+    pub(crate) jobs: mpsc::Receiver<checkpoint::Job>,
+}
+
+impl Machine {
+    pub(crate) fn open(options: Options, folder: Folder) -> Result<Machine, OpenError> {
+        let began = Instant::now();
+        let lock = folder.lock()?.ok_or_else(|| OpenError::InUse(options.data_dir.clone()))?;
+        let topics_folder = folder.folder("topics")?;
+        let journal = Journal::open(folder.folder("journal")?)?;
+        let checkpoint = read_checkpoint(&folder)?;
+        let epoch = checkpoint.epoch.max(journal.last_epoch()) + 1;
+        let kafka_epoch = epoch as i32;
+        let keyed = KeyedLogs::open(&topics_folder, &checkpoint.extents, kafka_epoch)?;
+        let mut whole = keyed.load()?;
+
+        let topics = Arc::new(Topics::default());
+        let opener = Opener { topics: &topics, folder: &topics_folder, segment_bytes_max: options.segment_bytes_max };
+        opener.open_known(&whole, &checkpoint)?;
+        let mut applied = Applied::new(topics.clone(), checkpoint.lsn);
+        let mut opened = Ok(());
+        let replayed = journal.replay(&mut applied, epoch, |change| {
+            if let (Change::Put(Space::TOPICS, id, definition), Ok(())) = (change, &opened) {
+                opened = opener.open_defined(id, definition, &BTreeMap::new());
+            }
+        });
+        opened?;
+        let replayed = replayed?;
+        whole.apply(&applied.changes);
+
+        let shared = Arc::new(Shared::default());
+        shared.synced_lsn.store(replayed.synced_lsn, Ordering::Release);
+        shared.uncheckpointed_bytes.store(replayed.journal_bytes, Ordering::Release);
+        let gather = make_gather(&topics, &mut whole, kafka_epoch);
+        let (frame_sender, frames) = mpsc::sync_channel(UNAPPLIED_FRAMES_MAX);
+        let (checkpoints, jobs) = mpsc::channel();
+        let running = Arc::new(AtomicBool::new(false));
+        let committer = Committer::new(shared.clone(), gather, replayed.writer, frame_sender, options.clone());
+        let applier = Applier {
+            shared: shared.clone(),
+            applied,
+            frames,
+            checkpoints,
+            running: running.clone(),
+            checkpoint_bytes: options.checkpoint_bytes,
+            checkpoint_interval: options.checkpoint_interval,
+            journal_bytes: replayed.journal_bytes,
+            batches_done: 0,
+            woken: Vec::new(),
+        };
+        let checkpointer = Checkpointer {
+            shared: shared.clone(),
+            folder,
+            files: replayed.files.clone(),
+            state: keyed,
+            running,
+            epoch,
+            cluster_id: checkpoint.cluster_id,
+        };
+        let highest = topics.all().iter().map(|t| t.id + 1).max().unwrap_or(0);
+        let next_topic_id = checkpoint.next_topic_id.max(highest).max(FIRST_PUBLIC_ID);
+        let summary = format!(
+            "start {epoch}, checkpoint {}, {} journal frames replayed, {} topics, {} queues, {} ms",
+            checkpoint.lsn,
+            replayed.frames,
+            topics.public().len(),
+            whole.queues.len(),
+            began.elapsed().as_millis(),
+        );
+        let bridge = Bridge(Arc::new(Core {
+            options,
+            shared,
+            topics,
+            topics_folder,
+            journal_files: replayed.files,
+            next_topic_id: Mutex::new(next_topic_id),
+            recovered: Mutex::new(whole),
+            epoch: kafka_epoch,
+            cluster_id: checkpoint.cluster_id,
+            next_producer: AtomicI64::new(0),
+            threads: Mutex::default(),
+            summary,
+            _lock: lock,
+        }));
+        Ok(Machine { bridge, committer, applier, checkpointer, jobs })
+    }
+}
+
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
     thread::Builder::new().name(name.to_owned()).spawn(run).map_err(OpenError::Thread)
 }
@@ -479,10 +498,10 @@ impl Opener<'_> {
     }
 
     fn make(&self, id: u32, definition: &Definition, extents: &Extents) -> Result<Arc<Topic>, log::segment::OpenError> {
-        let folder = Folder::open(&self.folder.join(&format!("{}.{id}", definition.name)))?;
+        let folder = self.folder.folder(&format!("{}.{id}", definition.name))?;
         let mut partitions = Vec::new();
         for index in 0..definition.partitions {
-            let folder = Folder::open(&folder.join(&index.to_string()))?;
+            let folder = folder.folder(&index.to_string())?;
             let extent = extents.get(&(id, index)).cloned().unwrap_or_default();
             partitions.push(Arc::new(Partition::open(folder, (id, index), extent, self.segment_bytes_max)?));
         }

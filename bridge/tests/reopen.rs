@@ -159,6 +159,40 @@ fn records_state_and_queues_are_there_after_a_crash_and_after_many() {
 }
 
 #[test]
+fn an_entry_moves_to_another_queue_in_the_frame_that_closes_its_own() {
+    let home = tempfile::tempdir().unwrap();
+    let (folder, after) = (home.path().join("a"), home.path().join("b"));
+    let bridge = Bridge::open(options(&folder)).unwrap();
+    let lane = bridge.lane();
+    let (topic, _) = bridge.create_topic(&lane, "mqtt", 1, BTreeMap::new()).unwrap();
+    for queue in [1, 2] {
+        let mut operation = lane.begin();
+        operation.change(Change::Open(queue));
+        operation.submit();
+    }
+    let target = Target { queue: 1, tag: 5, expires_s: 0 };
+    append(&lane, (topic.id, 0), "before", &[Target { queue: 2, ..target }]);
+    let ticket = append(&lane, (topic.id, 0), "moved", &[target]);
+    lane.flush();
+    wait(&lane, ticket);
+    let entry = lane.take_deliveries().pop().unwrap().entry;
+    let mut operation = lane.begin();
+    operation.requeue(entry.pointer, Target { queue: 2, tag: 6, expires_s: 9 });
+    operation.change(Change::Close(1));
+    let ticket = operation.submit();
+    lane.flush();
+    wait(&lane, ticket);
+    let moved = lane.take_deliveries().pop().unwrap();
+    assert_eq!((moved.queue, moved.sequence, moved.entry.tag, moved.entry.expires_s), (2, 1, 6, 9));
+    assert!(moved.entry.pointer == entry.pointer && moved.record().is_none(), "to be read from the log");
+    copy(&folder, &after);
+    let queues = Bridge::open(options(&after)).unwrap().take_recovered_queues();
+    assert!(!queues.contains_key(&1));
+    assert_eq!(queues[&2].entries.values().map(|entry| entry.tag).collect::<Vec<_>>(), [5, 6]);
+    assert_eq!(queues[&2].entries[&1].pointer, entry.pointer);
+}
+
+#[test]
 fn a_folder_in_use_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let _first = Bridge::open(options(home.path())).unwrap();

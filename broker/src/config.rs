@@ -14,6 +14,10 @@ pub struct Config {
     pub max_queued_messages: usize,
     /// Bytes that wait for a connected client whose session ends with its connection.
     pub max_queued_bytes: usize,
+    /// Retained messages; 0: without limit.
+    pub max_retained_messages: usize,
+    /// Memory they take, in bytes; 0: without limit.
+    pub max_retained_bytes: usize,
     /// Clients connected at once, by all listeners; 0: as many as there are open files.
     pub max_connections: u64,
     /// Between two tellings of `$SYS`; zero: it is not told.

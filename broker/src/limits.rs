@@ -34,6 +34,23 @@ pub const OUTBOX_BYTES_MAX: usize = 1 << 20;
 /// Bytes waiting to be written to a client above which nothing is read from it; above what deliveries alone
 /// can reach, but for a single large one.
 pub const OUTBOX_STALL_BYTES: usize = 2 * OUTBOX_QOS0_BYTES_MAX;
+/// Retained messages removed at once when they expire; the rest a second later, for meanwhile nobody can read any.
+pub const RETAINED_EXPIRED_AT_ONCE_MAX: usize = 20_000;
+/// Retained messages that an administrator removes in one operation; deliveries go on in between.
+pub const RETAINED_REMOVED_AT_ONCE_MAX: usize = 1_000;
+/// Sessions that a shard looks at before others get their turn, when an administrator wants them listed.
+pub const LISTED_AT_ONCE_MAX: usize = 4_096;
+/// Subscriptions of a session that an administrator is told.
+pub const LISTED_SUBSCRIPTIONS_MAX: usize = 1_000;
+/// Bytes that a retained message takes besides topic, payload, properties and client id, for `mqtt.max_retained_bytes`. With the
+/// two below: measured for a million of them, on topics of several kinds.
+pub const RETAINED_MESSAGE_BYTES: usize = 176;
+/// Bytes of a level of their topics that no other one has.
+pub const RETAINED_NODE_BYTES: usize = 80;
+/// Bytes of a level of their topics that has another one below it.
+pub const RETAINED_BRANCH_BYTES: usize = 192;
+/// Seconds between two lines in the log about retained messages that have no place.
+pub const RETAINED_WARNING_S: u64 = 60;
 /// Topic aliases set for one client, whatever it allows: each keeps its topic in memory.
 pub const OUTBOUND_ALIASES_MAX: u16 = 64;
 /// Bytes of a topic that gets an alias: an alias takes three itself.

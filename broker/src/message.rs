@@ -27,6 +27,51 @@ pub struct Message<'a> {
     pub publisher: u64,
 }
 
+/// A message with bytes of its own.
+#[derive(Debug)]
+pub struct OwnedMessage {
+    /// Topic, properties, payload.
+    bytes: Box<[u8]>,
+    topic_bytes: u32,
+    properties_bytes: u32,
+    expires_s: u32,
+    qos: QoS,
+    retain: bool,
+    publisher: u64,
+}
+
+impl OwnedMessage {
+    /// Memory it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len() + size_of::<Self>()
+    }
+
+    /// As it was.
+    pub fn borrow(&self) -> Message<'_> {
+        let (topic, rest) = self.bytes.split_at(self.topic_bytes as usize);
+        let (properties, payload) = rest.split_at(self.properties_bytes as usize);
+        let Self { qos, retain, expires_s, publisher, .. } = *self;
+        // It was a &str when it was put in.
+        let topic = std::str::from_utf8(topic).unwrap_or_default();
+        Message { topic, qos, retain, properties, expires_s, payload, publisher }
+    }
+}
+
+impl From<&Message<'_>> for OwnedMessage {
+    fn from(message: &Message<'_>) -> OwnedMessage {
+        let Message { topic, qos, retain, properties, expires_s, payload, publisher } = *message;
+        OwnedMessage {
+            bytes: [topic.as_bytes(), properties, payload].concat().into(),
+            topic_bytes: topic.len() as u32,
+            properties_bytes: properties.len() as u32,
+            expires_s,
+            qos,
+            retain,
+            publisher,
+        }
+    }
+}
+
 /// Header names of the log; a user property's own name is escaped when it begins like these.
 const PREFIX: &str = "mqtt.";
 const ESCAPE: &str = "mqtt.user.";

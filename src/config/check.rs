@@ -163,8 +163,12 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if !self.admin.http.is_loopback() {
+            let rest = match self.admin.token_file {
+                Some(_) => "its token crosses the network unencrypted",
+                None => "without admin.token_file nothing else is answered there",
+            };
             warnings.push(format!(
-                "admin.http = \"{}\": anyone who reaches this address can read metrics",
+                "admin.http = \"{}\": anyone who reaches this address can read metrics; {rest}",
                 self.admin.http
             ));
         }

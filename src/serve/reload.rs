@@ -6,14 +6,16 @@ use bridge::Bridge;
 use broker::Broker;
 use broker::auth::Access;
 use broker::listener::tls::Tls;
+use parking_lot::RwLock;
 use tracing::{error, info, warn};
 
 use super::kafka::Front;
 use super::settings;
+use crate::admin::gate::Token;
 use crate::config::{Config, ListenerChange, Loaded, Problems};
 
 /// Keys that a reload puts in force; a name that ends in a dot is a section.
-const RELOADABLE: [&str; 23] = [
+const RELOADABLE: &[&str] = &[
     "password_file",
     "acl_file",
     "tls.",
@@ -23,6 +25,8 @@ const RELOADABLE: [&str; 23] = [
     "mqtt.receive_maximum",
     "mqtt.max_queued_messages",
     "mqtt.max_queued_bytes",
+    "mqtt.max_retained_messages",
+    "mqtt.max_retained_bytes",
     "mqtt.connect_timeout_s",
     "mqtt.ws_path",
     "mqtt.ws_origins",
@@ -37,6 +41,7 @@ const RELOADABLE: [&str; 23] = [
     "kafka.advertised",
     "kafka.advertised_tls",
     "bridge.enabled",
+    "admin.token_file",
 ];
 
 /// Of the keys that only a `[[mqtt.listener]]` has, those that a reload puts in force. The others are as in `[mqtt]`.
@@ -55,6 +60,7 @@ pub struct Running {
     pub access: Arc<Access>,
     pub tls: Option<Arc<Tls>>,
     pub front: Arc<Front>,
+    pub admin_token: Arc<RwLock<Option<Token>>>,
 }
 
 fn is_reloadable(key: &str) -> bool {
@@ -112,6 +118,10 @@ impl Running {
         }
         if let Err(error) = self.access.reload(&settings::auth_files(config)) {
             failed("users and rights", &error);
+        }
+        match Token::read(config.admin.token_file.as_deref()) {
+            Ok(token) => *self.admin_token.write() = token,
+            Err(error) => failed("the admin listener's token", &error),
         }
         self.front.settings.write().clone_from(&config.kafka);
         // Before the rules, which may fail or wait for the disk: who was shut out is shut out at once.

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 use support::broker::Broker;
-use support::mqtt::{AckKind, Client, Connect, Packet, Publish, VERSIONS};
+use support::mqtt::Version::{V5, V311};
+use support::mqtt::{AckKind, Client, Connect, Packet, Prop, Publish, VERSIONS, Version};
 
 fn members(broker: &Broker, filter: &str) -> Vec<Client> {
     (0..3)
@@ -129,4 +130,106 @@ fn a_malformed_share_is_refused() {
             other => panic!("{filter}: {other:?}"),
         }
     }
+}
+
+/// A member of group `g` on `t`; `name` says what kind.
+fn member(broker: &Broker, version: Version, name: &str, durable: bool) -> Client {
+    let connect = Connect::new(version, name);
+    let mut member = broker.connect(if durable { connect.durable() } else { connect });
+    member.subscribe("$share/g/t", 2);
+    member
+}
+
+/// Everything a client has got and gets until something is published to `end`, taken.
+fn taken(broker: &Broker, member: &mut Client) -> Vec<String> {
+    member.subscribe("end", 1);
+    broker.publish(Publish::new("end", "end").qos(1));
+    member.take_until("end")
+}
+
+#[test]
+fn what_a_member_had_not_acknowledged_goes_to_others_when_its_session_ends() {
+    for (version, durable, heir_is_durable) in [
+        (V5, true, true),
+        (V5, true, false),
+        (V311, true, true),
+        (V5, false, true),
+        (V5, false, false),
+        (V311, false, false),
+    ] {
+        let broker = Broker::with_config("shards = 2\n");
+        let mut first = member(&broker, version, "first", durable);
+        for (text, qos) in [("1", 1), ("2", 1), ("q", 2), ("3", 1)] {
+            broker.publish(Publish::new("t", text).qos(qos));
+        }
+        assert_eq!(first.take().text(), "1");
+        let got: Vec<_> = (0..3).map(|_| first.expect_publish().text()).collect();
+        assert_eq!(got, ["2", "q", "3"], "not acknowledged");
+        let mut heir = if durable {
+            first.disconnect();
+            // It never sees these.
+            broker.publish(Publish::new("t", "4").qos(1));
+            broker.publish(Publish::new("t", "5").qos(2));
+            let heir = member(&broker, version, "heir", heir_is_durable);
+            broker.connect(Connect::new(version, "first")).disconnect();
+            heir
+        } else {
+            let heir = member(&broker, version, "heir", heir_is_durable);
+            first.disconnect();
+            heir
+        };
+        let due: &[&str] = if durable { &["2", "3", "4", "5"] } else { &["2", "3"] };
+        let got: Vec<_> = due.iter().map(|_| heir.take().text()).collect();
+        assert_eq!(got, due, "{version:?} {durable} {heir_is_durable}");
+        assert_eq!(taken(&broker, &mut heir), [""; 0], "and nothing twice, nor what was in flight at QoS 2");
+    }
+}
+
+#[test]
+fn what_moves_has_the_heirs_own_identifier_and_what_was_published_with_it() {
+    for heir_is_durable in [true, false] {
+        let broker = Broker::start();
+        let mut first = broker.connect(Connect::v5("first").durable());
+        first.subscribe_with(&[("$share/g/t", 1), ("$share/h/t", 1)], &[Prop::SubscriptionId(7)]);
+        let user = Prop::user("a", "b");
+        broker.publish(Publish::new("t", "x").qos(1).with(user.clone()).with(Prop::MessageExpiryS(1000)));
+        for _ in 0..2 {
+            assert!(first.expect_publish().props.contains(&Prop::SubscriptionId(7)));
+        }
+        let heir = Connect::v5("heir");
+        let mut heir = broker.connect(if heir_is_durable { heir.durable() } else { heir });
+        heir.subscribe_with(&[("$share/h/t", 1)], &[Prop::SubscriptionId(9)]);
+        drop(first);
+        broker.connect(Connect::v5("first")).disconnect();
+        let moved = heir.take();
+        assert!(moved.props.contains(&Prop::SubscriptionId(9)) && !moved.props.contains(&Prop::SubscriptionId(7)));
+        assert!(moved.props.contains(&user) && !moved.dup);
+        let left = moved.props.iter().find_map(|prop| if let Prop::MessageExpiryS(s) = prop { Some(*s) } else { None });
+        assert!((900..=1000).contains(&left.expect("its lifetime goes on")));
+        // Of the other group there is nobody.
+        assert_eq!(taken(&broker, &mut heir), [""; 0]);
+    }
+}
+
+#[test]
+fn what_moves_survives_a_crash_before_and_after() {
+    let mut broker = Broker::start();
+    let mut first = member(&broker, V5, "first", true);
+    member(&broker, V5, "heir", true).disconnect();
+    for n in 0..20 {
+        broker.publish(Publish::new("t", n.to_string()).qos(1 + n % 2));
+    }
+    // Every message went to the one that was there; it acknowledges none.
+    (0..20).for_each(|_| drop(first.expect_publish()));
+    drop(first);
+    broker.kill9_and_restart();
+    let mut ended = broker.connect(Connect::v5("first"));
+    ended.subscribe("end", 1);
+    broker.kill9_and_restart();
+    let mut heir = broker.connect(Connect::v5("heir").durable());
+    assert!(heir.connack.session_present);
+    let got: Vec<_> = (0..10).map(|_| heir.take().text()).collect();
+    let due: Vec<_> = (0..20).step_by(2).map(|n| n.to_string()).collect();
+    assert_eq!(got, due, "at QoS 2 it may have had them");
+    assert_eq!(taken(&broker, &mut heir), [""; 0]);
 }

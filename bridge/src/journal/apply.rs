@@ -127,16 +127,18 @@ pub(crate) struct Applier {
     pub(crate) checkpoint_interval: Duration,
     /// Bytes applied that no checkpoint covers.
     pub(crate) journal_bytes: u64,
+    /// Batches of the frame at hand that are in their partitions.
+    pub(crate) batches_done: usize,
+    /// Partitions with new batches, whose readers are to be woken.
+    pub(crate) woken: Vec<Arc<Partition>>,
 }
 
 impl Applier {
     /// Runs until the committer is gone, then starts a last checkpoint.
     pub(crate) fn run(mut self) {
-        let mut journal_bytes = self.journal_bytes;
         let mut last = Instant::now();
-        let mut woken: Vec<Arc<Partition>> = Vec::new();
         loop {
-            let wait = match journal_bytes >= self.checkpoint_bytes {
+            let wait = match self.journal_bytes >= self.checkpoint_bytes {
                 // One is due and the last is not done: publishers may be waiting, and no frame wakes us.
                 true => Duration::ZERO,
                 false => self.checkpoint_interval.saturating_sub(last.elapsed()),
@@ -144,8 +146,7 @@ impl Applier {
             let wait = wait.max(Duration::from_millis(10));
             let ended = match self.frames.recv_timeout(wait) {
                 Ok(frame) => {
-                    journal_bytes += frame::padded_bytes(frame.body().len()) as u64;
-                    if let Err(error) = self.apply(&frame, &mut woken) {
+                    if let Err(error) = self.apply(&frame) {
                         tracing::error!(%error, "a committed frame cannot be applied");
                         return self.shared.lanes.fail(&error.to_string());
                     }
@@ -154,14 +155,10 @@ impl Applier {
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => true,
             };
-            let due = ended || journal_bytes >= self.checkpoint_bytes || last.elapsed() >= self.checkpoint_interval;
-            if due && journal_bytes > 0 && (ended || !self.running.load(Ordering::Acquire)) {
-                self.running.store(true, Ordering::Release);
-                // A checkpoint thread that is gone has failed the lanes already.
-                let _ = self.checkpoints.send(self.applied.checkpoint_job(journal_bytes));
-                journal_bytes = 0;
-                last = Instant::now();
-            } else if due {
+            let due =
+                ended || self.journal_bytes >= self.checkpoint_bytes || last.elapsed() >= self.checkpoint_interval;
+            if due {
+                self.start_checkpoint(ended);
                 last = Instant::now();
             }
             if ended {
@@ -171,23 +168,40 @@ impl Applier {
     }
 
     /// Applies one frame, trying again while the disk refuses (J9): the frame stays in the journal.
-    fn apply(&mut self, frame: &Frame, woken: &mut Vec<Arc<Partition>>) -> Result<(), ApplyError> {
-        let body = frame.body();
-        self.applied.changes(frame.lsn, body, |_| {})?;
-        let mut done = 0;
+    fn apply(&mut self, frame: &Frame) -> Result<(), ApplyError> {
         loop {
-            match self.applied.batches(body, &mut done) {
-                Ok(()) => break,
+            match self.try_apply(frame) {
                 Err(ApplyError::Append(topic, partition, AppendError::Disk(error))) => {
                     tracing::error!(topic, partition, %error, "cannot write to the log, trying again");
                     std::thread::sleep(RETRY);
                 }
-                Err(error) => return Err(error),
+                applied_or_failed => return applied_or_failed,
             }
         }
-        self.applied.partitions_of(body, woken);
-        woken.drain(..).for_each(|partition| partition.wake_waiting());
+    }
+
+    /// Applies one frame. After an error of the disk's the same one goes on where it stopped.
+    pub(crate) fn try_apply(&mut self, frame: &Frame) -> Result<(), ApplyError> {
+        let body = frame.body();
+        if self.applied.lsn < frame.lsn {
+            self.applied.changes(frame.lsn, body, |_| {})?;
+            self.batches_done = 0;
+            self.journal_bytes += frame::padded_bytes(body.len()) as u64;
+        }
+        self.applied.batches(body, &mut self.batches_done)?;
+        self.applied.partitions_of(body, &mut self.woken);
+        self.woken.drain(..).for_each(|partition| partition.wake_waiting());
         Ok(())
+    }
+
+    /// Hands a checkpoint over, when anything was applied since the last and none is under way, or `ended`.
+    pub(crate) fn start_checkpoint(&mut self, ended: bool) {
+        if self.journal_bytes > 0 && (ended || !self.running.load(Ordering::Acquire)) {
+            self.running.store(true, Ordering::Release);
+            let journal_bytes = std::mem::take(&mut self.journal_bytes);
+            // A checkpoint thread that is gone has failed the lanes already.
+            let _ = self.checkpoints.send(self.applied.checkpoint_job(journal_bytes));
+        }
     }
 }
 

@@ -126,7 +126,6 @@ impl Checkpointer {
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let began = Instant::now();
             // J9: a full disk is tried again; meanwhile the frames stay in the journal and publishers wait.
             while let Err(error) = self.checkpoint(&job) {
                 if error.is_sync() {
@@ -137,10 +136,6 @@ impl Checkpointer {
                 tracing::error!(%error, "a checkpoint could not be written, trying again");
                 thread::sleep(RETRY);
             }
-            self.shared.uncheckpointed_bytes.fetch_sub(job.journal_bytes, Ordering::AcqRel);
-            self.shared.metrics.checkpoint(began.elapsed());
-            self.running.store(false, Ordering::Release);
-            tracing::debug!(lsn = job.lsn, took_ms = began.elapsed().as_millis() as u64, "checkpoint");
         }
     }
 
@@ -150,8 +145,9 @@ impl Checkpointer {
         }
     }
 
-    /// C2, in its order.
-    fn checkpoint(&mut self, job: &Job) -> Result<(), DiskError> {
+    /// C2, in its order. After an error of the disk's it is done again from the start.
+    pub(crate) fn checkpoint(&mut self, job: &Job) -> Result<(), DiskError> {
+        let began = Instant::now();
         // J7: with durability "os" a frame is applied before it is synced.
         while self.shared.synced_lsn.load(Ordering::Acquire) < job.lsn {
             if let Some(failed) = self.shared.lanes.failure() {
@@ -183,6 +179,10 @@ impl Checkpointer {
                 tracing::warn!(%error, "an outdated file stays");
             }
         }
+        self.shared.uncheckpointed_bytes.fetch_sub(job.journal_bytes, Ordering::AcqRel);
+        self.shared.metrics.checkpoint(began.elapsed());
+        self.running.store(false, Ordering::Release);
+        tracing::debug!(lsn = job.lsn, took_ms = began.elapsed().as_millis() as u64, "checkpoint");
         Ok(())
     }
 }

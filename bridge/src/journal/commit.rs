@@ -149,7 +149,7 @@ impl Committer {
     }
 
     /// Writes one group; whether there may be more to gather at once.
-    fn commit_group(&mut self) -> Result<bool, DiskError> {
+    pub(crate) fn commit_group(&mut self) -> Result<bool, DiskError> {
         let began = Instant::now();
         let (taken, full) = self.take_lanes();
         let new_topics = std::mem::take(&mut *self.shared.new_topics.lock());

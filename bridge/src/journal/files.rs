@@ -126,7 +126,7 @@ impl Files {
             inner.next_number += 1;
             (format!("{:010}.journal", inner.next_number - 1), bytes)
         };
-        File::open(&self.folder.join(&name))?.fill_with_zeros(bytes)?;
+        self.folder.file(&name)?.fill_with_zeros(bytes)?;
         self.folder.sync()?;
         Ok(name)
     }
@@ -134,7 +134,7 @@ impl Files {
     fn take(&self, bytes_min: u64) -> Result<Current, DiskError> {
         let spare = self.inner.lock().spares.pop();
         if let Some(name) = spare {
-            let file = File::open(&self.folder.join(&name))?;
+            let file = self.folder.file(&name)?;
             let bytes = file.size()?;
             if bytes >= bytes_min {
                 return Ok(Current { file: Arc::new(file), name, bytes, position: 0 });
@@ -144,7 +144,7 @@ impl Files {
             return Ok(Current { file: Arc::new(file), name, bytes: bytes_min, position: 0 });
         }
         let name = self.create(bytes_min)?;
-        let file = File::open(&self.folder.join(&name))?;
+        let file = self.folder.file(&name)?;
         let bytes = file.size()?;
         Ok(Current { file: Arc::new(file), name, bytes, position: 0 })
     }

@@ -11,7 +11,7 @@ use crate::state::{Change, Entry, Pointer, Space};
 
 use super::changes::Key;
 use super::frame::{Frame, u32_at, u64_at};
-use super::lane::{self, APPEND, ATTACH, BATCH, Delivery, ORDERED, Pending, ProduceSlot, Produced, Target};
+use super::lane::{self, APPEND, ATTACH, BATCH, Delivery, ORDERED, Pending, ProduceSlot, Produced, REQUEUE, Target};
 
 /// A builder's batch is closed at this size, so that readers get batches they can hold.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -68,9 +68,8 @@ struct Unplaced {
     sequence: u64,
     entry: Entry,
     lane: usize,
-    head: usize,
-    batch: usize,
-    position: usize,
+    /// Head, batch of it in this group, and position there, when its record is in this group.
+    record: Option<(usize, usize, usize)>,
 }
 
 impl Gather {
@@ -141,6 +140,13 @@ impl Gather {
                     }
                     rest = &rest[9..];
                 }
+                REQUEUE => {
+                    let (topic, partition) = (u32_at(rest, 1), u32_at(rest, 5));
+                    let pointer = Pointer { topic, partition, offset: u64_at(rest, 9) as i64 };
+                    let (target, after) = rest[17..].split_at(Target::BYTES);
+                    self.enqueue(pointer, &Target::take(target), None);
+                    rest = after;
+                }
                 _ => rest = self.take_change(lane, rest),
             }
         }
@@ -149,7 +155,7 @@ impl Gather {
     fn take_append<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (topic, partition) = (u32_at(bytes, 0), u32_at(bytes, 4));
         let timestamp_ms = u64_at(bytes, 8) as i64;
-        let targets_bytes = u32_at(bytes, 16) as usize * 16;
+        let targets_bytes = u32_at(bytes, 16) as usize * Target::BYTES;
         let targets = &bytes[20..20 + targets_bytes];
         let body_at = 24 + targets_bytes;
         let body_end = body_at + u32_at(bytes, body_at - 4) as usize;
@@ -168,15 +174,14 @@ impl Gather {
             head.next = offset + 1;
             let batch = head.closed.len();
             let pointer = Pointer { topic, partition, offset };
-            for target in targets.chunks_exact(16) {
-                let target = Target { queue: u64_at(target, 0), tag: u32_at(target, 8), expires_s: u32_at(target, 12) };
-                self.enqueue(pointer, &target, (index, batch, position));
+            for target in targets.chunks_exact(Target::BYTES) {
+                self.enqueue(pointer, &Target::take(target), Some((index, batch, position)));
             }
         }
         &bytes[body_end..]
     }
 
-    fn enqueue(&mut self, pointer: Pointer, target: &Target, (head, batch, position): (usize, usize, usize)) {
+    fn enqueue(&mut self, pointer: Pointer, target: &Target, record: Option<(usize, usize, usize)>) {
         // J4: a queue that ended while the record waited gets nothing.
         let Some(queue) = self.queues.get_mut(&target.queue) else { return };
         let entry = lane::entry(pointer, target);
@@ -184,7 +189,7 @@ impl Gather {
         queue.next += 1;
         Change::Enqueue(target.queue, sequence, entry).encode(&mut self.changes);
         if let Some(lane) = queue.lane {
-            self.deliveries.push(Unplaced { queue: target.queue, sequence, entry, lane, head, batch, position });
+            self.deliveries.push(Unplaced { queue: target.queue, sequence, entry, lane, record });
         }
     }
 
@@ -301,8 +306,10 @@ impl Gather {
     /// The finished group's deliveries by lane, once its frame is on disk.
     pub(crate) fn deliveries(&mut self, frame: &Arc<Frame>, mut deliver: impl FnMut(usize, Delivery)) {
         for d in self.deliveries.drain(..) {
-            let position = self.heads[d.head].placed[d.batch] + d.position;
-            deliver(d.lane, Delivery::new((d.queue, d.sequence), d.entry, frame.clone(), position));
+            let place = |(head, batch, position): (usize, usize, usize)| {
+                (frame.clone(), self.heads[head].placed[batch] + position)
+            };
+            deliver(d.lane, Delivery::new((d.queue, d.sequence), d.entry, d.record.map(place)));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::batch;
 use crate::log::Partition;
 use crate::state::{Change, Entry, Pointer, Space};
 
-use super::frame::Frame;
+use super::frame::{Frame, u32_at, u64_at};
 
 /// Number of an operation on its [`Lane`], counting from 1; see [`Lane::durable`].
 pub type Ticket = u64;
@@ -72,6 +72,21 @@ pub struct Target {
     pub expires_s: u32,
 }
 
+impl Target {
+    /// Bytes of one in a lane.
+    pub(crate) const BYTES: usize = 16;
+
+    fn put(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.queue.to_le_bytes());
+        out.extend_from_slice(&self.tag.to_le_bytes());
+        out.extend_from_slice(&self.expires_s.to_le_bytes());
+    }
+
+    pub(crate) fn take(bytes: &[u8]) -> Target {
+        Target { queue: u64_at(bytes, 0), tag: u32_at(bytes, 8), expires_s: u32_at(bytes, 12) }
+    }
+}
+
 /// A durable queue entry on its way to the queue's owner, in gather order (S3).
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -81,19 +96,20 @@ pub struct Delivery {
     pub sequence: u64,
     /// What was queued.
     pub entry: Entry,
-    frame: Arc<Frame>,
-    position: u32,
+    /// Where its record still is in memory.
+    record: Option<(Arc<Frame>, u32)>,
 }
 
 impl Delivery {
-    pub(crate) fn new((queue, sequence): (u64, u64), entry: Entry, frame: Arc<Frame>, position: usize) -> Delivery {
+    pub(crate) fn new((queue, sequence): (u64, u64), entry: Entry, at: Option<(Arc<Frame>, usize)>) -> Delivery {
         // A frame is bounded far below 4 GiB: a group and one operation above its bound.
-        Delivery { queue, sequence, entry, frame, position: position as u32 }
+        Delivery { queue, sequence, entry, record: at.map(|(frame, position)| (frame, position as u32)) }
     }
 
-    /// The record itself, still in memory; offset and timestamp are relative and not to be used.
+    /// The record itself, while it is still in memory; offset and timestamp are relative and not to be used.
     pub fn record(&self) -> Option<batch::Record<'_>> {
-        batch::read_record(&self.frame.bytes()[self.position as usize..], 0, 0)
+        let (frame, position) = self.record.as_ref()?;
+        batch::read_record(&frame.bytes()[*position as usize..], 0, 0)
     }
 }
 
@@ -209,6 +225,7 @@ pub(crate) const APPEND: u8 = 32;
 pub(crate) const BATCH: u8 = 33;
 pub(crate) const ATTACH: u8 = 34;
 pub(crate) const ORDERED: u8 = 35;
+pub(crate) const REQUEUE: u8 = 36;
 
 impl Lane {
     /// Starts an operation. The committer waits while one is open: fill it and submit it without pausing.
@@ -349,16 +366,22 @@ impl Operation<'_> {
         out.extend_from_slice(&partition.to_le_bytes());
         out.extend_from_slice(&timestamp_ms.to_le_bytes());
         out.extend_from_slice(&(targets.len() as u32).to_le_bytes());
-        for target in targets {
-            out.extend_from_slice(&target.queue.to_le_bytes());
-            out.extend_from_slice(&target.tag.to_le_bytes());
-            out.extend_from_slice(&target.expires_s.to_le_bytes());
-        }
+        targets.for_each(|target| target.put(out));
         let length_at = out.len();
         out.extend_from_slice(&[0; 4]);
         body(out);
         let length = (out.len() - length_at - 4) as u32;
         out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+    }
+
+    /// Puts a pointer to a record that is in the log already into a queue: it was another one's (S7).
+    pub fn requeue(&mut self, pointer: Pointer, target: Target) {
+        let out = &mut self.pending.bytes;
+        out.push(REQUEUE);
+        out.extend_from_slice(&pointer.topic.to_le_bytes());
+        out.extend_from_slice(&pointer.partition.to_le_bytes());
+        out.extend_from_slice(&pointer.offset.to_le_bytes());
+        target.put(out);
     }
 
     /// Adds a change of keyed state or of a queue. `Enqueue` is the committer's own.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::disk::{DiskError, File, Folder};
+use crate::disk::{DiskError, Folder};
 use crate::state::Change;
 
 use super::apply::{Applied, ApplyError};
@@ -75,7 +75,7 @@ impl Journal {
             if !name.ends_with(".journal") {
                 continue;
             }
-            let bytes = File::open(&folder.join(&name))?.read_at(0, BOUNDARY_BYTES)?;
+            let bytes = folder.file(&name)?.read_at(0, BOUNDARY_BYTES)?;
             match FileHeader::decode(&bytes) {
                 Ok(Some(header)) => used.push(Found { name, header, last_lsn: 0 }),
                 Ok(None) => blank.push(name),
@@ -108,7 +108,7 @@ impl Journal {
         let mut torn = None;
         for found in &mut self.used {
             let limit = limits.get(&found.header.epoch).copied().unwrap_or(u64::MAX);
-            let file = File::open(&self.folder.join(&found.name))?;
+            let file = self.folder.file(&found.name)?;
             let bytes = file.read_at(0, file.size()? as usize)?;
             let mut at = BOUNDARY_BYTES;
             while at < bytes.len() && torn != Some(found.header.epoch) {

@@ -95,6 +95,8 @@ struct Outbox {
     bytes: usize,
     /// Something was put in since all of it was last flushed.
     is_unflushed: bool,
+    /// Nobody takes it any more.
+    is_given_up: bool,
 }
 
 /// What happened on the connection.
@@ -182,10 +184,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             biased;
             Ok(()) = rechecks.changed() => Ok(Event::UsersChanged),
             answer = first_answer(pending), if may_work => Ok(Event::Answered(answer)),
-            wrote = outbox.write_to(writer), if outbox.is_busy() => Ok(Event::Wrote(wrote?)),
+            wrote = outbox.write_to(writer), if outbox.is_busy() => match wrote {
+                // It hears no answer any more. What it said before it left may still be unread.
+                Err(error) if is_end(&error) => {
+                    outbox.give_up();
+                    Ok(Event::Wrote(0))
+                }
+                wrote => Ok(Event::Wrote(wrote?)),
+            },
             read = reader.read_buf(inbox), if may_read => match read {
-                // TLS calls an end without close_notify an error; the client has hung up all the same.
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(Event::Read(0)),
+                Err(error) if is_end(&error) => Ok(Event::Read(0)),
                 read => Ok(Event::Read(read?)),
             },
             () = tokio::time::sleep_until(due), if may_idle || is_stranger => Ok(Event::TimeIsUp),
@@ -293,6 +301,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+/// Whether an error is a client's way of hanging up; TLS calls an end without close_notify one.
+fn is_end(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
+}
+
 async fn first_answer(pending: &mut VecDeque<Pending>) -> Answer {
     poll_fn(|cx| match pending.front_mut() {
         Some(first) => first.work.as_mut().poll(cx),
@@ -325,6 +339,9 @@ impl Outbox {
     }
 
     fn push(&mut self, frame: Bytes) {
+        if self.is_given_up {
+            return;
+        }
         self.bytes += frame.len();
         self.frames.push_back(frame);
         self.is_unflushed = true;
@@ -346,6 +363,10 @@ impl Outbox {
             0 => Err(std::io::ErrorKind::WriteZero.into()),
             bytes => Ok(bytes),
         }
+    }
+
+    fn give_up(&mut self) {
+        *self = Outbox { is_given_up: true, ..Outbox::default() };
     }
 
     fn advance(&mut self, mut bytes: usize) {

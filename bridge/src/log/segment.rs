@@ -36,7 +36,7 @@ impl Segment {
         for extension in ["index", "timeindex"] {
             folder.remove(&file_name(base, extension))?;
         }
-        let file = Arc::new(File::open(&folder.join(&file_name(base, "log")))?);
+        let file = Arc::new(folder.file(&file_name(base, "log"))?);
         file.set_len(0)?;
         Ok(Segment { base, file, bytes: 0, index: Index::default(), dirty: true })
     }
@@ -44,7 +44,7 @@ impl Segment {
     /// Opens what a checkpoint names: cuts the file to `bytes`, loads the indexes and notes what they lack.
     /// Gives the segment and the offset after its last record.
     pub fn open(folder: &Folder, base: i64, bytes: u64) -> Result<(Segment, i64), OpenError> {
-        let file = Arc::new(File::open(&folder.join(&file_name(base, "log")))?);
+        let file = Arc::new(folder.file(&file_name(base, "log"))?);
         let found = file.size()?;
         if found < bytes {
             return Err(OpenError::Short { name: file_name(base, "log"), found, expected: bytes });
@@ -73,8 +73,8 @@ impl Segment {
 }
 
 fn index_files(folder: &Folder, base: i64) -> Result<(File, File), DiskError> {
-    let offsets = File::open(&folder.join(&file_name(base, "index")))?;
-    Ok((offsets, File::open(&folder.join(&file_name(base, "timeindex")))?))
+    let offsets = folder.file(&file_name(base, "index"))?;
+    Ok((offsets, folder.file(&file_name(base, "timeindex"))?))
 }
 
 /// Why a segment does not open.

@@ -13,7 +13,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::auth::{Access, Identity};
 use crate::codec::QoS;
+use crate::limits;
 use crate::mapping::{Origin, Rule, partition_of};
+use crate::session::Tag;
+use crate::stats::Drops;
 
 use retained::RetainedStore;
 use trie::{SharedGroup, Subscriber, Trie};
@@ -36,6 +39,8 @@ pub struct SessionRef {
     connected: AtomicBool,
     open: AtomicBool,
     queued: AtomicUsize,
+    /// Messages that were due to it and were never sent.
+    pub drops: Drops,
 }
 
 impl SessionRef {
@@ -43,7 +48,8 @@ impl SessionRef {
     pub fn new(id: u64, shard: usize, slot: u32, client_id: Arc<str>, durable: bool) -> SessionRef {
         let (connected, open) = (AtomicBool::new(false), AtomicBool::new(false));
         let identity = Mutex::new(Identity::Anonymous);
-        SessionRef { id, shard, slot, client_id, durable, identity, connected, open, queued: AtomicUsize::new(0) }
+        let (queued, drops) = (AtomicUsize::new(0), Drops::default());
+        SessionRef { id, shard, slot, client_id, durable, identity, connected, open, queued, drops }
     }
 
     /// Whose it is.
@@ -145,8 +151,18 @@ pub struct QueueTarget {
     pub whose: Whose,
     /// Keep the retain flag.
     pub retain_as_published: bool,
-    /// Subscription identifier; 0 none. One copy is queued for each.
+    /// Subscription identifier; 0 none. One copy is queued for each. Of a shared subscription its key.
     pub id: u32,
+    /// It is a shared one.
+    pub shared: bool,
+}
+
+impl QueueTarget {
+    /// What its entry says of a message published like this.
+    pub fn tag(&self, qos: QoS, retain: bool) -> Tag {
+        let (qos, retain) = (qos.min(self.qos), retain && self.retain_as_published);
+        if self.shared { Tag::shared(qos, retain, self.id) } else { Tag::new(qos, retain, self.id) }
+    }
 }
 
 /// Where in the log a topic's messages go.
@@ -187,8 +203,12 @@ pub struct Router {
     trie: RwLock<Trie>,
     generation: AtomicU64,
     subscriptions: AtomicUsize,
+    /// The shared ones among them.
+    shared_subscriptions: AtomicUsize,
     /// Retained messages.
     pub retained: RetainedStore,
+    /// When it may be said again that there is no place for more, in milliseconds of the process.
+    retained_warning_ms: AtomicU64,
     /// The newest of `$SYS`, which is nobody's to retain and is not journaled (S8).
     pub sys: RetainedStore,
     /// Who may do what.
@@ -205,7 +225,9 @@ impl Router {
             trie: RwLock::default(),
             generation: AtomicU64::new(1),
             subscriptions: AtomicUsize::new(0),
+            shared_subscriptions: AtomicUsize::new(0),
             retained: RetainedStore::default(),
+            retained_warning_ms: AtomicU64::new(0),
             sys: RetainedStore::default(),
             access,
             rules: RwLock::new(rules),
@@ -240,6 +262,7 @@ impl Router {
         self.trie.write().subscribe(filter, group, subscriber);
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.subscriptions.fetch_add(usize::from(fresh), Ordering::Relaxed);
+        self.shared_subscriptions.fetch_add(usize::from(fresh && group.is_some()), Ordering::Relaxed);
     }
 
     /// Removes subscriptions of a session.
@@ -249,13 +272,30 @@ impl Router {
             let (group, filter) = split(filter);
             trie.unsubscribe(filter, group, session);
             self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+            self.shared_subscriptions.fetch_sub(usize::from(group.is_some()), Ordering::Relaxed);
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether it is time to say once more that there is no place for more retained messages.
+    pub fn may_warn_of_retained(&self, now_ms: u64) -> bool {
+        let due = |next| (next <= now_ms).then(|| now_ms + 1000 * limits::RETAINED_WARNING_S);
+        self.retained_warning_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
+    }
+
+    /// The members of a shared subscription, while it has any.
+    pub fn group(&self, filter: &str, name: &str) -> Option<Arc<SharedGroup>> {
+        self.trie.read().group(filter, name)
     }
 
     /// Subscriptions of all sessions.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions.load(Ordering::Relaxed)
+    }
+
+    /// Shared subscriptions among them.
+    pub fn shared_subscriptions(&self) -> usize {
+        self.shared_subscriptions.load(Ordering::Relaxed)
     }
 
     /// Works out who gets messages on a topic.
@@ -325,7 +365,8 @@ impl MatchSet {
         let retain_as_published = all.iter().any(|s| s.retain_as_published);
         let ids: Box<[u32]> = all.iter().filter_map(|s| s.id).collect();
         if session.durable && qos > QoS::AtMostOnce {
-            let id_of = |id| QueueTarget { session: session.clone(), qos, whose, retain_as_published, id };
+            let id_of =
+                |id| QueueTarget { session: session.clone(), qos, whose, retain_as_published, id, shared: false };
             match ids.is_empty() {
                 true => self.queued.push(id_of(0)),
                 false => self.queued.extend(ids.iter().copied().map(id_of)),
@@ -348,13 +389,14 @@ pub fn picked(member: &Subscriber) -> Target {
 }
 
 /// The same, for its queue.
-pub fn picked_queue(member: &Subscriber) -> QueueTarget {
+pub fn picked_queue(member: &Subscriber, key: u32) -> QueueTarget {
     QueueTarget {
         session: member.session.clone(),
         qos: member.qos,
         whose: Whose::Anyones,
         retain_as_published: member.retain_as_published,
-        id: member.id.unwrap_or(0),
+        id: key,
+        shared: true,
     }
 }
 

@@ -7,6 +7,7 @@ use ahash::HashMap;
 use parking_lot::RwLock;
 
 use crate::codec::QoS;
+use crate::session::share_key;
 
 use super::SessionRef;
 
@@ -29,6 +30,8 @@ pub struct Subscriber {
 #[derive(Debug)]
 pub struct SharedGroup {
     name: Box<str>,
+    /// Its [`share_key`], for those who queue what came by it.
+    pub key: u32,
     /// Changed under the trie's lock; read by publishers.
     members: RwLock<Vec<Subscriber>>,
     turn: AtomicUsize,
@@ -99,6 +102,7 @@ impl Trie {
                 Some(group) => put(&mut group.members.write(), subscriber),
                 None => here.shared.push(Arc::new(SharedGroup {
                     name: name.into(),
+                    key: share_key(name, filter),
                     members: RwLock::new(vec![subscriber]),
                     turn: AtomicUsize::new(0),
                 })),
@@ -110,6 +114,20 @@ impl Trie {
     pub fn unsubscribe(&mut self, filter: &str, group: Option<&str>, session: u64) {
         let levels: Vec<&str> = filter.split('/').collect();
         self.root.remove(&levels, group, session);
+    }
+
+    /// The members of a shared subscription, while it has any.
+    pub fn group(&self, filter: &str, name: &str) -> Option<Arc<SharedGroup>> {
+        let mut node = &self.root;
+        let mut levels = filter.split('/').peekable();
+        let here = loop {
+            match levels.next() {
+                None => break &node.exact,
+                Some("#") if levels.peek().is_none() => break &node.rest,
+                Some(level) => node = node.children.get(level)?,
+            }
+        };
+        here.shared.iter().find(|group| *group.name == *name).cloned()
     }
 
     /// Everyone whose filter matches.
@@ -256,6 +274,8 @@ mod tests {
             trie.subscribe("a/+", Some("g"), subscriber(id));
         }
         let group = trie.matches("a/b").shared[0].clone();
+        assert!(Arc::ptr_eq(&group, &trie.group("a/+", "g").expect("found by its name")));
+        assert!(trie.group("a/+", "h").is_none() && trie.group("a/#", "g").is_none() && trie.group("b", "g").is_none());
         assert!(group.pick(|_| true).is_none(), "nobody is connected and nobody keeps a queue");
         for member in group.members.read().iter().filter(|m| m.session.id != 1) {
             member.session.set_connected(true);

@@ -3,6 +3,7 @@
 
 pub mod aliases;
 pub mod queue;
+pub mod subscriptions;
 pub mod window;
 
 use std::sync::Arc;
@@ -17,19 +18,34 @@ use crate::router::SessionRef;
 
 use aliases::Aliases;
 use queue::Queue;
+use subscriptions::Subscriptions;
 use window::Window;
 
 /// Session expiry that never comes.
 pub const NEVER: u32 = u32::MAX;
 
-/// What a queue entry keeps of a delivery: QoS in bits 0 and 1, retain in 2, subscription identifier from 4.
+/// What a queue entry keeps of a delivery: QoS in bits 0 and 1, retain in 2, whether it came by a shared subscription
+/// in 3; from 4 that one's [`share_key`], else the Subscription Identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag(pub u32);
+
+/// Tells a shared subscription from the others of a session (S7), in 28 bits and never 0. It is stored, so it must stay
+/// what it is: FNV-1a. Two of one session that have the same are as likely as one in 2^28.
+pub fn share_key(group: &str, filter: &str) -> u32 {
+    let bytes = group.bytes().chain([b'/']).chain(filter.bytes());
+    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    ((hash ^ hash >> 28) & 0x0fff_ffff).max(1)
+}
 
 impl Tag {
     /// `id` is 0 for none, and under 2^28.
     pub fn new(qos: QoS, retain: bool, id: u32) -> Tag {
         Tag(qos as u32 | u32::from(retain) << 2 | id << 4)
+    }
+
+    /// Of a shared subscription.
+    pub fn shared(qos: QoS, retain: bool, key: u32) -> Tag {
+        Tag(Tag::new(qos, retain, key).0 | 8)
     }
 
     /// Effective QoS.
@@ -42,9 +58,14 @@ impl Tag {
         self.0 & 4 != 0
     }
 
-    /// Subscription identifier.
+    /// Subscription Identifier, unless it came by a shared one.
     pub fn id(self) -> Option<u32> {
-        Some(self.0 >> 4).filter(|id| *id != 0)
+        Some(self.0 >> 4).filter(|id| *id != 0 && self.share().is_none())
+    }
+
+    /// The key of the shared subscription that it came by.
+    pub fn share(self) -> Option<u32> {
+        (self.0 & 8 != 0).then_some(self.0 >> 4)
     }
 }
 
@@ -58,8 +79,8 @@ pub fn now_before(expires_s: u32, now_s: u32) -> bool {
 pub struct Session {
     /// What all shards may know.
     pub me: Arc<SessionRef>,
-    /// By filter, `$share/…/` included.
-    pub subscriptions: HashMap<Box<str>, Options>,
+    /// What it subscribed to.
+    pub subscriptions: Subscriptions,
     /// QoS 2 received and not released, with the ticket of its frame (S4).
     pub inbound: HashMap<u16, Ticket>,
     /// QoS 1 and 2 on their way to the client.
@@ -78,16 +99,21 @@ pub struct Session {
     pub will_at_ms: Option<u64>,
     /// Reads of its queue are waiting for the disk.
     pub cold: bool,
+    /// What it sent and got.
+    pub traffic: Traffic,
 }
 
-impl Session {
-    /// QoS 1 and 2 messages that were never sent, and go with the session if it ends now.
-    pub fn unsent(&self) -> usize {
-        match &self.out {
-            Out::Window(window) => window.waiting().0,
-            Out::Queue(queue) => queue.never_sent(),
-        }
-    }
+/// What a session's client sent and got, over all its connections since the process started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// PUBLISH packets received.
+    pub messages_in: u64,
+    /// PUBLISH packets put into its output buffer.
+    pub messages_out: u64,
+    /// Bytes of packets received, CONNECT excepted.
+    pub bytes_in: u64,
+    /// Bytes written.
+    pub bytes_out: u64,
 }
 
 /// How QoS 1 and 2 go out.
@@ -153,6 +179,8 @@ pub struct Link {
     pub id: u64,
     /// Peer address, for the log.
     pub peer: Arc<str>,
+    /// When it was let in, in seconds since 1970.
+    pub since_s: u32,
     /// What it speaks.
     pub version: Version,
     /// Its CONNACK is in the outbox: others may follow.

@@ -104,9 +104,10 @@ impl Queue {
         (self.items.len().saturating_sub(self.next), self.in_flight)
     }
 
-    /// Entries that were never sent, on any connection; looks at all.
-    pub fn never_sent(&self) -> usize {
-        self.items.iter().filter(|item| item.sent.is_none()).count()
+    /// The session ends: entries that are not done, and whether they were or may have been sent.
+    pub fn leftovers(&self) -> impl Iterator<Item = (Entry, bool)> {
+        let left = self.items.iter().filter(|item| item.sent != Some(Sent::Done));
+        left.map(|item| (item.entry, item.sent.is_some()))
     }
 
     /// A new entry, durable now.

@@ -2,8 +2,11 @@
 //! message that was written is only a number here; what has no place in the window waits encoded.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::codec::{AckKind, QoS};
+use crate::message::OwnedMessage;
+use crate::router::trie::SharedGroup;
 
 /// Packet identifiers run from 1 to this (S3).
 pub const PACKET_IDS: u64 = 65_535;
@@ -69,6 +72,23 @@ pub struct Waiting {
     pub qos: QoS,
     /// Seconds since 1970 when it is dropped; 0 never.
     pub expires_s: u32,
+    /// Set when it came by a shared subscription.
+    pub shared: Option<Box<Shared>>,
+}
+
+/// A message that came by a shared subscription: another member gets it if the session ends first (S7).
+#[derive(Debug)]
+pub struct Shared {
+    /// The members.
+    pub group: Arc<SharedGroup>,
+    /// As it was published.
+    pub message: OwnedMessage,
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        self.packet.len() + self.shared.as_ref().map_or(0, |shared| shared.message.bytes())
+    }
 }
 
 /// What was sent and is not acknowledged, and what waits.
@@ -80,6 +100,8 @@ pub struct Window {
     in_flight_max: usize,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// What came by shared subscriptions at QoS 1 and is in flight, by packet identifier, in order.
+    kept: VecDeque<(u16, Box<Shared>)>,
 }
 
 impl Window {
@@ -92,6 +114,7 @@ impl Window {
             in_flight_max: in_flight_max.into(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            kept: VecDeque::new(),
         }
     }
 
@@ -115,6 +138,9 @@ impl Window {
         *sent = state;
         if acked == Acked::Done {
             self.in_flight -= 1;
+            if let Some(at) = self.kept.iter().position(|(id, _)| *id == packet_id) {
+                self.kept.remove(at);
+            }
             while self.sent.front() == Some(&Sent::Done) {
                 self.sent.pop_front();
                 self.base += 1;
@@ -135,7 +161,7 @@ impl Window {
 
     /// Lets one wait behind the others.
     pub fn wait(&mut self, message: Waiting) {
-        self.waiting_bytes += message.packet.len();
+        self.waiting_bytes += message.bytes();
         self.waiting.push_back(message);
     }
 
@@ -145,8 +171,22 @@ impl Window {
             return None;
         }
         let message = self.waiting.pop_front()?;
-        self.waiting_bytes -= message.packet.len();
+        self.waiting_bytes -= message.bytes();
         Some(message)
+    }
+
+    /// Keeps what was just sent at QoS 1 until it is acknowledged.
+    pub fn keep(&mut self, packet_id: u16, shared: Box<Shared>) {
+        self.kept.push_back((packet_id, shared));
+    }
+
+    /// The session ends: how many messages nobody gets, and in order those that others of their group may have.
+    /// QoS 2 in flight is not among either.
+    pub fn leftovers(&mut self) -> (usize, impl Iterator<Item = Shared>) {
+        let (kept, waiting) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.waiting));
+        let alone = waiting.iter().filter(|waiting| waiting.shared.is_none()).count();
+        let waiting = waiting.into_iter().filter_map(|waiting| waiting.shared);
+        (alone, kept.into_iter().map(|(_, shared)| shared).chain(waiting).map(|shared| *shared))
     }
 }
 

@@ -107,6 +107,7 @@ impl Shard {
         }
         let due = known.map(|slot| self.due(slot)).unwrap_or_default();
         if let (Some(slot), true) = (known, due.end) {
+            self.counts.sessions_expired += 1;
             ticket = self.end(slot);
         } else if let (Some(slot), true) = (known, due.will) {
             self.publish_will(slot);
@@ -142,6 +143,7 @@ impl Shard {
         session.link = Some(Link {
             id: link,
             peer: peer.clone(),
+            since_s: self.now.unix_s,
             version: connect.version,
             ready: false,
             outbox: Vec::new(),
@@ -277,6 +279,7 @@ impl Shard {
         }
         // Its task finds that the session is another link's: it writes this farewell and ends.
         link.close(Close::ByServer(ReasonCode::SessionTakenOver, "taken over by a new connection"));
+        self.counts.packets_out += u64::from(link.version == Version::V5);
         self.farewells.insert(link.id, link.farewell());
         let session = &mut self.sessions[slot as usize];
         session.me.set_connected(false);
@@ -308,6 +311,9 @@ impl Shard {
         session.will_at_ms = delay_s.map(|delay_s| now_ms + milliseconds(delay_s));
         if matches!(why, Close::Fault(..)) {
             self.counts.faults += 1;
+        }
+        if link.version == Version::V5 && matches!(why, Close::Fault(..) | Close::ByServer(..)) {
+            self.counts.packets_out += 1;
         }
         self.counts.connected -= 1;
         if delay_s == Some(0) {
@@ -353,7 +359,9 @@ impl Shard {
             publisher: me.id,
         };
         let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
-        self.route(&message, from, also);
+        // Nobody is there to be told that it is not retained: that is no error.
+        let retained = self.keep_retained(&message, from, false).ok().flatten();
+        self.route(&message, from, retained, also);
     }
 
     /// A user's session is that user's alone, whoever knows its client id; one of nobody's is anybody's. Where
@@ -383,21 +391,22 @@ impl Shard {
             // The will delay ends with the session [MQTT-3.1.2-8].
             self.publish_will(slot);
         }
-        let session = self.sessions.try_remove(slot as usize)?;
+        let mut session = self.sessions.try_remove(slot as usize)?;
         let id = session.me.id;
-        self.counts.dropped_session_ended += session.unsent() as u64;
         self.by_client.remove(&session.me.client_id);
         self.by_queue.remove(&id);
         if !session.subscriptions.is_empty() {
-            self.router.unsubscribe(session.subscriptions.keys().map(|filter| &**filter), id);
+            self.router.unsubscribe(session.subscriptions.filters(), id);
         }
+        let moves = self.leave_to_others(&mut session);
         if !session.me.durable {
             return None;
         }
         let mut operation = self.lane.begin();
+        moves.into_iter().for_each(|(pointer, target)| operation.requeue(pointer, target));
         operation.change(Change::Close(id));
         operation.change(Change::Delete(store::SESSIONS, &store::session_key(id)));
-        for filter in session.subscriptions.keys() {
+        for filter in session.subscriptions.filters() {
             operation.change(Change::Delete(store::SUBSCRIPTIONS, &store::subscription_key(id, filter)));
         }
         for packet_id in session.inbound.keys() {
@@ -438,7 +447,7 @@ impl Shard {
         session.inbound = inbound.into_iter().map(|packet_id| (packet_id, 0)).collect();
         for (filter, options) in subscriptions {
             self.router.subscribe(&filter, subscriber(&me, &options), true);
-            session.subscriptions.insert(filter, options);
+            session.subscriptions.insert(&filter, options);
         }
         entry.insert(session);
         self.by_client.insert(client_id, slot);
@@ -489,6 +498,7 @@ impl Shard {
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");
+                self.counts.sessions_expired += 1;
                 self.end(slot);
             } else {
                 self.publish_will(slot);
@@ -497,19 +507,6 @@ impl Shard {
         if self.index == 0 {
             self.expire_retained();
         }
-    }
-
-    fn expire_retained(&mut self) {
-        let expired = self.router.retained.expire(self.now.unix_s);
-        if expired.is_empty() {
-            return;
-        }
-        self.counts.retained_expired += expired.len() as u64;
-        let mut operation = self.lane.begin();
-        for (topic, order) in &expired {
-            operation.change_in_order(*order, Change::Delete(store::RETAINED, topic.as_bytes()));
-        }
-        operation.submit();
     }
 }
 
@@ -561,6 +558,7 @@ fn new_session(me: Arc<SessionRef>, out: Out) -> Session {
         ends_at_ms: None,
         will_at_ms: None,
         cold: false,
+        traffic: Default::default(),
     }
 }
 

@@ -4,13 +4,20 @@
 //! - `publish`: a message comes in and goes everywhere it has to
 //! - `packets`: what else a client sends
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
+//! - `shared`: shared subscriptions
+//! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
+//! - `admin`: sessions told to an administrator and removed by one
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
+mod admin;
 mod lifecycle;
 mod mailbox;
 mod packets;
 mod publish;
+mod retained;
+mod shared;
+mod sys;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -31,12 +38,13 @@ use crate::router::{MatchSet, Router};
 use crate::session::queue::Next;
 use crate::session::{Close, Link, Out, Session};
 use crate::stats::Counts;
-use crate::sys::{Sizes, Tree};
 
+pub use admin::{list_clients, remove_client};
 pub use lifecycle::{Admitted, RecoveredSession, Rejected};
-pub use mailbox::{Job, Mail, Mailbox};
+pub use mailbox::{Job, Mail, Mailbox, Visit};
 pub use packets::{Consumed, refuse_topic};
 use publish::{Burst, Scratch};
+use shared::Orphans;
 
 /// What was promised to a client and waits for its commit (J6).
 struct Held {
@@ -73,6 +81,7 @@ pub struct Shard {
     by_queue: HashMap<u64, u32>,
     held: VecDeque<Held>,
     stalled: Vec<(u32, u64)>,
+    orphans: Orphans,
     /// Sessions that have used every packet identifier and wait for a commit, by slot.
     out_of_identifiers: Vec<u32>,
     /// Last bytes for links that were taken over, by link.
@@ -148,6 +157,7 @@ impl Shard {
             by_queue: HashMap::default(),
             held: VecDeque::new(),
             stalled: Vec::new(),
+            orphans: Orphans::default(),
             out_of_identifiers: Vec::new(),
             farewells: HashMap::default(),
             cache: HashMap::default(),
@@ -224,6 +234,7 @@ impl Shard {
         let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
         let ack = Ack { kind, packet_id, reason: ReasonCode::Success };
         if ticket.is_none() && link.held == 0 {
+            self.counts.packets_out += 1;
             return link.answer(ack);
         }
         let ticket = ticket.unwrap_or_else(|| self.lane.submitted());
@@ -251,6 +262,9 @@ impl Shard {
             link.wake();
             if first {
                 session.me.set_connected(true);
+            }
+            self.counts.packets_out += 1;
+            if first {
                 self.pump(held.slot);
             }
         }
@@ -315,6 +329,7 @@ impl Shard {
             self.failed = true;
             self.close_all(ReasonCode::ServerUnavailable, "the journal failed");
         }
+        self.place_orphans(shared);
         self.let_ride(shared);
         self.hand_on();
         self.warm_cold(shared);
@@ -361,18 +376,6 @@ impl Shard {
                 self.mailboxes[shard].send(Mail::Burst(std::mem::take(burst)));
             }
         }
-    }
-
-    fn tell_sys(&mut self, tree: &mut Tree) {
-        self.read_clock();
-        let mut counts = Counts::default();
-        self.mailboxes.iter().for_each(|mailbox| mailbox.shown.add_to(&mut counts));
-        let (retained, retained_bytes) = self.router.retained.size();
-        let sizes = Sizes { subscriptions: self.router.subscriptions(), retained, retained_bytes };
-        for (topic, value) in tree.update(&counts, sizes, self.now.up_ms) {
-            self.tell(&topic, value.as_bytes());
-        }
-        self.schedule_turn();
     }
 
     fn show_counts(&self) {
@@ -525,7 +528,7 @@ pub async fn run(shared: Shared) {
     };
     tokio::task::spawn_local(tick(shared.clone()));
     if index == 0 {
-        tokio::task::spawn_local(tell_sys(shared.clone()));
+        tokio::task::spawn_local(sys::tell(shared.clone()));
     }
     let mut acceptors = Vec::new();
     loop {
@@ -543,6 +546,9 @@ pub async fn run(shared: Shared) {
                 Mail::Job(job) => {
                     tokio::task::spawn_local(job());
                 }
+                Mail::Visit(visit) => {
+                    tokio::task::spawn_local(visit(shared.clone()));
+                }
                 Mail::Listen(listener) => {
                     acceptors.push(tokio::task::spawn_local(crate::listener::accept(shared.clone(), listener)));
                 }
@@ -556,23 +562,6 @@ pub async fn run(shared: Shared) {
                 Mail::Burst(_) => {}
             }
         }
-    }
-}
-
-/// Tells `$SYS` (S8), on one shard for all.
-async fn tell_sys(shared: Shared) {
-    let mut tree = Tree::default();
-    loop {
-        let mut interval = shared.borrow().config.sys_interval;
-        if interval.is_zero() {
-            shared.borrow().router.sys.clear();
-            tree = Tree::default();
-            // A reload may switch it on again.
-            interval = Duration::from_secs(10);
-        } else {
-            shared.borrow_mut().tell_sys(&mut tree);
-        }
-        tokio::time::sleep(interval).await;
     }
 }
 

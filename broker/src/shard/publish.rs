@@ -12,16 +12,17 @@ use crate::codec::{Ack, AckKind, OutgoingPublish, QoS, ReasonCode, Version, enco
 use crate::limits;
 use crate::mapping::{Origin, partition_of};
 use crate::message::Message;
-use crate::router::retained::Retained;
-use crate::router::trie::{SharedGroup, Subscriber};
-use crate::router::{MatchSet, QueueTarget, Target, Whose, picked, picked_queue};
+use crate::router::trie::SharedGroup;
+use crate::router::{MatchSet, QueueTarget, Target};
 use crate::session::aliases::Said;
 use crate::session::queue::Next;
-use crate::session::window::Waiting;
+use crate::session::window::{Shared, Waiting};
 use crate::session::{Link, Out, Tag};
+use crate::stats::Dropped;
 use crate::store;
 
 use super::Shard;
+use super::retained::RetainedChange;
 
 /// Messages for the sessions of another shard, in order, with their bytes in one piece.
 #[derive(Default)]
@@ -41,11 +42,11 @@ struct Item {
     publisher: u64,
 }
 
-enum To {
+pub(super) enum To {
     /// Everyone on the shard in this set.
     Set(Arc<MatchSet>),
-    /// The member whose turn it was.
-    Picked(Box<Target>),
+    /// The member of a shared group whose turn it was.
+    Picked(Box<(Target, Arc<SharedGroup>)>),
 }
 
 impl Burst {
@@ -59,7 +60,7 @@ impl Burst {
         self.bytes.len() + self.items.len() * size_of::<Item>()
     }
 
-    fn push(&mut self, to: To, message: &Message<'_>) {
+    pub(super) fn push(&mut self, to: To, message: &Message<'_>) {
         let mut put = |bytes: &[u8]| {
             let start = self.bytes.len();
             self.bytes.extend_from_slice(bytes);
@@ -107,6 +108,11 @@ struct Form {
 }
 
 impl Scratch {
+    /// Another message is in hand.
+    pub fn restart(&mut self) {
+        self.form = None;
+    }
+
     /// The PUBLISH in this form, with packet identifier 1 above QoS 0, and where that stands.
     fn encode(&mut self, message: &Message<'_>, version: Version, how: &How<'_>, now_s: u32) -> (&[u8], usize) {
         let v5 = version == Version::V5;
@@ -156,14 +162,19 @@ pub struct Publisher<'a> {
 }
 
 impl Shard {
-    /// Sends a message everywhere. `also` are changes that have to be in the same frame. The ticket of that
-    /// frame, when there is one.
-    pub fn route(&mut self, message: &Message<'_>, from: Publisher<'_>, also: &[Change<'_>]) -> Option<Ticket> {
-        let order = message.retain.then(|| self.keep_retained(message, from));
+    /// Sends a message everywhere. `retained` is what became of its topic's retained message; that and `also` have to
+    /// be in the same frame. The ticket of that frame, when there is one.
+    pub(super) fn route(
+        &mut self,
+        message: &Message<'_>,
+        from: Publisher<'_>,
+        retained: Option<RetainedChange>,
+        also: &[Change<'_>],
+    ) -> Option<Ticket> {
         let set = self.matches(message.topic);
-        self.scratch.form = None;
+        self.scratch.restart();
         for target in &set.direct[self.index] {
-            self.deliver(target, message);
+            self.deliver(target, None, message);
         }
         for (shard, targets) in set.direct.iter().enumerate() {
             if shard != self.index && !targets.is_empty() {
@@ -171,27 +182,12 @@ impl Shard {
                 self.schedule_turn();
             }
         }
-        if set.log.is_none() && set.queued.is_empty() && set.shared.is_empty() && also.is_empty() && !message.retain {
+        let more = !also.is_empty() || retained.is_some();
+        if set.log.is_none() && set.queued.is_empty() && set.shared.is_empty() && !more {
             return None;
         }
         let picked = self.deliver_shared(&set, message);
-        self.journal(&set, &picked, message, from, (order, also))
-    }
-
-    /// Says something of the server's own, at QoS 0: to who listens now, and to who subscribes later.
-    pub(super) fn tell(&mut self, topic: &str, payload: &[u8]) {
-        let (qos, expires_s) = (QoS::AtMostOnce, 0);
-        let kept = Retained {
-            topic: topic.into(),
-            qos,
-            properties: [].into(),
-            payload: payload.into(),
-            expires_s,
-            client_id: "".into(),
-        };
-        self.router.sys.set(kept);
-        let message = Message { topic, qos, retain: false, properties: &[], expires_s, payload, publisher: 0 };
-        self.route(&message, Publisher { client_id: "", user: None }, &[]);
+        self.journal(&set, &picked, message, from, (retained, also))
     }
 
     /// Everyone who gets a topic's messages, worked out once.
@@ -213,27 +209,8 @@ impl Shard {
         set
     }
 
-    /// Gives one member of each shared group its copy; those that go through a queue are returned.
-    fn deliver_shared(&mut self, set: &MatchSet, message: &Message<'_>) -> SmallVec<[QueueTarget; 2]> {
-        let mut queued = SmallVec::new();
-        let router = &self.router;
-        let pick = |group: &Arc<SharedGroup>| group.pick(|session| router.may_receive(session, message.topic));
-        let picked_members: SmallVec<[Subscriber; 2]> = set.shared.iter().filter_map(pick).collect();
-        for member in picked_members {
-            if member.session.durable && message.qos.min(member.qos) > QoS::AtMostOnce {
-                queued.push(picked_queue(&member));
-            } else if member.session.shard == self.index {
-                self.deliver(&picked(&member), message);
-            } else {
-                self.bursts[member.session.shard].push(To::Picked(Box::new(picked(&member))), message);
-                self.schedule_turn();
-            }
-        }
-        queued
-    }
-
     /// Puts a message to one session of this shard on its way, unless it goes through the journal.
-    fn deliver(&mut self, target: &Target, message: &Message<'_>) {
+    pub(super) fn deliver(&mut self, target: &Target, group: Option<&Arc<SharedGroup>>, message: &Message<'_>) {
         let qos = message.qos.min(target.qos);
         let included = target.whose.includes(target.session == message.publisher);
         if (target.durable && qos > QoS::AtMostOnce) || !included {
@@ -247,8 +224,7 @@ impl Shard {
         let how = How { qos, retain: message.retain && target.retain_as_published, ids: &target.ids };
         let (packet, packet_id_at) = self.scratch.encode(message, link.version, &how, self.now.unix_s);
         if packet.len() > link.packet_bytes_max {
-            self.counts.dropped_too_large += 1;
-            return;
+            return self.counts.dropped(Dropped::TooLarge, &session.me);
         }
         if link.outbox.capacity() == 0
             && let Some(buffer) = self.spare_buffers.pop()
@@ -257,13 +233,13 @@ impl Shard {
         }
         if qos == QoS::AtMostOnce {
             if link.backlog_bytes() > limits::OUTBOX_QOS0_BYTES_MAX {
-                self.counts.dropped_slow += 1;
-                return;
+                return self.counts.dropped(Dropped::SlowClient, &session.me);
             }
             if !link.put_aliased(&outgoing(message, &how, 0, self.now.unix_s)) {
                 link.outbox.extend_from_slice(packet);
             }
             self.counts.sent(qos, message.payload.len());
+            session.traffic.messages_out += 1;
         } else {
             let Out::Window(window) = &mut session.out else { return };
             let (waiting, waiting_bytes) = window.waiting();
@@ -272,16 +248,20 @@ impl Shard {
                 if !link.put_aliased(&outgoing(message, &how, packet_id, self.now.unix_s)) {
                     append_with_id(&mut link.outbox, packet, packet_id_at, packet_id);
                 }
+                if let (Some(shared), QoS::AtLeastOnce) = (shared(group, message), qos) {
+                    window.keep(packet_id, shared);
+                }
                 self.counts.sent(qos, message.payload.len());
+                session.traffic.messages_out += 1;
             } else if waiting < self.config.max_queued_messages
                 && waiting_bytes + packet.len() <= self.config.max_queued_bytes
             {
                 let (packet, expires_s, payload_bytes) = (packet.into(), message.expires_s, message.payload.len());
                 let expiry_at = self.scratch.expiry_at;
-                window.wait(Waiting { packet, packet_id_at, payload_bytes, expiry_at, qos, expires_s });
+                let shared = shared(group, message);
+                window.wait(Waiting { packet, packet_id_at, payload_bytes, expiry_at, qos, expires_s, shared });
             } else {
-                self.counts.dropped_queue_full += 1;
-                return;
+                return self.counts.dropped(Dropped::QueueFull, &session.me);
             }
             session.me.set_open(window.is_open());
         }
@@ -292,10 +272,12 @@ impl Shard {
     pub(super) fn take_burst(&mut self, burst: &Burst) {
         for item in &burst.items {
             let message = burst.message(item);
-            self.scratch.form = None;
+            self.scratch.restart();
             match &item.to {
-                To::Set(set) => set.direct[self.index].iter().for_each(|target| self.deliver(target, &message)),
-                To::Picked(target) => self.deliver(target, &message),
+                To::Set(set) => {
+                    set.direct[self.index].iter().for_each(|target| self.deliver(target, None, &message));
+                }
+                To::Picked(picked) => self.deliver_picked(&picked.0, &picked.1, &message),
             }
         }
     }
@@ -307,7 +289,7 @@ impl Shard {
         picked: &[QueueTarget],
         message: &Message<'_>,
         from: Publisher<'_>,
-        (order, also): (Option<u64>, &[Change<'_>]),
+        (retained, also): (Option<RetainedChange>, &[Change<'_>]),
     ) -> Option<Ticket> {
         let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
         if message.qos > QoS::AtMostOnce {
@@ -316,15 +298,13 @@ impl Shard {
                     continue;
                 }
                 if target.session.queued() >= self.config.max_queued_messages {
-                    self.counts.dropped_queue_full += 1;
+                    self.counts.dropped(Dropped::QueueFull, &target.session);
                     continue;
                 }
-                let retain = message.retain && target.retain_as_published;
-                let tag = Tag::new(message.qos.min(target.qos), retain, target.id).0;
+                let tag = target.tag(message.qos, message.retain).0;
                 targets.push(Enqueued { queue: target.session.id, tag, expires_s: message.expires_s });
             }
         }
-        let retained = order.map(|order| (order, self.retained_value(message, from)));
         if set.log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() {
             return None;
         }
@@ -352,7 +332,7 @@ impl Shard {
                 message.encode_record(out, message.topic.as_bytes(), from.client_id, false, now.unix_s);
             });
         }
-        if let Some((order, value)) = &retained {
+        if let Some(RetainedChange { order, value }) = &retained {
             let topic = message.topic.as_bytes();
             let change = match value {
                 Some(value) => Change::Put(store::RETAINED, topic, value),
@@ -364,66 +344,6 @@ impl Shard {
         let ticket = operation.submit();
         self.schedule_turn();
         Some(ticket)
-    }
-
-    /// S5: before the subscriptions are looked at. The change's place in the order of all.
-    fn keep_retained(&self, message: &Message<'_>, from: Publisher<'_>) -> u64 {
-        match message.payload.is_empty() {
-            true => self.router.retained.remove(message.topic),
-            false => self.router.retained.set(retained(message, from)),
-        }
-    }
-
-    fn retained_value(&self, message: &Message<'_>, from: Publisher<'_>) -> Option<Vec<u8>> {
-        (!message.payload.is_empty()).then(|| store::encode_retained(&retained(message, from)))
-    }
-
-    /// Sends one retained message to a session that subscribed; through its queue at QoS 1 and 2 when it is
-    /// durable (S5).
-    pub(super) fn deliver_retained(&mut self, slot: u32, kept: &Retained, granted: QoS, id: Option<u32>) {
-        let message = Message {
-            topic: &kept.topic,
-            qos: kept.qos,
-            retain: true,
-            properties: &kept.properties,
-            expires_s: kept.expires_s,
-            payload: &kept.payload,
-            publisher: 0,
-        };
-        let Some(session) = self.sessions.get(slot as usize) else { return };
-        let me = session.me.clone();
-        if !self.router.may_receive(&me, &kept.topic) {
-            return;
-        }
-        let qos = kept.qos.min(granted);
-        if me.durable && qos > QoS::AtMostOnce {
-            if me.queued() >= self.config.max_queued_messages {
-                self.counts.dropped_queue_full += 1;
-                return;
-            }
-            // Counted before its commit: a filter may match more than a queue may hold.
-            me.set_queued(me.queued() + 1);
-            let tag = Tag::new(qos, true, id.unwrap_or(0)).0;
-            let target = Enqueued { queue: me.id, tag, expires_s: kept.expires_s };
-            let now = self.now;
-            let mut operation = self.lane.begin();
-            operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
-                message.encode_record(out, kept.topic.as_bytes(), &kept.client_id, false, now.unix_s);
-            });
-            operation.submit();
-            return self.schedule_turn();
-        }
-        let target = Target {
-            slot,
-            session: me.id,
-            qos: granted,
-            durable: me.durable,
-            whose: Whose::Anyones,
-            retain_as_published: true,
-            ids: id.into_iter().collect(),
-        };
-        self.scratch.form = None;
-        self.deliver(&target, &message);
     }
 
     /// Sends what may be sent now to a client whose window, outbox or queue changed.
@@ -439,10 +359,13 @@ impl Shard {
                 Out::Window(window) => {
                     let Some(next) = window.next_waiting() else { return session.me.set_open(window.is_open()) };
                     if crate::session::now_before(next.expires_s, self.now.unix_s) {
-                        self.counts.dropped_expired += 1;
+                        self.counts.dropped(Dropped::Expired, &session.me);
                         continue;
                     }
                     let packet_id = window.send(next.qos);
+                    if let (Some(shared), QoS::AtLeastOnce) = (next.shared, next.qos) {
+                        window.keep(packet_id, shared);
+                    }
                     let start = link.outbox.len();
                     append_with_id(&mut link.outbox, &next.packet, next.packet_id_at, packet_id);
                     if let Some(at) = next.expiry_at {
@@ -450,6 +373,7 @@ impl Shard {
                         link.outbox[start + at..start + at + 4].copy_from_slice(&left_s.to_be_bytes());
                     }
                     self.counts.sent(next.qos, next.payload_bytes);
+                    session.traffic.messages_out += 1;
                     link.wake();
                 }
                 Out::Queue(queue) => match queue.next(durable, self.now.unix_s) {
@@ -465,12 +389,10 @@ impl Shard {
                         queue.sent();
                         let ack = Ack { kind: AckKind::PubRel, packet_id, reason: ReasonCode::Success };
                         encode_ack(&mut link.outbox, link.version, ack, None);
+                        self.counts.packets_out += 1;
                         link.wake();
                     }
-                    Some(Next::Expired) => {
-                        self.counts.dropped_expired += 1;
-                        self.give_up(slot);
-                    }
+                    Some(Next::Expired) => self.give_up(slot, Dropped::Expired),
                     Some(Next::Publish { packet_id, entry, dup }) => {
                         if !self.send_from_log(slot, packet_id, &entry, dup) {
                             return;
@@ -482,8 +404,9 @@ impl Shard {
     }
 
     /// Drops the next entry of a queue, and says so in the journal.
-    fn give_up(&mut self, slot: u32) {
+    fn give_up(&mut self, slot: u32, why: Dropped) {
         let session = &mut self.sessions[slot as usize];
+        self.counts.dropped(why, &session.me);
         let Out::Queue(queue) = &mut session.out else { return };
         let sequence = queue.drop_next();
         session.me.set_queued(queue.len());
@@ -511,8 +434,7 @@ impl Shard {
             }
             Ok(Fetched::Gone) => {
                 tracing::error!(pointer = ?entry.pointer, "a queued message is not in the log any more");
-                self.counts.dropped_unreadable += 1;
-                self.give_up(slot);
+                self.give_up(slot, Dropped::Unreadable);
                 true
             }
             Err(error) => {
@@ -527,8 +449,7 @@ impl Shard {
     /// A queue's next message cannot be read: it is left out, and said so.
     pub(super) fn unreadable(&mut self, slot: u32, error: &ReadError) {
         tracing::error!(%error, "a queued message cannot be read");
-        self.counts.dropped_unreadable += 1;
-        self.give_up(slot);
+        self.give_up(slot, Dropped::Unreadable);
     }
 
     /// Sends the record of a queue's next entry, or drops it when the client does not take its size.
@@ -541,24 +462,21 @@ impl Shard {
         record: &batch::Record<'_>,
     ) {
         let Some(message) = Message::from_record(record, &mut self.record_scratch) else {
-            self.counts.dropped_unreadable += 1;
-            return self.give_up(slot);
+            return self.give_up(slot, Dropped::Unreadable);
         };
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
         // Its rights may have changed while it waited; what may have been sent before is not sent again either.
         if !self.router.may_receive(&session.me, message.topic) {
-            self.counts.dropped_rights += 1;
-            return self.give_up(slot);
+            return self.give_up(slot, Dropped::Rights);
         }
         let (Some(link), Out::Queue(queue)) = (session.link.as_mut(), &mut session.out) else { return };
         let tag = Tag(entry.tag);
-        let id = tag.id();
+        let id = tag.share().map_or(tag.id(), |key| session.subscriptions.shared_id(key));
         let how = How { qos: tag.qos(), retain: tag.retain(), ids: id.as_slice() };
         let message = Message { expires_s: entry.expires_s, ..message };
         let outgoing = OutgoingPublish { dup, ..outgoing(&message, &how, packet_id, self.now.unix_s) };
         if outgoing.encoded_length(link.version) > link.packet_bytes_max {
-            self.counts.dropped_too_large += 1;
-            return self.give_up(slot);
+            return self.give_up(slot, Dropped::TooLarge);
         }
         if !link.put_aliased(&outgoing) {
             outgoing.encode(&mut link.outbox, link.version);
@@ -566,6 +484,7 @@ impl Shard {
         queue.sent();
         session.me.set_open(queue.is_open());
         self.counts.sent(how.qos, message.payload.len());
+        session.traffic.messages_out += 1;
         link.wake();
     }
 }
@@ -601,15 +520,9 @@ impl Link {
     }
 }
 
-fn retained(message: &Message<'_>, from: Publisher<'_>) -> Retained {
-    Retained {
-        topic: message.topic.into(),
-        qos: message.qos,
-        properties: message.properties.into(),
-        payload: message.payload.into(),
-        expires_s: message.expires_s,
-        client_id: from.client_id.into(),
-    }
+/// What is kept of a message for others of its group.
+fn shared(group: Option<&Arc<SharedGroup>>, message: &Message<'_>) -> Option<Box<Shared>> {
+    group.map(|group| Box::new(Shared { group: group.clone(), message: message.into() }))
 }
 
 fn append_with_id(outbox: &mut Vec<u8>, packet: &[u8], packet_id_at: usize, packet_id: u16) {

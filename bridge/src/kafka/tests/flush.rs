@@ -3,7 +3,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -164,6 +167,50 @@ impl AsyncWrite for EndsAbruptly {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
+}
+
+/// Takes no answer: its client has closed its half that reads.
+struct HearsNothing(DuplexStream, Arc<AtomicBool>);
+
+impl AsyncRead for HearsNothing {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for HearsNothing {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        self.1.store(true, Ordering::Release);
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn what_a_client_asked_last_is_done_though_it_takes_no_answer() {
+    with_broker(async |broker| {
+        let told = Arc::new(AtomicBool::new(false));
+        let over = |stream| HearsNothing(stream, told.clone());
+        let mut peer = broker.connect_over(Some(Principal::Anonymous { token: 0 }), over);
+        for name in ["t", "u"] {
+            let wanted = CreatableTopic::default().with_name(TopicName(text(name))).with_num_partitions(1);
+            let make = CreateTopicsRequest::default().with_topics(vec![wanted.with_replication_factor(1)]);
+            peer.send(5, &make).await;
+            // The first is answered, in vain, before the second comes.
+            while !told.load(Ordering::Acquire) {
+                tokio::task::yield_now().await;
+            }
+        }
+        peer.hang_up().await.expect("it hung up between requests");
+        assert!(broker.bridge.topic("u").is_some());
+    });
 }
 
 #[test]

@@ -1,0 +1,157 @@
+//! Retained messages: kept when they are published, sent to who subscribes, removed when they expire (S5).
+
+use std::sync::Arc;
+
+use bridge::Target as Enqueued;
+use bridge::state::Change;
+
+use crate::codec::QoS;
+use crate::message::Message;
+use crate::router::retained::{Bounds, Full, Retained};
+use crate::router::{Target, Whose};
+use crate::session::Tag;
+use crate::stats::Dropped;
+use crate::store;
+
+use super::Shard;
+use super::publish::Publisher;
+
+/// What became of a topic's retained message, for the journal.
+pub(super) struct RetainedChange {
+    /// Its place in the order of all.
+    pub order: u64,
+    /// As stored; `None`: it is removed.
+    pub value: Option<Vec<u8>>,
+}
+
+impl Shard {
+    /// Keeps a retained message, before the subscriptions are looked at (S5). One that has no place is an error if its
+    /// publisher can be told; if not, it is delivered all the same, and its topic has no retained message.
+    pub(super) fn keep_retained(
+        &mut self,
+        message: &Message<'_>,
+        from: Publisher<'_>,
+        can_be_told: bool,
+    ) -> Result<Option<RetainedChange>, Full> {
+        let store = &self.router.retained;
+        if !message.retain {
+            return Ok(None);
+        }
+        if message.payload.is_empty() {
+            return Ok(Some(RetainedChange { order: store.remove(message.topic), value: None }));
+        }
+        let kept = Arc::new(retained(message, from));
+        let bounds = Bounds { messages: self.config.max_retained_messages, bytes: self.config.max_retained_bytes };
+        let set = match can_be_told {
+            true => store.set_within(bounds, kept.clone()).map_err(|full| (full, None)),
+            false => store.set_or_clear(bounds, kept.clone()),
+        };
+        match set {
+            Ok(order) => Ok(Some(RetainedChange { order, value: Some(store::encode_retained(&kept)) })),
+            Err((full, removed)) => {
+                self.note_full(full, message, from);
+                match can_be_told {
+                    true => Err(full),
+                    false => Ok(removed.map(|order| RetainedChange { order, value: None })),
+                }
+            }
+        }
+    }
+
+    /// Counts a message that was not retained, and says so from time to time.
+    fn note_full(&mut self, full: Full, message: &Message<'_>, from: Publisher<'_>) {
+        let setting = match full {
+            Full::Messages => {
+                self.counts.not_retained_messages += 1;
+                "mqtt.max_retained_messages"
+            }
+            Full::Bytes => {
+                self.counts.not_retained_bytes += 1;
+                "mqtt.max_retained_bytes"
+            }
+        };
+        if self.router.may_warn_of_retained(self.now.up_ms) {
+            let (client, topic) = (from.client_id, crate::listener::shortened(message.topic));
+            let (messages, bytes) = self.router.retained.size();
+            tracing::warn!(
+                client,
+                topic,
+                messages,
+                bytes,
+                "not retained, and others will not be either: {setting} is reached; further ones are counted"
+            );
+        }
+    }
+
+    /// Sends one retained message to a session that subscribed; through its queue at QoS 1 and 2 when it is
+    /// durable (S5).
+    pub(super) fn deliver_retained(&mut self, slot: u32, kept: &Retained, granted: QoS, id: Option<u32>) {
+        let message = Message {
+            topic: &kept.topic,
+            qos: kept.qos,
+            retain: true,
+            properties: &kept.properties,
+            expires_s: kept.expires_s,
+            payload: &kept.payload,
+            publisher: 0,
+        };
+        let Some(session) = self.sessions.get(slot as usize) else { return };
+        let me = session.me.clone();
+        if !self.router.may_receive(&me, &kept.topic) {
+            return;
+        }
+        let qos = kept.qos.min(granted);
+        if me.durable && qos > QoS::AtMostOnce {
+            if me.queued() >= self.config.max_queued_messages {
+                return self.counts.dropped(Dropped::QueueFull, &me);
+            }
+            // Counted before its commit: a filter may match more than a queue may hold.
+            me.set_queued(me.queued() + 1);
+            let tag = Tag::new(qos, true, id.unwrap_or(0)).0;
+            let target = Enqueued { queue: me.id, tag, expires_s: kept.expires_s };
+            let now = self.now;
+            let mut operation = self.lane.begin();
+            operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
+                message.encode_record(out, kept.topic.as_bytes(), &kept.client_id, false, now.unix_s);
+            });
+            operation.submit();
+            return self.schedule_turn();
+        }
+        let target = Target {
+            slot,
+            session: me.id,
+            qos: granted,
+            durable: me.durable,
+            whose: Whose::Anyones,
+            retain_as_published: true,
+            ids: id.into_iter().collect(),
+        };
+        self.scratch.restart();
+        self.deliver(&target, None, &message);
+    }
+
+    /// Once a second, on one shard for all: what has expired goes.
+    pub(super) fn expire_retained(&mut self) {
+        let expired = self.router.retained.expire(self.now.unix_s);
+        if expired.is_empty() {
+            return;
+        }
+        self.counts.retained_expired += expired.len() as u64;
+        let mut operation = self.lane.begin();
+        for (message, order) in &expired {
+            operation.change_in_order(*order, Change::Delete(store::RETAINED, message.topic.as_bytes()));
+        }
+        operation.submit();
+    }
+}
+
+fn retained(message: &Message<'_>, from: Publisher<'_>) -> Retained {
+    Retained {
+        topic: message.topic.into(),
+        qos: message.qos,
+        properties: message.properties.into(),
+        payload: message.payload.into(),
+        expires_s: message.expires_s,
+        client_id: from.client_id.into(),
+    }
+}

@@ -1,0 +1,214 @@
+//! Shared subscriptions: a message goes to one member, and to another when that one's session ends before it was
+//! acknowledged (S7). QoS 2 that was sent stays with who has it [MQTT-4.8.2-5].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bridge::state::{Entry, Pointer};
+use bridge::{Fetched, ReadError, Target as Enqueued};
+use smallvec::SmallVec;
+
+use crate::codec::QoS;
+use crate::codec::topic::split_share;
+use crate::message::Message;
+use crate::router::trie::{SharedGroup, Subscriber};
+use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
+use crate::session::subscriptions::Subscriptions;
+use crate::session::window::Shared;
+use crate::session::{Out, Session, Tag, now_before};
+use crate::stats::Dropped;
+
+use super::Shard;
+use super::publish::To;
+
+/// Messages in the log that were a session's and go to members that keep no queue.
+#[derive(Default)]
+pub struct Orphans {
+    waiting: VecDeque<Orphan>,
+    /// The first waits for the disk.
+    reading: bool,
+}
+
+struct Orphan {
+    entry: Entry,
+    group: Arc<SharedGroup>,
+}
+
+impl Shard {
+    /// Gives one member of each shared group its copy; those that go through a queue are returned.
+    pub(super) fn deliver_shared(&mut self, set: &MatchSet, message: &Message<'_>) -> SmallVec<[QueueTarget; 2]> {
+        let mut queued = SmallVec::new();
+        for group in &set.shared {
+            let Some(member) = self.pick(group, message.topic) else { continue };
+            if through_queue(&member, message.qos) {
+                queued.push(picked_queue(&member, group.key));
+            } else {
+                self.send_to(&member, group, message);
+            }
+        }
+        queued
+    }
+
+    fn pick(&self, group: &SharedGroup, topic: &str) -> Option<Subscriber> {
+        group.pick(|session| self.router.may_receive(session, topic))
+    }
+
+    /// Sends a message to a member, not through a queue.
+    fn send_to(&mut self, member: &Subscriber, group: &Arc<SharedGroup>, message: &Message<'_>) {
+        let target = picked(member);
+        if member.session.shard == self.index {
+            self.deliver_picked(&target, group, message);
+        } else {
+            self.bursts[member.session.shard].push(To::Picked(Box::new((target, group.clone()))), message);
+            self.schedule_turn();
+        }
+    }
+
+    /// The same on the member's own shard. It may have gone since it was picked: then the next one gets it.
+    pub(super) fn deliver_picked(&mut self, target: &Target, group: &Arc<SharedGroup>, message: &Message<'_>) {
+        let is_there = self.sessions.get(target.slot as usize).is_some_and(|session| {
+            session.me.id == target.session && session.link.as_ref().is_some_and(|link| link.closing.is_none())
+        });
+        if is_there || message.qos.min(target.qos) == QoS::AtMostOnce {
+            self.deliver(target, Some(group), message);
+        } else {
+            self.hand_over(group, message, Some(target.session));
+        }
+    }
+
+    /// Finds a member for a message that is another's no longer. `gone` has had it and is not asked again.
+    fn hand_over(&mut self, group: &Arc<SharedGroup>, message: &Message<'_>, gone: Option<u64>) {
+        let router = &self.router;
+        let member = group.pick(|one| Some(one.id) != gone && router.may_receive(one, message.topic));
+        let Some(member) = member else {
+            self.counts.dropped_session_ended += 1;
+            return;
+        };
+        if !through_queue(&member, message.qos) {
+            return self.send_to(&member, group, message);
+        }
+        let Some(target) = self.queue_target(&member, group.key, message.qos, message.expires_s) else { return };
+        let now = self.now;
+        let mut operation = self.lane.begin();
+        operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
+            message.encode_record(out, message.topic.as_bytes(), "", false, now.unix_s);
+        });
+        operation.submit();
+        self.schedule_turn();
+    }
+
+    /// A place in a member's queue; none when it is full.
+    fn queue_target(&mut self, member: &Subscriber, key: u32, qos: QoS, expires_s: u32) -> Option<Enqueued> {
+        if member.session.queued() >= self.config.max_queued_messages {
+            self.counts.dropped(Dropped::QueueFull, &member.session);
+            return None;
+        }
+        // Counted before its commit: there may be many.
+        member.session.set_queued(member.session.queued() + 1);
+        let tag = Tag::shared(qos.min(member.qos), false, key).0;
+        Some(Enqueued { queue: member.session.id, tag, expires_s })
+    }
+
+    /// What a session that ends for good has not got finds other members, as far as it came by shared subscriptions;
+    /// its own are out of the router already. Pointers are returned, to move in the frame that closes its queue.
+    pub(super) fn leave_to_others(&mut self, session: &mut Session) -> Vec<(Pointer, Enqueued)> {
+        let gone = session.me.id;
+        let mut moves = Vec::new();
+        match &mut session.out {
+            Out::Window(window) => {
+                let (alone, shared) = window.leftovers();
+                self.counts.dropped_session_ended += alone as u64;
+                for Shared { group, message } in shared {
+                    self.hand_over(&group, &message.borrow(), Some(gone));
+                }
+            }
+            Out::Queue(queue) => {
+                for (entry, was_sent) in queue.leftovers() {
+                    match self.group_of(&session.subscriptions, &entry, was_sent) {
+                        Some(group) => moves.extend(self.adopt(entry, group)),
+                        None => self.counts.dropped_session_ended += u64::from(!was_sent),
+                    }
+                }
+            }
+        }
+        moves
+    }
+
+    /// Whose an entry becomes when its session ends.
+    fn group_of(&self, subscriptions: &Subscriptions, entry: &Entry, was_sent: bool) -> Option<Arc<SharedGroup>> {
+        let tag = Tag(entry.tag);
+        let key = tag.share().filter(|_| !was_sent || tag.qos() == QoS::AtLeastOnce)?;
+        let (name, filter) = split_share(subscriptions.shared_filter(key)?)?;
+        self.router.group(filter, name)
+    }
+
+    /// Finds a member for an entry: one that keeps a queue gets the pointer that is returned; for another the message
+    /// is read. Rights are looked at when it is sent.
+    fn adopt(&mut self, entry: Entry, group: Arc<SharedGroup>) -> Option<(Pointer, Enqueued)> {
+        let Some(member) = group.pick(|_| true) else {
+            self.counts.dropped_session_ended += 1;
+            return None;
+        };
+        let qos = Tag(entry.tag).qos();
+        if through_queue(&member, qos) {
+            return Some((entry.pointer, self.queue_target(&member, group.key, qos, entry.expires_s)?));
+        }
+        self.orphans.waiting.push_back(Orphan { entry, group });
+        self.schedule_turn();
+        None
+    }
+
+    /// Hands over messages that had to be read, as far as that takes no waiting for the disk.
+    pub(super) fn place_orphans(&mut self, shared: &super::Shared) {
+        while !self.orphans.reading
+            && let Some(orphan) = self.orphans.waiting.pop_front()
+        {
+            // The reader leaves the shard while a record borrowed from it is sent.
+            let mut reader = std::mem::replace(&mut self.reader, self.bridge.reader());
+            let mut scratch = std::mem::take(&mut self.record_scratch);
+            let Orphan { entry, group } = &orphan;
+            match reader.get(&entry.pointer) {
+                Ok(Fetched::Record(record)) => match Message::from_record(&record, &mut scratch) {
+                    _ if now_before(entry.expires_s, self.now.unix_s) => self.counts.dropped_expired += 1,
+                    Some(message) => {
+                        let (qos, retain, expires_s) = (Tag(entry.tag).qos(), false, entry.expires_s);
+                        self.hand_over(group, &Message { qos, retain, expires_s, ..message }, None);
+                    }
+                    None => self.counts.dropped_unreadable += 1,
+                },
+                Ok(Fetched::Cold) => {
+                    self.orphans.reading = true;
+                    let (fetch, shared, pointer) = (reader.fetch(&entry.pointer), shared.clone(), entry.pointer);
+                    self.orphans.waiting.push_front(orphan);
+                    tokio::task::spawn_local(async move {
+                        let fetched = fetch.await;
+                        let mut shard = shared.borrow_mut();
+                        shard.orphans.reading = false;
+                        match fetched {
+                            Ok(chunk) => shard.reader.install(&pointer, chunk),
+                            Err(ReadError::Stopping) => return,
+                            Err(error) => {
+                                shard.unreadable_orphan(&error);
+                                shard.orphans.waiting.pop_front();
+                            }
+                        }
+                        shard.schedule_turn();
+                    });
+                }
+                Ok(Fetched::Gone) => self.counts.dropped_unreadable += 1,
+                Err(error) => self.unreadable_orphan(&error),
+            }
+            (self.reader, self.record_scratch) = (reader, scratch);
+        }
+    }
+
+    fn unreadable_orphan(&mut self, error: &ReadError) {
+        tracing::error!(%error, "a message that was to go to another member cannot be read");
+        self.counts.dropped_unreadable += 1;
+    }
+}
+
+/// Whether a member gets a message of this QoS through its queue.
+fn through_queue(member: &Subscriber, qos: QoS) -> bool {
+    member.session.durable && qos.min(member.qos) > QoS::AtMostOnce
+}
