@@ -175,6 +175,16 @@ fn only_those_that_are_trusted_may_speak_for_others() {
     let said = broker.reload();
     assert!(!said.contains("restart"), "{said}");
     accepted(Client::over(through(at, &v2()), &Connect::v5("a")));
+    // Without proxies clients come by themselves, and a header is no CONNECT.
+    broker.write_config(&config("").replace("proxy_protocol = true", "proxy_protocol = false"));
+    assert!(!broker.reload().contains("restart"));
+    accepted(Client::connect(at, &Connect::v5("a")));
+    for header in [v2(), b"PROXY UNKNOWN\r\n".to_vec()] {
+        let mut stream = through(at, &header);
+        assert_eq!(read_to_close(&mut stream), b"");
+        let own = stream.local_addr().expect("connected").to_string();
+        broker.log_line(&["a PROXY header where MQTT is spoken", &own]);
+    }
 }
 
 #[test]

@@ -368,6 +368,10 @@ fn not_mqtt(input: &[u8], otherwise: &str) -> String {
         [b'G', b'E', b'T', b' ', ..] => {
             "HTTP where MQTT is spoken: WebSocket clients want the port of mqtt.ws".to_owned()
         }
+        [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
+            "a PROXY header where MQTT is spoken: proxies want a [[mqtt.listener]] with proxy_protocol = true"
+                .to_owned()
+        }
         _ => otherwise.to_owned(),
     }
 }
