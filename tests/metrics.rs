@@ -109,6 +109,7 @@ fn messages_sessions_and_queues_are_counted() {
     let (received, sent) = (name("received_messages_total"), name("sent_messages_total"));
     let (received_bytes, sent_bytes) = (name("received_payload_bytes_total"), name("sent_payload_bytes_total"));
     let (refused, dropped) = (name("refused_connections_total"), name("dropped_messages_total"));
+    let closed = name("closed_connections_total");
     let (sessions, queued) = (name("sessions"), name("queued_messages"));
     let scrape = expect(
         &broker,
@@ -135,6 +136,9 @@ fn messages_sessions_and_queues_are_counted() {
             (&dropped, &[("reason", "unreadable")], 0.0),
             ("millstream_mqtt_connections", &[], 5.0),
             ("millstream_mqtt_connects_total", &[], 8.0),
+            (&closed, &[("reason", "client")], 2.0),
+            (&closed, &[("reason", "protocol_error")], 1.0),
+            (&closed, &[("reason", "keep_alive")], 0.0),
             (&refused, &[("reason", "no_connect")], 1.0),
             (&refused, &[("reason", "version")], 1.0),
             (&refused, &[("reason", "timeout")], 0.0),

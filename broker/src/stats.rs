@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::codec::{QoS, ReasonCode};
 use crate::router::SessionRef;
-use crate::session::{Out, Session};
+use crate::session::{Close, Out, Session};
 
 macro_rules! counts {
     (sum { $($(#[$doc:meta])* $name:ident),* $(,)? } max { $($(#[$max_doc:meta])* $max:ident),* $(,)? }) => {
@@ -41,6 +41,16 @@ counts! {
         connects,
         /// Connections closed for a fault of the client's.
         faults,
+        /// Connections that ended with a DISCONNECT of the client's.
+        closed_by_client,
+        /// Connections that were lost.
+        closed_lost,
+        /// Connections closed: silent for longer than their keep alive.
+        closed_keep_alive,
+        /// Connections closed: another one came with their client id.
+        closed_taken_over,
+        /// Connections closed for other reasons of the server's.
+        closed_by_server,
         /// Refused: there are too many others.
         refused_busy,
         /// Refused: more came a second than may, and most of them from its address.
@@ -187,6 +197,18 @@ impl Counts {
         };
         *messages += 1;
         *bytes += payload_bytes as u64;
+    }
+
+    /// A connection ended, for this reason.
+    pub fn closed(&mut self, why: &Close) {
+        *match why {
+            Close::ByClient { .. } => &mut self.closed_by_client,
+            Close::Lost(_) => &mut self.closed_lost,
+            Close::Fault(..) => &mut self.faults,
+            Close::ByServer(ReasonCode::KeepAliveTimeout, _) => &mut self.closed_keep_alive,
+            Close::ByServer(ReasonCode::SessionTakenOver, _) => &mut self.closed_taken_over,
+            Close::ByServer(..) => &mut self.closed_by_server,
+        } += 1;
     }
 
     /// A connection was refused, with this reason if its client could be told one.

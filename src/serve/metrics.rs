@@ -73,6 +73,17 @@ fn mqtt_connections(sink: &mut MetricSink, counts: &Counts) {
     }
     let help = "Connections accepted later than they came: mqtt.max_connection_rate.";
     sink.counter("millstream_mqtt_delayed_connections_total", help, &[], counts.delayed);
+    for (reason, value) in [
+        ("client", counts.closed_by_client),
+        ("lost", counts.closed_lost),
+        ("keep_alive", counts.closed_keep_alive),
+        ("taken_over", counts.closed_taken_over),
+        ("protocol_error", counts.faults),
+        ("server", counts.closed_by_server),
+    ] {
+        let help = "Connections that ended after their CONNECT was accepted.";
+        sink.counter("millstream_mqtt_closed_connections_total", help, &[("reason", reason)], value);
+    }
     let help = "Connections closed because their client broke the protocol.";
     sink.counter("millstream_mqtt_protocol_errors_total", help, &[], counts.faults);
     let help = "Packets of all kinds received from MQTT clients that were let in.";

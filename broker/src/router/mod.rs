@@ -400,6 +400,14 @@ pub fn picked_queue(member: &Subscriber, key: u32) -> QueueTarget {
     }
 }
 
+/// Gives back the room of what was removed: a table keeps it otherwise, for as long as its branch stands. Called after
+/// each removal, does something when another half is gone. (What stood where is not free again in `capacity`.)
+fn shrink<V>(children: &mut HashMap<Box<str>, V>) {
+    if children.len().is_power_of_two() {
+        children.shrink_to(2 * children.len());
+    }
+}
+
 fn split(filter: &str) -> (Option<&str>, &str) {
     match crate::codec::topic::split_share(filter) {
         Some((group, filter)) => (Some(group), filter),

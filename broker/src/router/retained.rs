@@ -314,6 +314,8 @@ impl Node {
             if children.is_empty() {
                 self.children = None;
                 pruned_bytes += limits::RETAINED_BRANCH_BYTES;
+            } else {
+                super::shrink(children);
             }
         }
         Some((removed, pruned_bytes))

@@ -195,8 +195,10 @@ pub struct Link {
     pub closing: Option<Close>,
     /// 0 off.
     pub keep_alive_s: u16,
-    /// When it last said anything, in milliseconds of the process.
+    /// When it last said a whole packet, or got on with a large one, in milliseconds of the process.
     pub heard_ms: u64,
+    /// Bytes of an unfinished packet that had come by then.
+    pub begun_bytes: usize,
     /// The largest packet it takes.
     pub packet_bytes_max: usize,
     /// Acknowledgements that wait for their commit.

@@ -152,6 +152,7 @@ impl Shard {
             closing: None,
             keep_alive_s,
             heard_ms,
+            begun_bytes: 0,
             packet_bytes_max,
             held: 0,
             unanswered: 0,
@@ -280,6 +281,9 @@ impl Shard {
         // Its task finds that the session is another link's: it writes this farewell and ends.
         link.close(Close::ByServer(ReasonCode::SessionTakenOver, "taken over by a new connection"));
         self.counts.packets_out += u64::from(link.version == Version::V5);
+        if let Some(why) = &link.closing {
+            self.counts.closed(why);
+        }
         self.farewells.insert(link.id, link.farewell());
         let session = &mut self.sessions[slot as usize];
         session.me.set_connected(false);
@@ -309,12 +313,10 @@ impl Shard {
         let delay_s = session.will.as_ref().map(|will| will.delay_s.min(expiry_s));
         session.ends_at_ms = (expiry_s != NEVER).then(|| now_ms + milliseconds(expiry_s));
         session.will_at_ms = delay_s.map(|delay_s| now_ms + milliseconds(delay_s));
-        if matches!(why, Close::Fault(..)) {
-            self.counts.faults += 1;
-        }
         if link.version == Version::V5 && matches!(why, Close::Fault(..) | Close::ByServer(..)) {
             self.counts.packets_out += 1;
         }
+        self.counts.closed(why);
         self.counts.connected -= 1;
         if delay_s == Some(0) {
             self.publish_will(slot);

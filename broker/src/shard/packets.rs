@@ -63,10 +63,17 @@ impl Shard {
                 return Consumed { bytes: input.len(), stalled: true };
             }
         }
+        let now_ms = self.now.up_ms;
         if let Some(session) = self.sessions.get_mut(slot as usize)
             && let Some(link) = session.link.as_mut()
         {
-            link.heard_ms = self.now.up_ms;
+            let begun = input.len() - consumed.bytes;
+            // A packet counts when it is whole, or a client could keep us with a byte a minute [MQTT-3.1.2-22]; a large
+            // one may take its time, if it gets on.
+            if consumed.bytes > 0 || consumed.stalled || begun >= link.begun_bytes + limits::PROGRESS_BYTES_MIN {
+                link.heard_ms = now_ms;
+                link.begun_bytes = begun;
+            }
             session.traffic.bytes_in += consumed.bytes as u64;
         }
         consumed
