@@ -192,7 +192,7 @@ async fn shake_hands(
         let Ok(introduced) = timeout_at(end, introduced(shared, &mut socket, origin, &config, door)).await else {
             shared.borrow_mut().counts.refused_timeout += 1;
             let timeout_s = config.connect_timeout.as_secs();
-            tracing::info!(peer = &*peer, listener = door.name(), "refused: no PROXY header within {timeout_s} s");
+            door.refuses(false, &format!("no PROXY header within {timeout_s} s"), &peer);
             return None;
         };
         origin = introduced?;
@@ -200,17 +200,16 @@ async fn shake_hands(
     // Whoever comes by a proxy may be anywhere.
     let loopback = door.loopback && !is_proxied;
     let peer = origin.peer;
-    let refused = |why: &str| tracing::info!(peer = &*peer, listener = door.name(), "refused: {why}");
     let late = || {
         shared.borrow_mut().counts.refused_timeout += 1;
-        refused(&format!("no CONNECT within {} s", config.connect_timeout.as_secs()));
+        door.refuses(false, &format!("no CONNECT within {} s", config.connect_timeout.as_secs()), &peer);
     };
     let opened = timeout_at(end, open(door, socket, &config)).await;
     let (mut transport, certified) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(why)) => {
             shared.borrow_mut().counts.refused_handshake += 1;
-            refused(&why);
+            door.refuses(false, &why, &peer);
             return None;
         }
         Err(_) => {
@@ -235,7 +234,7 @@ async fn shake_hands(
         }
         Err(Refused { answer, why }) => {
             shared.borrow_mut().counts.refused(answer.map(|(_, reason)| reason));
-            refused(&why);
+            door.refuses(answer.is_some(), &why, &peer);
             if let Some((version, reason)) = answer {
                 connection::refuse(&mut transport, version, reason).await;
             }
@@ -252,14 +251,11 @@ async fn introduced(
     config: &ListenerConfig,
     door: &Door,
 ) -> Option<Origin> {
-    let refused = |why: &str| {
-        shared.borrow_mut().counts.refused_proxy += 1;
-        tracing::info!(peer = &*origin.peer, listener = door.name(), "refused: {why}");
-    };
     let header = match socket.read_proxy_header().await {
         Ok(header) => header,
         Err(why) => {
-            refused(&why);
+            shared.borrow_mut().counts.refused_proxy += 1;
+            door.refuses(false, &why, &origin.peer);
             return None;
         }
     };
@@ -371,6 +367,10 @@ fn not_mqtt(input: &[u8], otherwise: &str) -> String {
         [TLS_HANDSHAKE, ..] => "TLS where plain MQTT is spoken: the client wants the port of mqtt.tls".to_owned(),
         [b'G', b'E', b'T', b' ', ..] => {
             "HTTP where MQTT is spoken: WebSocket clients want the port of mqtt.ws".to_owned()
+        }
+        [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
+            "a PROXY header where MQTT is spoken: proxies want a [[mqtt.listener]] with proxy_protocol = true"
+                .to_owned()
         }
         _ => otherwise.to_owned(),
     }
