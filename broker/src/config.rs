@@ -14,6 +14,10 @@ pub struct Config {
     pub max_queued_messages: usize,
     /// Bytes that wait for a connected client whose session ends with its connection.
     pub max_queued_bytes: usize,
+    /// A full queue drops what is in it longest, not what comes.
+    pub drops_oldest: bool,
+    /// Bytes that wait for clients in memory, all together; above it they are dropped.
+    pub max_buffered_bytes: u64,
     /// Clients connected at once, by all listeners; 0: as many as there are open files.
     pub max_connections: u64,
     /// Between two tellings of `$SYS`; zero: it is not told.

@@ -23,6 +23,8 @@ const RELOADABLE: &[&str] = &[
     "mqtt.receive_maximum",
     "mqtt.max_queued_messages",
     "mqtt.max_queued_bytes",
+    "mqtt.queue_full",
+    "mqtt.max_buffered_bytes",
     "mqtt.connect_timeout_s",
     "mqtt.ws_path",
     "mqtt.max_connections",

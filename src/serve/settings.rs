@@ -28,6 +28,8 @@ pub fn broker(config: &Config) -> broker::Config {
         shards: config.shard_count().into(),
         max_queued_messages: mqtt.max_queued_messages as usize,
         max_queued_bytes: usize::try_from(mqtt.max_queued_bytes).unwrap_or(usize::MAX),
+        drops_oldest: mqtt.drops_oldest,
+        max_buffered_bytes: mqtt.max_buffered_bytes,
         max_connections: mqtt.max_connections.into(),
         sys_interval: Duration::from_secs(mqtt.sys_interval_s.into()),
         certificates_name_users: config.tls.use_identity_as_username && config.tls.cafile.is_some(),

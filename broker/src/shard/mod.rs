@@ -7,6 +7,7 @@
 //! - `shared`: shared subscriptions
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `rates`: clients that are too fast are not read for a while
+//! - `shed`: what gives way when there is too much
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
@@ -18,6 +19,7 @@ mod publish;
 mod rates;
 mod retained;
 mod shared;
+mod shed;
 mod sys;
 
 use std::cell::RefCell;
@@ -45,6 +47,7 @@ pub use mailbox::{Job, Mail, Mailbox};
 pub use packets::{Consumed, refuse_topic};
 use publish::{Burst, Scratch};
 use shared::Orphans;
+use shed::Room;
 
 /// What was promised to a client and waits for its commit (J6).
 struct Held {
@@ -82,6 +85,7 @@ pub struct Shard {
     held: VecDeque<Held>,
     stalled: Vec<(u32, u64)>,
     orphans: Orphans,
+    room: Room,
     /// Sessions that have used every packet identifier and wait for a commit, by slot.
     out_of_identifiers: Vec<u32>,
     /// Last bytes for links that were taken over, by link.
@@ -158,6 +162,7 @@ impl Shard {
             held: VecDeque::new(),
             stalled: Vec::new(),
             orphans: Orphans::default(),
+            room: Room::default(),
             out_of_identifiers: Vec::new(),
             farewells: HashMap::default(),
             cache: HashMap::default(),
@@ -268,6 +273,7 @@ impl Shard {
 
     /// Takes in what became durable for queues of this shard.
     fn take_deliveries(&mut self) {
+        let mut full = Vec::new();
         for delivery in self.lane.take_deliveries() {
             let Some(slot) = self.by_queue.get(&delivery.queue).copied() else {
                 self.counts.dropped_session_ended += 1;
@@ -277,8 +283,12 @@ impl Shard {
             let Out::Queue(queue) = &mut session.out else { continue };
             queue.push(delivery.sequence, delivery.entry);
             session.me.set_queued(queue.len());
-            let ready =
-                session.link.as_ref().is_some_and(|link| link.ready && link.closing.is_none() && link.has_room());
+            if self.config.drops_oldest && queue.len() > self.config.max_queued_messages {
+                full.push(slot);
+            }
+            let room = self.room.outbox_bytes_max;
+            let takes = |link: &Link| link.ready && link.closing.is_none() && link.has_room(room);
+            let ready = session.link.as_ref().is_some_and(takes);
             if !ready || session.cold {
                 continue;
             }
@@ -294,6 +304,10 @@ impl Shard {
                 Some(_) => self.pump(slot),
                 None => {}
             }
+        }
+        if !full.is_empty() {
+            full.dedup();
+            self.drop_oldest(&full);
         }
     }
 
