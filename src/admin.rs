@@ -1,9 +1,16 @@
-//! The admin listener: `GET /live`, `GET /ready`, `GET /metrics`.
+//! The admin listener: `GET /live`, `GET /ready`, `GET /metrics`, for whoever reaches it, and for fewer the [`api`].
+//!
+//! - [`api`]: sessions and retained messages; [`gate`]: who may ask for them; [`query`]: what of
+//! - [`metrics`]: Prometheus' text format
+//! - here: connections, health
 //!
 //! hyper is driven directly, not by `axum::serve`, which knows no timeouts: whoever connects gets
 //! one request, a bounded head and a few seconds.
 
+pub mod api;
+pub mod gate;
 pub mod metrics;
+mod query;
 
 use std::{sync::Arc, time::Duration};
 
@@ -89,8 +96,13 @@ impl AdminState {
 }
 
 /// Serves until `shutdown` completes; requests in progress get a second more.
-pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
-    let router = router(state);
+pub async fn serve(
+    listener: TcpListener,
+    state: Arc<AdminState>,
+    api: Option<api::Api>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let router = api.map(api::router).unwrap_or_default().merge(router(state));
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
@@ -155,7 +167,10 @@ async fn metrics_text(State(state): State<Arc<AdminState>>) -> impl IntoResponse
 }
 
 async fn not_found() -> (StatusCode, &'static str) {
-    (StatusCode::NOT_FOUND, "GET /live, /ready or /metrics\n")
+    (
+        StatusCode::NOT_FOUND,
+        "GET /live, /ready, /metrics, /clients, /clients/ID, /retained; DELETE /clients/ID, /retained\n",
+    )
 }
 
 #[cfg(test)]
@@ -181,7 +196,7 @@ mod tests {
         let state = Arc::new(AdminState::new());
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { drop(stopped.await) };
-        let task = tokio::spawn(serve(listener, state.clone(), shutdown));
+        let task = tokio::spawn(serve(listener, state.clone(), None, shutdown));
         Server { address, state, stop, task }
     }
 

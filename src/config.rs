@@ -6,6 +6,7 @@
 mod address;
 mod check;
 mod clients;
+mod listener;
 mod problem;
 mod reader;
 mod report;
@@ -22,8 +23,9 @@ use std::{
 
 use bridge::Durability;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, Endpoint};
 pub use clients::ClientSettings;
+pub use listener::{ListenerChange, ListenerConfig, Protocol, origins};
 pub use problem::Problems;
 pub use report::report;
 pub use sources::Flag;
@@ -39,6 +41,8 @@ const SHARDS_MAX: u16 = 64;
 const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
 /// The largest MQTT packet there is.
 const PACKET_BYTES_MAX: u32 = 268_435_460;
+/// More than one machine serves.
+const CONNECTIONS_MAX: u32 = 10_000_000;
 /// A day.
 const INTERVAL_S_MAX: u32 = 86_400;
 
@@ -86,6 +90,8 @@ pub struct Mqtt {
     pub wss: Address,
     /// What holds for each of them.
     pub listeners: ListenerSettings,
+    /// Further ones, each with settings of its own.
+    pub listener: Vec<ListenerConfig>,
     /// Messages queued for a session; beyond it new ones for it are dropped and counted.
     pub max_queued_messages: u32,
     /// Bytes of QoS 1 and 2 waiting for a client whose session ends with its connection; beyond it they are dropped
@@ -95,6 +101,10 @@ pub struct Mqtt {
     pub drops_oldest: bool,
     /// Bytes that wait for clients in memory, all together; above it they are dropped and counted.
     pub max_buffered_bytes: u64,
+    /// Retained messages; 0: no limit.
+    pub max_retained_messages: u32,
+    /// Memory they take; 0: no limit.
+    pub max_retained_bytes: u64,
     /// Clients connected at once; 0: no limit but that of open files.
     pub max_connections: u32,
     /// Between two tellings of `$SYS`; 0: it is not told.
@@ -106,6 +116,8 @@ pub struct Mqtt {
 pub struct ListenerSettings {
     /// The path of WebSocket clients; empty: any.
     pub ws_path: String,
+    /// Pages whose scripts may come by WebSocket, with commas between; empty: all.
+    pub ws_origins: String,
     /// Clients without credentials; `None`: on loopback listeners, as long as there is no password file.
     pub allow_anonymous: Option<bool>,
     /// Largest packet taken from a client, in bytes.
@@ -120,6 +132,14 @@ pub struct ListenerSettings {
     pub max_keepalive_s: u16,
     /// What else its clients are held to.
     pub clients: ClientSettings,
+    /// New connections of a listener per second; 0: any number.
+    pub max_connection_rate: u32,
+    /// Connections of one address to a listener; 0: any number.
+    pub max_connections_per_address: u32,
+    /// Connections of a listener whose CONNECT is not there yet.
+    pub max_handshakes: u32,
+    /// Of them, those of one address.
+    pub max_handshakes_per_address: u32,
 }
 
 /// Section `kafka`.
@@ -199,6 +219,8 @@ pub struct RuleConfig {
 pub struct Admin {
     /// HTTP listener.
     pub http: Address,
+    /// What who asks for more than health and metrics has to know.
+    pub token_file: Option<PathBuf>,
 }
 
 /// A configuration without faults, and where it is from.
@@ -211,7 +233,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Keys with another value than in `other`; rules excluded.
+    /// Keys with another value than in `other`; rules and listeners excluded.
     pub fn changed_since<'a>(&'a self, other: &'a Loaded) -> impl Iterator<Item = &'a str> {
         let pairs = self.entries.iter().filter(|entry| !entry.key.contains('['));
         pairs
@@ -251,8 +273,9 @@ pub fn load(
 fn schema() -> Schema {
     let nothing = Sources::default();
     let mut reader = Reader::new(&nothing);
-    Config::read(&mut reader);
+    let config = Config::read(&mut reader);
     RuleConfig::read(&mut reader, 0);
+    ListenerConfig::read(&mut reader, 0, &config.mqtt.listeners);
     Schema::new(reader.entries.into_iter().map(|entry| entry.key).collect())
 }
 
@@ -277,13 +300,18 @@ impl Config {
             mqtt: Mqtt::read(from),
             kafka: Kafka::read(from),
             bridge: Bridge::read(from),
-            admin: Admin { http: from.address("admin.http", Some(9180)) },
+            admin: Admin {
+                http: from.address("admin.http", Some(9180)),
+                token_file: path(&from.text("admin.token_file", "")),
+            },
         }
     }
 
     /// Whether any listener speaks TLS.
     pub fn serves_tls(&self) -> bool {
-        [&self.mqtt.tls, &self.mqtt.wss, &self.kafka.tls].iter().any(|address| address.host_port().is_some())
+        let short = [&self.mqtt.tls, &self.mqtt.wss, &self.kafka.tls];
+        short.iter().any(|address| address.host_port().is_some())
+            || self.mqtt.listener.iter().any(|listener| listener.protocol.is_tls())
     }
 
     /// Shards to run: as configured, or one per CPU this process may use.
@@ -298,19 +326,25 @@ impl Config {
 
 impl Mqtt {
     fn read(from: &mut Reader<'_>) -> Self {
-        Self {
+        let mut mqtt = Self {
             tcp: from.address("mqtt.tcp", Some(1883)),
             tls: from.address("mqtt.tls", None),
             ws: from.address("mqtt.ws", None),
             wss: from.address("mqtt.wss", None),
             listeners: ListenerSettings::read(from, "mqtt", None),
+            listener: Vec::new(),
             max_queued_messages: from.number("mqtt.max_queued_messages", 100_000, 1..=u32::MAX),
             max_queued_bytes: from.number("mqtt.max_queued_bytes", 67_108_864, 1024..=1 << 40),
             drops_oldest: from.choice("mqtt.queue_full", [("drop_newest", false), ("drop_oldest", true)]),
             max_buffered_bytes: from.number("mqtt.max_buffered_bytes", 268_435_456, 1_048_576..=1 << 40),
+            max_retained_messages: from.number("mqtt.max_retained_messages", 1_000_000, 0..=u32::MAX),
+            max_retained_bytes: from.number("mqtt.max_retained_bytes", 268_435_456, 0..=1 << 40),
             max_connections: from.number("mqtt.max_connections", 0, 0..=u32::MAX),
             sys_interval_s: from.number("mqtt.sys_interval_s", 10, 0..=INTERVAL_S_MAX),
-        }
+        };
+        let further = 0..from.list_len("mqtt.listener");
+        mqtt.listener = further.map(|at| ListenerConfig::read(from, at, &mqtt.listeners)).collect();
+        mqtt
     }
 }
 
@@ -321,6 +355,7 @@ impl ListenerSettings {
         let number = |own, pick: fn(&Self) -> u32| all.map_or(own, pick);
         let short = |own, pick: fn(&Self) -> u16| all.map_or(own, pick);
         let ws_path = all.map_or("", |all| &all.ws_path);
+        let ws_origins = all.map_or("", |all| &all.ws_origins);
         let anonymous = all.and_then(|all| all.allow_anonymous);
         Self {
             ws_path: from.checked_text(&key("ws_path"), ws_path, |path| {
@@ -329,6 +364,7 @@ impl ListenerSettings {
                     false => Err("must begin with /, or be empty".to_owned()),
                 }
             }),
+            ws_origins: from.checked_text(&key("ws_origins"), ws_origins, listener::check_origins),
             allow_anonymous: from.boolean_or_auto(&key("allow_anonymous"), anonymous),
             max_packet_size: from.number(
                 &key("max_packet_size"),
@@ -352,6 +388,26 @@ impl ListenerSettings {
             ),
             max_keepalive_s: from.number(&key("max_keepalive_s"), short(0, |all| all.max_keepalive_s), 0..=u16::MAX),
             clients: ClientSettings::read(from, section, all.map(|all| &all.clients)),
+            max_connection_rate: from.number(
+                &key("max_connection_rate"),
+                number(0, |all| all.max_connection_rate),
+                0..=CONNECTIONS_MAX,
+            ),
+            max_connections_per_address: from.number(
+                &key("max_connections_per_address"),
+                number(0, |all| all.max_connections_per_address),
+                0..=CONNECTIONS_MAX,
+            ),
+            max_handshakes: from.number(
+                &key("max_handshakes"),
+                number(10_000, |all| all.max_handshakes),
+                1..=CONNECTIONS_MAX,
+            ),
+            max_handshakes_per_address: from.number(
+                &key("max_handshakes_per_address"),
+                number(1_000, |all| all.max_handshakes_per_address),
+                1..=CONNECTIONS_MAX,
+            ),
         }
     }
 }

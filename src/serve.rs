@@ -1,7 +1,7 @@
 //! Runs the broker until it is told to stop: opens the log, starts the shards, binds the listeners, and at
 //! the end lets everything reach the disk.
 //!
-//! - `listeners`: sockets; `settings`: the configuration as each part takes it
+//! - `listeners`: sockets, `unix` among them; `settings`: the configuration as each part takes it
 //! - `kafka`: connections of Kafka clients; `access`: users, in the Kafka server's words
 //! - `reload`: SIGHUP; `metrics`: what is shown
 
@@ -11,6 +11,7 @@ mod listeners;
 mod metrics;
 mod reload;
 mod settings;
+mod unix;
 
 use std::error::Error;
 use std::io;
@@ -20,21 +21,24 @@ use std::time::{Duration, Instant};
 use bridge::Bridge;
 use broker::Broker;
 use broker::auth::Access;
+use broker::listener::socket::Listening;
 use broker::listener::tls::{Tls, TlsError};
 use broker::listener::{Carrier, Listener};
 use parking_lot::RwLock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpSocket;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
+use crate::admin::api::Api;
+use crate::admin::gate::{Gate, Token};
 use crate::admin::{self, AdminState, Readiness};
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Protocol};
 use crate::logs;
 
 use access::KafkaAccess;
-use listeners::{Listeners, said};
+use listeners::{Bound, Further, Listeners, said};
 use reload::{Running, Source};
 
 /// From SIGTERM to the end of the process.
@@ -62,9 +66,10 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
         signal(SignalKind::hangup())?
     };
     // Before anything is opened: a used port is the commonest reason not to start.
-    let sockets = listeners::bind(&config, &runtime)?;
+    let sockets = (listeners::bind(&config, &runtime)?, listeners::bind_further(&config, &runtime)?);
     let tls = open_tls(&config)?;
     let access = Arc::new(Access::open(&settings::auth_files(&config))?);
+    let admin_token = Arc::new(RwLock::new(Token::read(config.admin.token_file.as_deref())?));
     let bridge = Bridge::open(settings::bridge(&config))?;
     info!(data_dir = %config.data_dir.display(), "log opened: {}", bridge.summary());
     let rules = settings::rules(&config)?;
@@ -80,8 +85,16 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
         settings,
         shards: config.shard_count(),
     });
-    let running =
-        Running { source, at_start: loaded, bridge: bridge.clone(), broker: broker.clone(), access, tls, front };
+    let running = Running {
+        source,
+        at_start: loaded,
+        bridge: bridge.clone(),
+        broker: broker.clone(),
+        access,
+        tls,
+        front,
+        admin_token,
+    };
     let served = runtime.block_on(serve(&config, &running, sockets, hangup));
     let end = Instant::now() + STOP;
     broker.stop(Instant::now() + DRAIN);
@@ -96,6 +109,7 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
 pub fn check_files(config: &Config) -> Result<(), Box<dyn Error>> {
     open_tls(config)?;
     Access::open(&settings::auth_files(config))?;
+    Token::read(config.admin.token_file.as_deref())?;
     Ok(())
 }
 
@@ -108,11 +122,13 @@ fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, TlsError> {
 async fn serve(
     config: &Config,
     running: &Running,
-    sockets: Listeners<TcpSocket>,
+    (sockets, further): (Listeners<TcpSocket>, Vec<Further<Bound>>),
     hangup: Signal,
 ) -> Result<(), Box<dyn Error>> {
     let stop = stop_signal(running, hangup)?;
     let all = listeners::listen(sockets)?;
+    let further = listeners::listen_further(further)?;
+    let mqtt_further = listeners::said_further(&further);
     let (mqtt, mqtt_tls, mqtt_ws) = (said(&all.mqtt), said(&all.mqtt_tls), said(&all.mqtt_ws));
     let (mqtt_wss, kafka, kafka_tls) = (said(&all.mqtt_wss), said(&all.kafka), said(&all.kafka_tls));
     let admin_at = said(&all.admin);
@@ -123,22 +139,41 @@ async fn serve(
     let timers = front.server.clone();
     broker.run_on(0, Box::new(move || Box::pin(timers.run_timers())));
     let settings = settings::broker(config);
-    let listen = |name: &str, socket: Option<TcpListener>, carrier: Option<Carrier>| match (socket, carrier) {
-        (Some(socket), Some(carrier)) => {
-            // PROOF: `settings` has one of each name.
-            let config = settings.listener(name).expect("a listener's settings").clone();
-            broker.listen(Listener { config, socket: socket.into_std()?, carrier });
-            Ok::<(), io::Error>(())
-        }
-        _ => Ok(()),
+    let listen = |name: &str, socket: Listening, protocol: Protocol| {
+        let carrier = match protocol {
+            Protocol::Mqtt => Some(Carrier::Tcp),
+            Protocol::Mqtts => tls.clone().map(Carrier::Tls),
+            Protocol::Ws => Some(Carrier::Ws),
+            Protocol::Wss => tls.clone().map(Carrier::Wss),
+        };
+        // PROOF: `settings` has one of each name, and the check wants certificates where TLS is spoken.
+        let config = settings.listener(name).expect("a listener's settings").clone();
+        broker.listen(Listener { config, socket, carrier: carrier.expect("certificates") });
     };
-    listen("mqtt.tcp", all.mqtt, Some(Carrier::Tcp))?;
-    listen("mqtt.tls", all.mqtt_tls, tls.clone().map(Carrier::Tls))?;
-    listen("mqtt.ws", all.mqtt_ws, Some(Carrier::Ws))?;
-    listen("mqtt.wss", all.mqtt_wss, tls.clone().map(Carrier::Wss))?;
+    for (name, socket, protocol) in [
+        ("mqtt.tcp", all.mqtt, Protocol::Mqtt),
+        ("mqtt.tls", all.mqtt_tls, Protocol::Mqtts),
+        ("mqtt.ws", all.mqtt_ws, Protocol::Ws),
+        ("mqtt.wss", all.mqtt_wss, Protocol::Wss),
+    ] {
+        if let Some(socket) = socket {
+            listen(name, Listening::Tcp(socket.into_std()?), protocol);
+        }
+    }
+    // Removed when nobody is heard any more.
+    let mut socket_files = Vec::new();
+    for (Further { name, protocol, socket }, file) in further {
+        socket_files.extend(file);
+        listen(&name, socket, protocol);
+    }
     let admin = async {
         match all.admin {
-            Some(listener) => admin::serve(listener, state.clone(), std::future::pending()).await,
+            Some(listener) => {
+                let loopback = listener.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
+                let gate = Gate { token: running.admin_token.clone(), loopback };
+                let api = Api { broker: broker.clone(), gate };
+                admin::serve(listener, state.clone(), Some(api), std::future::pending()).await;
+            }
             None => std::future::pending().await,
         }
     };
@@ -148,7 +183,7 @@ async fn serve(
     }
     let off = || "off".to_owned();
     let (mqtt, kafka, admin_at) = (mqtt.unwrap_or_else(off), kafka.unwrap_or_else(off), admin_at.unwrap_or_else(off));
-    info!(mqtt, mqtt_tls, mqtt_ws, mqtt_wss, kafka, kafka_tls, admin = admin_at, "ready");
+    info!(mqtt, mqtt_tls, mqtt_ws, mqtt_wss, mqtt_further, kafka, kafka_tls, admin = admin_at, "ready");
     tokio::select! {
         () = stop => {
             info!("stopping");

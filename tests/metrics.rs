@@ -109,6 +109,7 @@ fn messages_sessions_and_queues_are_counted() {
     let (received, sent) = (name("received_messages_total"), name("sent_messages_total"));
     let (received_bytes, sent_bytes) = (name("received_payload_bytes_total"), name("sent_payload_bytes_total"));
     let (refused, dropped) = (name("refused_connections_total"), name("dropped_messages_total"));
+    let closed = name("closed_connections_total");
     let (sessions, queued) = (name("sessions"), name("queued_messages"));
     let scrape = expect(
         &broker,
@@ -135,6 +136,9 @@ fn messages_sessions_and_queues_are_counted() {
             (&dropped, &[("reason", "unreadable")], 0.0),
             ("millstream_mqtt_connections", &[], 5.0),
             ("millstream_mqtt_connects_total", &[], 8.0),
+            (&closed, &[("reason", "client")], 2.0),
+            (&closed, &[("reason", "protocol_error")], 1.0),
+            (&closed, &[("reason", "keep_alive")], 0.0),
             (&refused, &[("reason", "no_connect")], 1.0),
             (&refused, &[("reason", "version")], 1.0),
             (&refused, &[("reason", "timeout")], 0.0),
@@ -151,7 +155,11 @@ fn messages_sessions_and_queues_are_counted() {
             ("millstream_mqtt_inflight_messages", &[], 2.0),
             ("millstream_mqtt_outbox_bytes", &[], 0.0),
             ("millstream_mqtt_retained_messages", &[], 1.0),
-            ("millstream_mqtt_retained_bytes", &[], 9.0),
+            // Topic, payload and client id, what each message takes, two levels of the topic and what is above each.
+            ("millstream_mqtt_retained_bytes", &[], 9.0 + 9.0 + 176.0 + 2.0 * 80.0 + 2.0 * 192.0),
+            ("millstream_mqtt_not_retained_messages_total", &[("reason", "messages")], 0.0),
+            ("millstream_mqtt_not_retained_messages_total", &[("reason", "bytes")], 0.0),
+            ("millstream_mqtt_refused_messages_total", &[("reason", "retained")], 0.0),
             ("millstream_mqtt_retained_expired_messages_total", &[], 1.0),
             ("millstream_log_end_offset", &[("topic", "sensors"), ("partition", "0")], 5.0),
             // What queues need: the dropped ones are not there.
@@ -184,6 +192,49 @@ fn messages_sessions_and_queues_are_counted() {
             (&sessions, &[("durable", "true"), ("connected", "true")], 1.0),
             (&sessions, &[("durable", "true"), ("connected", "false")], 0.0),
             (&sessions, &[("durable", "false"), ("connected", "true")], 4.0),
+        ],
+    );
+}
+
+#[test]
+fn packets_of_all_kinds_are_counted() {
+    let broker = Broker::with_config(CONFIG);
+    let mut sessions = 0.0;
+    for connect in [Connect::v5("passing"), Connect::v5("durable").durable()] {
+        let mut client = broker.connect(connect);
+        client.subscribe("t", 2);
+        // In: PUBLISH, PUBACK. Out: PUBACK, PUBLISH.
+        client.publish(Publish::new("t", "1").qos(1));
+        assert_eq!(client.take().qos, 1);
+        // In: PUBLISH, PUBREL, PUBREC, PUBCOMP. Out: PUBREC, PUBCOMP, PUBLISH, PUBREL.
+        client.publish(Publish::new("t", "2").qos(2));
+        assert_eq!(client.take().qos, 2);
+        client.ping();
+        client.unsubscribe("t");
+        // Which is no packet; the answer is a DISCONNECT.
+        client.send(b"\x00\x00");
+        assert_eq!(client.expect_closed(), Some(0x81));
+        sessions += 1.0;
+        let (received, sent) = (1.0 + 1.0 + 2.0 + 4.0 + 1.0 + 1.0, 1.0 + 1.0 + 2.0 + 4.0 + 1.0 + 1.0 + 1.0);
+        let scrape = expect(
+            &broker,
+            &[
+                ("millstream_mqtt_received_packets_total", &[], sessions * received),
+                ("millstream_mqtt_sent_packets_total", &[], sessions * sent),
+            ],
+        );
+        assert!(scrape.sum("millstream_mqtt_sent_messages_total") < sessions * sent);
+    }
+    // Taken over: CONNECT and CONNACK twice, one DISCONNECT.
+    let mut first = broker.connect(Connect::v5("twice"));
+    let _second = broker.connect(Connect::v5("twice"));
+    assert_eq!(first.expect_closed(), Some(0x8E));
+    expect(
+        &broker,
+        &[
+            ("millstream_mqtt_received_packets_total", &[], 22.0),
+            ("millstream_mqtt_sent_packets_total", &[], 25.0),
+            ("millstream_mqtt_expired_sessions_total", &[], 0.0),
         ],
     );
 }

@@ -7,6 +7,48 @@ use support::broker::Broker;
 use support::http;
 use support::mqtt::{Client, Connect, Publish};
 
+/// Topics of Mosquitto's manual with a number, bridges excepted.
+const MOSQUITTO: [&str; 25] = [
+    "bytes/received",
+    "bytes/sent",
+    "clients/active",
+    "clients/connected",
+    "clients/disconnected",
+    "clients/expired",
+    "clients/inactive",
+    "clients/maximum",
+    "clients/total",
+    "heap/current",
+    "heap/maximum",
+    "messages/inflight",
+    "messages/received",
+    "messages/sent",
+    "messages/stored",
+    "publish/bytes/received",
+    "publish/bytes/sent",
+    "publish/messages/dropped",
+    "publish/messages/received",
+    "publish/messages/sent",
+    "retained messages/count",
+    "shared_subscriptions/count",
+    "store/messages/bytes",
+    "store/messages/count",
+    "subscriptions/count",
+];
+
+/// What it tells averages of.
+const LOADS: [&str; 9] = [
+    "bytes/received",
+    "bytes/sent",
+    "connections",
+    "messages/received",
+    "messages/sent",
+    "publish/dropped",
+    "publish/received",
+    "publish/sent",
+    "sockets",
+];
+
 /// What is told from now on, until `enough`.
 #[track_caller]
 fn told_until(client: &mut Client, enough: impl Fn(&BTreeMap<String, String>) -> bool) -> BTreeMap<String, String> {
@@ -53,6 +95,18 @@ fn the_broker_tells_how_it_does() {
     let version = late.take();
     assert!(version.retain && version.text().starts_with("millstream "), "{version:?}");
     assert!(told.values().all(|value| !value.is_empty()));
+
+    // What Mosquitto's users look for is there, all of it with a number.
+    let spans = |of: &&str| ["1min", "5min", "15min"].map(|span| format!("load/{of}/{span}"));
+    let names: Vec<String> =
+        MOSQUITTO.iter().map(|name| (*name).to_owned()).chain(LOADS.iter().flat_map(spans)).collect();
+    watcher.subscribe("$SYS/broker/#", 0);
+    let told =
+        told_until(&mut watcher, |told| names.iter().all(|name| told.contains_key(&format!("$SYS/broker/{name}"))));
+    for name in names {
+        let value = &told[&format!("$SYS/broker/{name}")];
+        assert!(value.parse::<f64>().is_ok_and(|number| number >= 0.0), "{name}: {value}");
+    }
 
     // Nothing of it was for who was away, for who wants everything, or for the journal.
     let before = commits(&broker);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::QoS;
+use crate::listener::proxy::Networks;
 
 /// The broker's settings.
 #[derive(Clone, Debug)]
@@ -18,6 +19,10 @@ pub struct Config {
     pub drops_oldest: bool,
     /// Bytes that wait for clients in memory, all together; above it they are dropped.
     pub max_buffered_bytes: u64,
+    /// Retained messages; 0: without limit.
+    pub max_retained_messages: usize,
+    /// Memory they take, in bytes; 0: without limit.
+    pub max_retained_bytes: usize,
     /// Clients connected at once, by all listeners; 0: as many as there are open files.
     pub max_connections: u64,
     /// Between two tellings of `$SYS`; zero: it is not told.
@@ -37,6 +42,20 @@ pub struct ListenerConfig {
     pub connect_timeout: Duration,
     /// The path of WebSocket clients; empty: any.
     pub ws_path: String,
+    /// Pages whose scripts may come by WebSocket, as their `Origin`; none: all of them.
+    pub ws_origins: Vec<String>,
+    /// Clients connected at once; 0: as many as all listeners together may have.
+    pub max_connections: usize,
+    /// New connections a second; 0: any number.
+    pub max_connection_rate: u32,
+    /// Connections of one address; 0: any number.
+    pub max_connections_per_address: u32,
+    /// Connections whose CONNECT is not there yet.
+    pub max_handshakes: u32,
+    /// Of them, those of one address.
+    pub max_handshakes_per_address: u32,
+    /// Clients come through these proxies, and no other way.
+    pub proxies: Option<Networks>,
     /// Clients without credentials; `None`: on loopback, as long as there are no users.
     pub allow_anonymous: Option<bool>,
     /// What its clients are held to.
@@ -90,6 +109,16 @@ impl Config {
     /// A listener's settings as they are now, where a reload may have come since.
     pub fn of<'a>(&'a self, listener: &'a Arc<ListenerConfig>) -> &'a Arc<ListenerConfig> {
         self.listener(&listener.name).unwrap_or(listener)
+    }
+
+    /// These settings, with those of `before` for listeners that they do not name any more: they go on until a restart.
+    pub fn keeping_listeners(self: Arc<Self>, before: &Self) -> Arc<Self> {
+        let gone: Vec<_> = before.listeners.iter().filter(|known| self.listener(&known.name).is_none()).collect();
+        if gone.is_empty() {
+            return self;
+        }
+        let listeners = self.listeners.iter().chain(gone).cloned().collect();
+        Arc::new(Self { listeners, ..(*self).clone() })
     }
 
     /// As many messages as any client may have had in flight.

@@ -202,8 +202,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let mut shard = self.shared.borrow_mut();
                     shard.counts.bytes_out += n as u64;
                     let left = self.out.len() - self.written;
-                    if let Some(link) = shard.linked(self.at.slot, self.at.link).and_then(|s| s.link.as_mut()) {
-                        link.unwritten_bytes = left;
+                    if let Some(session) = shard.linked(self.at.slot, self.at.link) {
+                        session.traffic.bytes_out += n as u64;
+                        if let Some(link) = session.link.as_mut() {
+                            link.unwritten_bytes = left;
+                        }
                     }
                 }
                 Poll::Ready(Err(error)) => return Err(error),

@@ -19,11 +19,13 @@
 //! - [`router`]: who gets a topic's messages; [`mapping`]: where they go in the log
 //! - [`message`]: what a message looks like there; [`store`]: what is kept of sessions
 //! - [`auth`]: who a client is and what it may do
+//! - [`admin`]: what an administrator may ask
 //! - [`stats`]: what is counted; [`sys`]: the same, told by MQTT
 //! - [`config`]: what can be set; [`limits`]: every other bound
 //!
 //! Rules cited as S1, J6, R5 … are numbered in ARCHITECTURE.md.
 
+pub mod admin;
 pub mod auth;
 pub mod codec;
 pub mod config;

@@ -12,6 +12,8 @@ pub const MATCH_CACHE_BYTES_MAX: usize = 64 << 20;
 pub const READ_BYTES: usize = 64 << 10;
 /// Milliseconds that a client which is too fast is not read at least: fewer pauses, as long in all.
 pub const PAUSE_MS_MIN: u64 = 20;
+/// Bytes by which an unfinished packet has to grow to count as a sign of life: within 1.5 times the keep alive.
+pub const PROGRESS_BYTES_MIN: usize = 1 << 10;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
 /// Acknowledgements of one client that wait for their commit, above which it is not read.
@@ -40,6 +42,23 @@ pub const OUTBOX_SCARCE_BYTES_MAX: usize = 64 << 10;
 /// Bytes waiting to be written to a client above which nothing is read from it; above what deliveries alone
 /// can reach, but for a single large one.
 pub const OUTBOX_STALL_BYTES: usize = 2 * OUTBOX_QOS0_BYTES_MAX;
+/// Retained messages removed at once when they expire; the rest a second later, for meanwhile nobody can read any.
+pub const RETAINED_EXPIRED_AT_ONCE_MAX: usize = 20_000;
+/// Retained messages that an administrator removes in one operation; deliveries go on in between.
+pub const RETAINED_REMOVED_AT_ONCE_MAX: usize = 1_000;
+/// Sessions that a shard looks at before others get their turn, when an administrator wants them listed.
+pub const LISTED_AT_ONCE_MAX: usize = 4_096;
+/// Subscriptions of a session that an administrator is told.
+pub const LISTED_SUBSCRIPTIONS_MAX: usize = 1_000;
+/// Bytes that a retained message takes besides topic, payload, properties and client id, for `mqtt.max_retained_bytes`. With the
+/// two below: measured for a million of them, on topics of several kinds.
+pub const RETAINED_MESSAGE_BYTES: usize = 176;
+/// Bytes of a level of their topics that no other one has.
+pub const RETAINED_NODE_BYTES: usize = 80;
+/// Bytes of a level of their topics that has another one below it.
+pub const RETAINED_BRANCH_BYTES: usize = 192;
+/// Seconds between two lines in the log about retained messages that have no place.
+pub const RETAINED_WARNING_S: u64 = 60;
 /// Topic aliases set for one client, whatever it allows: each keeps its topic in memory.
 pub const OUTBOUND_ALIASES_MAX: u16 = 64;
 /// Bytes of a topic that gets an alias: an alias takes three itself.
@@ -54,8 +73,10 @@ pub const WILL_AFTER_START_S: u64 = 30;
 pub const CLOSE_S: u64 = 3;
 /// Bytes that are still read, and thrown away, from a client that was told why it is closed.
 pub const CLOSE_BYTES_MAX: usize = 1 << 20;
-/// Connections a listener accepted whose CONNECT is not there yet.
-pub const HANDSHAKES_MAX: usize = 10_000;
+/// Bytes of a proxy's header; a client's certificate may be in it.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 << 10;
+/// Seconds between two lines of the log that say the same of a listener.
+pub const SAY_AGAIN_S: u64 = 10;
 /// Open files that connections leave to log, journal and state; a quarter, where few are allowed.
 pub const FILES_RESERVED: u64 = 256;
 /// Bytes that a client may send before it is let in, and nobody counts: TLS, an upgrade to WebSocket and a CONNECT

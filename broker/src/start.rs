@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bridge::state::Change;
-use bridge::{Bridge, CreateTopicError};
+use bridge::{Bridge, CreateTopicError, Lane};
 use parking_lot::Mutex;
 
 use crate::auth::Access;
@@ -19,7 +19,7 @@ use crate::listener::Listener;
 use crate::mapping::Rule;
 use crate::router::{Router, RuleTarget};
 use crate::session::Options;
-use crate::shard::{self, Job, Mail, Mailbox, RecoveredSession, Shard};
+use crate::shard::{self, Job, Mail, Mailbox, RecoveredSession, Shard, Visit};
 use crate::stats::Counts;
 use crate::store::{self, Record};
 
@@ -46,6 +46,8 @@ pub enum StartError {
 pub struct Broker {
     mailboxes: Arc<[Mailbox]>,
     router: Arc<Router>,
+    /// What administrators change.
+    admin_lane: Lane,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -57,7 +59,7 @@ impl Broker {
         for (topic, value) in bridge.take_recovered(store::RETAINED) {
             match store::decode_retained(&topic, &value) {
                 Some(message) => {
-                    router.retained.set(message);
+                    router.retained.set(Arc::new(message));
                 }
                 None => tracing::error!("a stored retained message does not parse and is left out"),
             }
@@ -95,7 +97,7 @@ impl Broker {
             // PROOF: each thread sends once before it drops its sender.
             started.recv().unwrap_or(Ok(()))?;
         }
-        Ok(Broker { mailboxes, router, threads: Mutex::new(threads) })
+        Ok(Broker { mailboxes, router, admin_lane: bridge.lane(), threads: Mutex::new(threads) })
     }
 
     /// Serves MQTT clients of a listener.
@@ -120,6 +122,23 @@ impl Broker {
     /// Runs work on one of the shards' threads.
     pub fn run_on(&self, shard: usize, job: Job) {
         self.mailboxes[shard % self.mailboxes.len()].send(Mail::Job(job));
+    }
+
+    /// Has a shard's thread look at the shard.
+    pub(crate) fn visit(&self, shard: usize, visit: Visit) {
+        self.mailboxes[shard].send(Mail::Visit(visit));
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    pub(crate) fn router(&self) -> &Router {
+        &self.router
+    }
+
+    pub(crate) fn admin_lane(&self) -> &Lane {
+        &self.admin_lane
     }
 
     /// Acknowledges what was received, closes every client and ends the threads, as far as `deadline` lets.

@@ -1,10 +1,11 @@
 //! What the broker counts. Each shard counts in plain numbers and shows them once a turn; what would have to be
 //! kept up with at every message it sums up once a second ([`Depths`]).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::codec::{QoS, ReasonCode};
-use crate::session::{Link, Out, Session};
+use crate::router::SessionRef;
+use crate::session::{Close, Link, Out, Session};
 
 macro_rules! limits {
     ($($(#[$doc:meta])* $name:ident = $key:literal,)*) => {
@@ -119,8 +120,26 @@ counts! {
         connects,
         /// Connections closed for a fault of the client's.
         faults,
+        /// Connections that ended with a DISCONNECT of the client's.
+        closed_by_client,
+        /// Connections that were lost.
+        closed_lost,
+        /// Connections closed: silent for longer than their keep alive.
+        closed_keep_alive,
+        /// Connections closed: another one came with their client id.
+        closed_taken_over,
+        /// Connections closed for other reasons of the server's.
+        closed_by_server,
         /// Refused: there are too many others.
         refused_busy,
+        /// Refused: more came a second than may, and most of them from its address.
+        refused_rate,
+        /// Refused: its address has too many connections.
+        refused_address,
+        /// Refused: no proxy that is trusted, or it did not say for whom it connects.
+        refused_proxy,
+        /// Accepted later than they came, as more came a second than may.
+        delayed,
         /// Refused: no CONNECT in time.
         refused_timeout,
         /// Refused: TLS or WebSocket did not come about.
@@ -133,6 +152,12 @@ counts! {
         refused_unauthorized,
         /// Refused: anything else about its CONNECT.
         refused_invalid,
+        /// Packets received from clients that were let in, but for their CONNECT.
+        packets_in,
+        /// Packets put into output buffers, but for PUBLISH.
+        packets_out,
+        /// Sessions whose time was over.
+        sessions_expired,
         /// PUBLISH packets received, QoS 0.
         received_qos0,
         /// PUBLISH packets received, QoS 1.
@@ -189,6 +214,12 @@ counts! {
         refused_rights,
         /// Dropped: its subscriber no longer may have it.
         dropped_rights,
+        /// PUBLISH packets not taken: there is no place for more retained messages.
+        refused_retained,
+        /// Messages not retained, those of `refused_retained` among them: `max_retained_messages`.
+        not_retained_messages,
+        /// The same: `max_retained_bytes`.
+        not_retained_bytes,
         /// Retained messages whose lifetime was over.
         retained_expired,
         /// Durable sessions whose client is connected. This and all below once a second.
@@ -221,6 +252,22 @@ counts! {
 }
 
 impl Counts {
+    /// Packets of all kinds received from clients that were let in.
+    pub fn packets_received(&self) -> u64 {
+        self.packets_in + self.connects
+    }
+
+    /// Packets of all kinds sent to them.
+    pub fn packets_sent(&self) -> u64 {
+        self.packets_out + self.sent_qos0 + self.sent_qos1 + self.sent_qos2
+    }
+
+    /// Connections that were accepted, whatever became of them.
+    pub fn accepted(&self) -> u64 {
+        let refused = self.refused_busy + self.refused_timeout + self.refused_handshake + self.refused_no_connect;
+        self.connects + refused + self.refused_version + self.refused_unauthorized + self.refused_invalid
+    }
+
     /// A PUBLISH was received.
     #[inline]
     pub fn received(&mut self, qos: QoS, payload_bytes: usize) {
@@ -245,6 +292,18 @@ impl Counts {
         *bytes += payload_bytes as u64;
     }
 
+    /// A connection ended, for this reason.
+    pub fn closed(&mut self, why: &Close) {
+        *match why {
+            Close::ByClient { .. } => &mut self.closed_by_client,
+            Close::Lost(_) => &mut self.closed_lost,
+            Close::Fault(..) => &mut self.faults,
+            Close::ByServer(ReasonCode::KeepAliveTimeout, _) => &mut self.closed_keep_alive,
+            Close::ByServer(ReasonCode::SessionTakenOver, _) => &mut self.closed_taken_over,
+            Close::ByServer(..) => &mut self.closed_by_server,
+        } += 1;
+    }
+
     /// A connection was refused, with this reason if its client could be told one.
     pub fn refused(&mut self, told: Option<ReasonCode>) {
         *match told {
@@ -256,6 +315,71 @@ impl Counts {
             ) => &mut self.refused_unauthorized,
             Some(_) => &mut self.refused_invalid,
         } += 1;
+    }
+}
+
+/// Why a message that was due to a session is not sent to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// QoS 0, and its client does not read.
+    SlowClient,
+    /// Its queue is full.
+    QueueFull,
+    /// The message expired while it waited.
+    Expired,
+    /// Its client takes no packet of this size.
+    TooLarge,
+    /// The log did not give it back.
+    Unreadable,
+    /// It no longer may have it.
+    Rights,
+    /// QoS 0, and its client has a backlog while memory is scarce.
+    MemoryQos0,
+    /// It has more than its share while memory is scarce.
+    MemoryQueued,
+}
+
+/// What a session was not sent.
+#[derive(Debug, Default)]
+pub struct Drops([AtomicU32; 8]);
+
+impl Drops {
+    /// How many for which reason, as metrics name it.
+    pub fn by_reason(&self) -> [(&'static str, u32); 8] {
+        let names = [
+            "slow_client",
+            "queue_full",
+            "expired",
+            "too_large",
+            "unreadable",
+            "rights",
+            "memory_qos0",
+            "memory_queued",
+        ];
+        let mut counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        names.map(|name| (name, counts.next().unwrap_or(0)))
+    }
+}
+
+impl Counts {
+    /// A message was due to a session, of any shard, and is never sent to it.
+    pub fn dropped(&mut self, why: Dropped, session: &SessionRef) {
+        self.dropped_many(why, 1, session);
+    }
+
+    /// Several were, for the same reason.
+    pub fn dropped_many(&mut self, why: Dropped, messages: usize, session: &SessionRef) {
+        *match why {
+            Dropped::SlowClient => &mut self.dropped_slow,
+            Dropped::QueueFull => &mut self.dropped_queue_full,
+            Dropped::Expired => &mut self.dropped_expired,
+            Dropped::TooLarge => &mut self.dropped_too_large,
+            Dropped::Unreadable => &mut self.dropped_unreadable,
+            Dropped::Rights => &mut self.dropped_rights,
+            Dropped::MemoryQos0 => &mut self.dropped_memory_qos0,
+            Dropped::MemoryQueued => &mut self.dropped_memory_queued,
+        } += messages as u64;
+        session.drops.0[why as usize].fetch_add(messages as u32, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,8 @@
 //! The `$SYS/broker/…` tree as Mosquitto's users know it: what the broker counts, told by MQTT. Never written to the
 //! log or the journal (S8). Pure: counts go in, what has changed comes out.
+//!
+//! Mosquitto's names mean packets of any kind by "messages" and PUBLISH by "publish messages". Not told is what it tells
+//! of its bridges and when it was built.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,12 +15,16 @@ const SPANS: [(f64, &str); 3] = [(1.0, "1min"), (5.0, "5min"), (15.0, "15min")];
 /// What is told besides [`Counts`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sizes {
-    /// Subscriptions of all sessions.
+    /// Subscriptions of all sessions, but for shared ones.
     pub subscriptions: usize,
+    /// The shared ones.
+    pub shared_subscriptions: usize,
     /// Retained messages, without this tree.
     pub retained: usize,
     /// Their bytes.
     pub retained_bytes: usize,
+    /// Memory of the process that is no file's, where the system tells.
+    pub heap_bytes: Option<u64>,
 }
 
 /// What was told last.
@@ -28,6 +35,7 @@ pub struct Tree {
     before: Counts,
     before_ms: u64,
     most_connected: u64,
+    most_heap_bytes: u64,
 }
 
 impl Tree {
@@ -41,9 +49,16 @@ impl Tree {
             ("version", format!("millstream {}", env!("CARGO_PKG_VERSION"))),
             ("uptime", format!("{} seconds", up_ms / 1000)),
             ("clients/connected", counts.connected.to_string()),
+            ("clients/active", counts.connected.to_string()),
             ("clients/disconnected", counts.durable_away.to_string()),
+            ("clients/inactive", counts.durable_away.to_string()),
+            ("clients/expired", counts.sessions_expired.to_string()),
             ("clients/maximum", self.most_connected.to_string()),
             ("clients/total", total.to_string()),
+            ("messages/received", counts.packets_received().to_string()),
+            ("messages/sent", counts.packets_sent().to_string()),
+            ("messages/inflight", counts.in_flight.to_string()),
+            ("messages/stored", stored.to_string()),
             ("bytes/received", counts.bytes_in.to_string()),
             ("bytes/sent", counts.bytes_out.to_string()),
             ("publish/messages/received", received(counts).to_string()),
@@ -52,6 +67,7 @@ impl Tree {
             ("publish/bytes/received", payload_bytes_in(counts).to_string()),
             ("publish/bytes/sent", payload_bytes_out(counts).to_string()),
             ("subscriptions/count", sizes.subscriptions.to_string()),
+            ("shared_subscriptions/count", sizes.shared_subscriptions.to_string()),
             ("retained messages/count", sizes.retained.to_string()),
             ("store/messages/count", stored.to_string()),
             ("store/messages/bytes", (counts.queued_passing_bytes + sizes.retained_bytes as u64).to_string()),
@@ -59,13 +75,21 @@ impl Tree {
         .into_iter()
         .map(|(name, value)| (format!("$SYS/broker/{name}"), value))
         .collect();
+        if let Some(bytes) = sizes.heap_bytes {
+            self.most_heap_bytes = self.most_heap_bytes.max(bytes);
+            now.push(("$SYS/broker/heap/current".to_owned(), bytes.to_string()));
+            now.push(("$SYS/broker/heap/maximum".to_owned(), self.most_heap_bytes.to_string()));
+        }
         for (name, count) in [
-            ("publish/received", received as fn(&Counts) -> u64),
+            ("messages/received", Counts::packets_received as fn(&Counts) -> u64),
+            ("messages/sent", Counts::packets_sent),
+            ("publish/received", received),
             ("publish/sent", sent),
             ("publish/dropped", dropped),
             ("bytes/received", |of| of.bytes_in),
             ("bytes/sent", |of| of.bytes_out),
             ("connections", |of| of.connects),
+            ("sockets", Counts::accepted),
         ] {
             let new = count(counts).saturating_sub(count(&self.before));
             for (minutes, span) in SPANS {
@@ -138,16 +162,24 @@ mod tests {
     #[test]
     fn everything_is_told_once_and_then_what_changes() {
         let mut tree = Tree::default();
-        let counts = Counts { connected: 3, durable_away: 2, received_qos1: 7, ..Counts::default() };
-        let sizes = Sizes { subscriptions: 4, retained: 5, retained_bytes: 60 };
+        let packets = Counts { connects: 4, packets_in: 20, packets_out: 30, sent_qos0: 5, ..Counts::default() };
+        let counts = Counts { connected: 3, durable_away: 2, received_qos1: 7, refused_timeout: 6, ..packets };
+        let sizes = Sizes { subscriptions: 4, retained: 5, retained_bytes: 60, ..Sizes::default() };
         let first = tree.update(&counts, sizes, 10_000);
         assert_eq!(value(&first, "clients/total"), Some("5"));
         assert_eq!(value(&first, "uptime"), Some("10 seconds"));
         assert_eq!(value(&first, "publish/messages/received"), Some("7"));
         assert_eq!(value(&first, "retained messages/count"), Some("5"));
         assert_eq!(value(&first, "store/messages/bytes"), Some("60"));
+        assert_eq!((value(&first, "messages/received"), value(&first, "messages/sent")), (Some("24"), Some("35")));
+        assert_eq!(value(&first, "shared_subscriptions/count"), Some("0"));
+        assert_eq!(value(&first, "heap/current"), None, "the system does not tell");
+        // Ten seconds of a minute: 10 accepted make 60 a minute, of which 1 - e^(-10/60) count.
+        assert_eq!(value(&first, "load/sockets/1min"), Some("9.21"));
         let fewer = Counts { connected: 1, ..counts };
-        let second = tree.update(&fewer, sizes, 20_000);
+        let more_heap = Sizes { heap_bytes: Some(9), ..sizes };
+        let second = tree.update(&fewer, more_heap, 20_000);
+        assert_eq!((value(&second, "heap/current"), value(&second, "heap/maximum")), (Some("9"), Some("9")));
         assert_eq!(value(&second, "clients/connected"), Some("1"));
         assert_eq!(value(&second, "clients/maximum"), None, "it is 3 as before");
         assert_eq!(value(&second, "version"), None);

@@ -1,10 +1,14 @@
-//! `host:port` or `off`.
+//! `host:port` or `off`, and `unix:` with a path.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
     str::FromStr,
 };
+
+/// Bytes of a Unix socket's path: an address has room for 107 and its end, and a name beside it is used for a moment.
+const SOCKET_PATH_BYTES_MAX: usize = 96;
 
 /// Where a listener listens. Names are resolved when it binds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +118,60 @@ impl fmt::Display for Address {
     }
 }
 
+/// Where one of the further listeners listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// On TCP.
+    Net(Address),
+    /// On a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// As [`Address::is_loopback`].
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Net(address) => address.is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+
+    /// Is it one that nothing else can have? A port that the system chooses is not.
+    pub fn is_fixed(&self) -> bool {
+        match self {
+            Self::Net(address) => address.host_port().is_some_and(|(_, port)| port != 0),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            None if text == "off" => Err("must be host:port or unix:/path; to switch it off take it out".to_owned()),
+            None => text.parse().map(Self::Net).map_err(|error: AddressError| error.to_string()),
+            Some(path) if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') => {
+                Err("a Unix socket has a path from the root, as unix:/run/millstream/mqtt.sock".to_owned())
+            }
+            Some(path) if path.len() > SOCKET_PATH_BYTES_MAX => {
+                Err(format!("the path of a Unix socket has {SOCKET_PATH_BYTES_MAX} bytes at most"))
+            }
+            Some(path) => Ok(Self::Unix(path.into())),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +204,20 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Address>(), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn a_listener_has_a_port_or_a_path() {
+        for text in ["127.0.0.1:1883", "[::1]:0", "unix:/run/m.sock", "unix:/a b"] {
+            assert_eq!(text.parse::<Endpoint>().expect(text).to_string(), text);
+        }
+        let long = format!("unix:/{}", "x".repeat(SOCKET_PATH_BYTES_MAX));
+        for text in ["off", "1883", "unix:", "unix:m.sock", "unix:/run/", "unix:/\0", "Unix:/m", &long] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+        let unix: Endpoint = "unix:/run/m.sock".parse().expect("a path");
+        assert!(unix.is_loopback() && unix.is_fixed());
+        assert!(!"[::1]:0".parse::<Endpoint>().expect("an address").is_fixed());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What is wrong only in combination, and what a start should point out.
 
-use super::{Address, Config, ListenerSettings, RuleConfig, reader::Reader};
+use std::borrow::Cow;
+
+use super::{Address, Config, Endpoint, ListenerSettings, RuleConfig, reader::Reader};
 
 impl Config {
     /// Checks settings against each other; skips those already found wrong by themselves.
@@ -10,6 +12,10 @@ impl Config {
         found.extend(self.certificates());
         found.extend(self.timeouts());
         found.extend(keep_alives("mqtt", &self.mqtt.listeners));
+        for (at, listener) in self.mqtt.listener.iter().enumerate() {
+            found.extend(keep_alives(&format!("mqtt.listener[{at}]"), &listener.settings));
+        }
+        found.extend(self.further_listeners());
         for (at, rule) in self.bridge.rule.iter().enumerate() {
             found.extend(self.rule(at, rule));
         }
@@ -29,15 +35,15 @@ impl Config {
         let by_certificate = self.tls.cafile.is_some() && self.tls.use_identity_as_username;
         let open = |listener: &&Listener<'_>| {
             let proves = self.password_file.is_some() || (listener.is_tls && by_certificate);
-            !listener.address.is_loopback() && !proves && listener.allow_anonymous != Some(true)
+            !listener.is_loopback() && !proves && listener.allow_anonymous != Some(true)
         };
         self.listeners()
             .iter()
             .filter(open)
             .map(|listener| {
-                let section = listener.section;
+                let section = &listener.section;
                 Conflict::new(
-                    listener.key,
+                    listener.key.clone(),
                     Some(format!("{section}.allow_anonymous")),
                     format!(
                         "others reach this address, and nothing says who may come in: set password_file (millstream \
@@ -51,12 +57,10 @@ impl Config {
 
     /// TLS listeners need a certificate and its key.
     fn certificates(&self) -> Vec<Conflict> {
-        let missing = |listener: &&Listener<'_>| {
-            listener.is_tls && listener.address.host_port().is_some() && self.tls.pair.is_none()
-        };
+        let missing = |listener: &&Listener<'_>| listener.is_tls && listener.is_on() && self.tls.pair.is_none();
         let message = "needs a certificate: millstream certs DIR makes one, then give --certs DIR or tls.certs; for one \
                        of your own set tls.certfile and tls.keyfile";
-        let conflict = |listener: &Listener<'_>| Conflict::new(listener.key, None, message.to_owned());
+        let conflict = |listener: &Listener<'_>| Conflict::new(listener.key.clone(), None, message.to_owned());
         let mut found: Vec<_> = self.listeners().iter().filter(missing).map(conflict).collect();
         if self.tls.require_certificate && self.tls.cafile.is_none() {
             let message = "needs tls.cafile (or tls.certs): the CA that signs the clients' certificates".to_owned();
@@ -65,35 +69,65 @@ impl Config {
         found
     }
 
-    fn listeners(&self) -> [Listener<'_>; 6] {
-        let mqtt = |key, address, is_tls| {
-            let allow_anonymous = self.mqtt.listeners.allow_anonymous;
-            Listener { key, section: "mqtt", address, is_tls, allow_anonymous }
+    /// What only the further ones can have wrong.
+    fn further_listeners(&self) -> Vec<Conflict> {
+        let mut found = Vec::new();
+        for (at, listener) in self.mqtt.listener.iter().enumerate() {
+            let key = |name: &str| format!("mqtt.listener[{at}].{name}");
+            let is_unix = matches!(listener.address, Endpoint::Unix(_));
+            if is_unix && listener.protocol.is_tls() {
+                let message = "what goes through a Unix socket stays in this machine: make it \"mqtt\" or \"ws\"";
+                found.push(Conflict::new(key("protocol"), Some(key("address")), message.to_owned()));
+            }
+            if !is_unix && listener.proxy_protocol && listener.proxy_trusted.trim().is_empty() {
+                let message = "must name the proxies, as \"10.0.0.5, 192.168.7.0/24\", for proxy_protocol = true";
+                found.push(Conflict::new(key("proxy_trusted"), None, message.to_owned()));
+            }
+        }
+        found
+    }
+
+    fn listeners(&self) -> Vec<Listener<'_>> {
+        let Config { mqtt, kafka, .. } = self;
+        let short = |section: &str, name, address: &Address, is_tls| Listener {
+            key: format!("{section}.{name}"),
+            section: section.to_owned(),
+            address: Cow::Owned(Endpoint::Net(address.clone())),
+            is_tls,
+            is_proxied: false,
+            allow_anonymous: if section == "mqtt" { mqtt.listeners.allow_anonymous } else { kafka.allow_anonymous },
         };
-        let kafka = |key, address, is_tls| {
-            let allow_anonymous = self.kafka.allow_anonymous;
-            Listener { key, section: "kafka", address, is_tls, allow_anonymous }
-        };
-        [
-            mqtt("mqtt.tcp", &self.mqtt.tcp, false),
-            mqtt("mqtt.tls", &self.mqtt.tls, true),
-            mqtt("mqtt.ws", &self.mqtt.ws, false),
-            mqtt("mqtt.wss", &self.mqtt.wss, true),
-            kafka("kafka.tcp", &self.kafka.tcp, false),
-            kafka("kafka.tls", &self.kafka.tls, true),
-        ]
+        let mut all = vec![
+            short("mqtt", "tcp", &mqtt.tcp, false),
+            short("mqtt", "tls", &mqtt.tls, true),
+            short("mqtt", "ws", &mqtt.ws, false),
+            short("mqtt", "wss", &mqtt.wss, true),
+            short("kafka", "tcp", &kafka.tcp, false),
+            short("kafka", "tls", &kafka.tls, true),
+        ];
+        all.extend(mqtt.listener.iter().enumerate().map(|(at, listener)| Listener {
+            key: format!("mqtt.listener[{at}].address"),
+            section: format!("mqtt.listener[{at}]"),
+            address: Cow::Borrowed(&listener.address),
+            is_tls: listener.protocol.is_tls(),
+            is_proxied: listener.proxy_protocol,
+            allow_anonymous: listener.settings.allow_anonymous,
+        }));
+        all
     }
 
     fn shared_addresses(&self) -> Vec<Conflict> {
-        let mut listeners: Vec<_> = self.listeners().iter().map(|one| (one.key, one.address)).collect();
-        listeners.push(("admin.http", &self.admin.http));
+        let mut listeners: Vec<_> =
+            self.listeners().into_iter().map(|one| (one.key, one.address.into_owned())).collect();
+        listeners.insert(6, ("admin.http".to_owned(), Endpoint::Net(self.admin.http.clone())));
         let mut conflicts = Vec::new();
         for (at, (key, address)) in listeners.iter().enumerate() {
-            let taken = |other: &&(&str, &Address)| other.1 == *address;
-            let is_fixed = address.host_port().is_some_and(|(_, port)| port != 0);
-            if let Some((other, _)) = listeners[..at].iter().find(taken).filter(|_| is_fixed) {
+            // A further one is known by its address, even where the system chooses the port.
+            let is_name = at > 6 && *address != Endpoint::Net(Address::Off);
+            let taken = listeners[..at].iter().find(|(_, other)| other == address);
+            if let Some((other, _)) = taken.filter(|_| is_name || address.is_fixed()) {
                 let message = format!("is the address of {other} already");
-                conflicts.push(Conflict::new(*key, Some((*other).to_owned()), message));
+                conflicts.push(Conflict::new(key.clone(), Some(other.clone()), message));
             }
         }
         conflicts
@@ -133,13 +167,18 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if !self.admin.http.is_loopback() {
+            let rest = match self.admin.token_file {
+                Some(_) => "its token crosses the network unencrypted",
+                None => "without admin.token_file nothing else is answered there",
+            };
             warnings.push(format!(
-                "admin.http = \"{}\": anyone who reaches this address can read metrics",
+                "admin.http = \"{}\": anyone who reaches this address can read metrics; {rest}",
                 self.admin.http
             ));
         }
+        let listeners = self.listeners();
         let readable = |one: &&Listener<'_>| !one.is_tls && !one.address.is_loopback() && self.password_file.is_some();
-        for Listener { key, address, .. } in self.listeners().iter().filter(readable) {
+        for Listener { key, address, .. } in listeners.iter().filter(readable) {
             warnings.push(format!("{key} = \"{address}\": passwords cross the network unencrypted; TLS hides them"));
         }
         if self.tls.pair.is_some() && !self.serves_tls() {
@@ -151,7 +190,7 @@ impl Config {
 
     /// How to serve others, when only this machine is served and nobody has made users yet.
     pub fn how_to_open(&self) -> Option<&'static str> {
-        let only_here = self.listeners().iter().all(|one| one.address.is_loopback());
+        let only_here = self.listeners().iter().all(Listener::is_loopback);
         (only_here && self.password_file.is_none()).then_some(
             "only this machine can connect; to serve others make users (millstream passwd FILE USER) and certificates \
              (millstream certs DIR), then --mqtt-tls 0.0.0.0:8883 --kafka-tls 0.0.0.0:9093 --certs DIR with password_file \
@@ -174,11 +213,23 @@ fn keep_alives(section: &str, settings: &ListenerSettings) -> Option<Conflict> {
 
 /// A listener for clients.
 struct Listener<'a> {
-    key: &'static str,
-    section: &'static str,
-    address: &'a Address,
+    key: String,
+    section: String,
+    address: Cow<'a, Endpoint>,
     is_tls: bool,
+    is_proxied: bool,
     allow_anonymous: Option<bool>,
+}
+
+impl Listener<'_> {
+    /// Can only clients of this machine come in? Whoever comes by a proxy may be anywhere.
+    fn is_loopback(&self) -> bool {
+        self.address.is_loopback() && !self.is_proxied
+    }
+
+    fn is_on(&self) -> bool {
+        *self.address != Endpoint::Net(Address::Off)
+    }
 }
 
 /// Two settings that do not go together.

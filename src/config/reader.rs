@@ -5,7 +5,7 @@ use std::{fmt, ops::RangeInclusive};
 use config::{Value, ValueKind};
 
 use super::{
-    address::Address,
+    address::{Address, Endpoint},
     problem::{Place, Problem},
     sources::Sources,
 };
@@ -123,6 +123,20 @@ impl<'a> Reader<'a> {
         self.setting(key, default, show, |value, _| {
             text_of(value)?.parse().map_err(|error: super::AddressError| error.to_string())
         })
+    }
+
+    /// `host:port` or `unix:/path`, which must be given. Off where it is not, or is wrong.
+    pub fn endpoint(&mut self, key: &str) -> Endpoint {
+        if matches!(self.values.get::<Value>(key), Err(config::ConfigError::NotFound(_))) {
+            self.complain(key, None, "must be given".to_owned());
+        }
+        let endpoint =
+            self.setting(key, Endpoint::Net(Address::Off), |it| quoted(&it.to_string()), |it, _| text_of(it)?.parse());
+        // It has no default to differ from.
+        if let Some(entry) = self.entries.last_mut() {
+            entry.default.clone_from(&entry.value);
+        }
+        endpoint
     }
 
     /// Number of elements of a list of tables; 0 when it is absent.

@@ -16,6 +16,7 @@ pub fn report(loaded: &Loaded) -> String {
         }
         out += &setting(name, entry);
     }
+    out += &listeners(loaded);
     out += &rules(&loaded.config);
     out += &notes(&loaded.config);
     out
@@ -29,6 +30,20 @@ fn setting(name: &str, entry: &Entry) -> String {
         }
         _ => format!("  {name} = {value}\n"),
     }
+}
+
+/// Each with its own keys; what it has from `[mqtt]` is its default.
+fn listeners(loaded: &Loaded) -> String {
+    let mut out = String::new();
+    for entry in &loaded.entries {
+        let of_listener = entry.key.strip_prefix("mqtt.listener[").and_then(|rest| rest.split_once("]."));
+        let Some((_, name)) = of_listener else { continue };
+        if name == "address" {
+            out += "\n  [[mqtt.listener]]\n";
+        }
+        out += &setting(name, entry);
+    }
+    out
 }
 
 fn rules(config: &Config) -> String {

@@ -112,7 +112,7 @@ impl Sources {
             };
             let key = rest.to_lowercase().replace("__", ".");
             let message = if schema.is_list(&key) {
-                "rules can be given in a file only".to_owned()
+                format!("[[{key}]] can be given in a file only")
             } else if key.contains('[') || !schema.is_key(&key) || variable_of(&key) != name {
                 schema.unknown(&key, variable_of)
             } else if let Some(value) = value.to_str() {

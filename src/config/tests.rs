@@ -1,6 +1,6 @@
 use std::{ffi::OsString, fs, path::PathBuf};
 
-use super::{Address, Config, Flag, Loaded, Problems, RuleConfig, load, report};
+use super::{Address, Config, Flag, ListenerChange, Loaded, Problems, RuleConfig, load, report};
 use crate::logs::LogFormat;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/millstream.toml");
@@ -60,6 +60,29 @@ fn the_example_shows_every_key_with_its_default() {
     assert_eq!(loaded.config, Config::default());
     let missing: Vec<_> = loaded.entries.iter().filter(|e| e.place.is_none()).map(|e| e.key.as_str()).collect();
     assert_eq!(missing, [""; 0]);
+}
+
+#[test]
+fn the_example_shows_every_key_of_a_listener_with_its_default() {
+    let text = fs::read_to_string(EXAMPLE).expect("the example");
+    // Its settings have no space behind the #, its words have.
+    let uncommented: Vec<_> = text
+        .lines()
+        .map(|line| {
+            let setting =
+                line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()));
+            setting.unwrap_or(line)
+        })
+        .collect();
+    let loaded = loaded(&uncommented.join("\n"), &[], &[]).expect("no problems");
+    let of_it: Vec<_> = loaded.entries.iter().filter(|entry| entry.key.starts_with("mqtt.listener[0].")).collect();
+    assert!(of_it.len() > 15);
+    for entry in of_it {
+        assert!(entry.place.is_some(), "{} is not shown", entry.key);
+        assert_eq!(entry.value, entry.default, "{}", entry.key);
+    }
+    let [listener] = &loaded.config.mqtt.listener[..] else { panic!("one listener") };
+    assert_eq!(listener.settings, Config::default().mqtt.listeners);
 }
 
 #[test]
@@ -138,7 +161,8 @@ fn unknown_variables_are_refused_with_a_guess() {
     for name in ["MILLSTREAM__", "MILLSTREAM__MQTT", "MILLSTREAM__BRIDGE__RULE[0]__FILTER"] {
         assert!(refused(name).contains(name), "{name}");
     }
-    assert!(refused("MILLSTREAM__BRIDGE__RULE").contains("in a file only"));
+    assert!(refused("MILLSTREAM__BRIDGE__RULE").contains("[[bridge.rule]] can be given in a file only"));
+    assert!(refused("MILLSTREAM__MQTT__LISTENER").contains("[[mqtt.listener]] can be given in a file only"));
 }
 
 #[test]
@@ -253,6 +277,128 @@ fn a_listener_open_to_others_must_be_meant() {
 }
 
 #[test]
+fn a_listener_has_what_it_says_and_else_what_all_have() {
+    let config = config(
+        "[mqtt]\nmax_packet_size = 2000\nallow_anonymous = false\n\
+         [[mqtt.listener]]\naddress = \"127.0.0.1:1884\"\nallow_anonymous = \"auto\"\nmax_connections = 7\n\
+         [[mqtt.listener]]\naddress = \"unix:/run/m.sock\"\nprotocol = \"ws\"\nmax_packet_size = 3000\nunix_mode = \"600\"\n",
+        &[("MILLSTREAM__MQTT__MAX_HANDSHAKES", "9")],
+    );
+    let [tcp, unix] = &config.mqtt.listener[..] else { panic!("two listeners") };
+    let told =
+        |it: &super::ListenerConfig| (it.settings.max_packet_size, it.settings.allow_anonymous, it.max_connections);
+    assert_eq!((told(tcp), told(unix)), ((2000, None, 7), (3000, Some(false), 0)));
+    assert_eq!((tcp.settings.max_handshakes, unix.unix_mode, tcp.unix_mode), (9, 0o600, 0o660));
+    assert_eq!((tcp.name(), unix.name()), ("127.0.0.1:1884".to_owned(), "unix:/run/m.sock".to_owned()));
+}
+
+#[test]
+fn listeners_that_cannot_be_are_refused() {
+    let tcp = "[[mqtt.listener]]\naddress = \"127.0.0.1:1884\"\n";
+    for (text, expected) in [
+        ("[[mqtt.listener]]\nprotocol = \"ws\"", "test.toml:1: mqtt.listener[0].address: must be given"),
+        (
+            "[[mqtt.listener]]\naddress = \"off\"",
+            "test.toml:2: mqtt.listener[0].address = \"off\": must be host:port or unix:/path; to switch it off take it out",
+        ),
+        (
+            "[[mqtt.listener]]\naddress = \"unix:m.sock\"",
+            "test.toml:2: mqtt.listener[0].address = \"unix:m.sock\": a Unix socket has a path from the root, as \
+             unix:/run/millstream/mqtt.sock",
+        ),
+        (
+            "[[mqtt.listener]]\naddress = \"0.0.0.0:1884\"",
+            "test.toml:2: mqtt.listener[0].address = \"0.0.0.0:1884\": others reach this address, and nothing says who \
+             may come in: set password_file (millstream passwd FILE USER makes one); or, to let anyone read and write \
+             everything, set mqtt.listener[0].allow_anonymous = true",
+        ),
+        (
+            &format!("{tcp}{tcp}"),
+            "test.toml:4: mqtt.listener[1].address = \"127.0.0.1:1884\": is the address of mqtt.listener[0].address already",
+        ),
+        (
+            &tcp.replace("1884", "0").repeat(2),
+            "test.toml:4: mqtt.listener[1].address = \"127.0.0.1:0\": is the address of mqtt.listener[0].address already",
+        ),
+        (
+            &tcp.replace("1884", "1883"),
+            "test.toml:2: mqtt.listener[0].address = \"127.0.0.1:1883\": is the address of mqtt.tcp already",
+        ),
+        (
+            &format!("{tcp}protocol = \"tls\""),
+            "test.toml:3: mqtt.listener[0].protocol = \"tls\": must be \"mqtt\" or \"mqtts\" or \"ws\" or \"wss\"",
+        ),
+        (
+            "[tls]\ncerts = \"d\"\n[[mqtt.listener]]\naddress = \"unix:/m\"\nprotocol = \"wss\"",
+            "test.toml:5: mqtt.listener[0].protocol = \"wss\": what goes through a Unix socket stays in this machine: \
+             make it \"mqtt\" or \"ws\"",
+        ),
+        (
+            &format!("{tcp}unix_mode = \"0888\""),
+            "test.toml:3: mqtt.listener[0].unix_mode = \"0888\": must be permissions in octal digits, as \"0660\"",
+        ),
+        (
+            &format!("{tcp}allow_anonymous = true\nproxy_protocol = true"),
+            "test.toml:1: mqtt.listener[0].proxy_trusted = \"\": must name the proxies, as \"10.0.0.5, 192.168.7.0/24\", \
+             for proxy_protocol = true",
+        ),
+        (
+            &format!("{tcp}proxy_trusted = \"10.0.0.0/33\""),
+            "test.toml:3: mqtt.listener[0].proxy_trusted = \"10.0.0.0/33\": \"10.0.0.0/33\" is no address and no network: \
+             write them as 10.1.2.3, 10.0.0.0/8, fd00::/8, with commas between",
+        ),
+        (
+            &format!("{tcp}ws_origins = \"https://a.example, b.example\""),
+            "test.toml:3: mqtt.listener[0].ws_origins = \"https://a.example, b.example\": \"b.example\" is no origin: \
+             write them as https://host or https://host:port, with commas between",
+        ),
+        (
+            &format!("{tcp}tcp = \"127.0.0.1:1\""),
+            "test.toml:3: mqtt.listener[0].tcp: is no setting; did you mean mqtt.tcp?",
+        ),
+    ] {
+        assert_eq!(problems(text, &[]), [expected], "{text}");
+    }
+    let certificate = problems(&format!("{tcp}protocol = \"mqtts\""), &[]);
+    assert!(certificate.len() == 1 && certificate[0].contains("millstream certs DIR makes one"), "{certificate:?}");
+}
+
+#[test]
+fn who_comes_by_a_proxy_comes_from_afar() {
+    let proxied = "[[mqtt.listener]]\naddress = \"127.0.0.1:1884\"\nproxy_protocol = true\nproxy_trusted = \"::1\"\n";
+    let refused = problems(proxied, &[]);
+    assert!(refused.len() == 1 && refused[0].contains("others reach this address"), "{refused:?}");
+    let meant = config(&format!("{proxied}allow_anonymous = true"), &[]);
+    assert!(meant.how_to_open().is_none() && meant.warnings().is_empty());
+    // By a Unix socket nobody has to be named.
+    let unix =
+        proxied.replace("127.0.0.1:1884", "unix:/m").replace("proxy_trusted = \"::1\"", "allow_anonymous = true");
+    assert!(config(&unix, &[]).mqtt.listener[0].proxy_protocol);
+    let open = config("password_file = \"p\"\n[[mqtt.listener]]\naddress = \"0.0.0.0:1884\"", &[]);
+    assert!(open.warnings()[0].contains("mqtt.listener[0].address = \"0.0.0.0:1884\": passwords cross the network"));
+}
+
+#[test]
+fn a_listener_is_known_by_its_address() {
+    let listener = |port: u16, rest: &str| format!("[[mqtt.listener]]\naddress = \"127.0.0.1:{port}\"\n{rest}");
+    let before = loaded(&format!("{}{}", listener(1, ""), listener(2, "")), &[], &[]).expect("no problems");
+    let after = format!("{}{}", listener(3, ""), listener(2, "protocol = \"ws\"\nmax_keepalive_s = 9\n"));
+    let after = loaded(&after, &[], &[]).expect("no problems");
+    let name = |port: u16| format!("127.0.0.1:{port}");
+    assert_eq!(
+        after.listeners_changed_since(&before),
+        [
+            (name(3), ListenerChange::New),
+            (name(2), ListenerChange::Key("protocol")),
+            (name(2), ListenerChange::Key("max_keepalive_s")),
+            (name(1), ListenerChange::Gone),
+        ]
+    );
+    assert_eq!(before.listeners_changed_since(&before), []);
+    assert_eq!(after.changed_since(&before).count(), 0);
+}
+
+#[test]
 fn tls_needs_a_certificate_and_its_key() {
     for key in ["mqtt.tls", "mqtt.wss", "kafka.tls"] {
         let (section, name) = key.split_once('.').expect("a section");
@@ -324,6 +470,11 @@ fn the_report_marks_what_differs() {
     ] {
         assert!(report.lines().any(|l| l == line), "{line}\n{report}");
     }
+    let with_listener = "[mqtt]\nmax_keepalive_s = 60\n[[mqtt.listener]]\naddress = \"unix:/m\"\nprotocol = \"ws\"";
+    let listener = super::report(&loaded(with_listener, &[], &[]).expect("no problems"));
+    let listener: Vec<_> = listener.split("[[mqtt.listener]]").nth(1).expect("a section").lines().collect();
+    assert_eq!(listener[1], "  address = \"unix:/m\"");
+    assert!(listener[2].starts_with("* protocol = \"ws\"    (") && listener.contains(&"  max_keepalive_s = 60"));
     assert!(report.contains("* shards = 2    (") && report.contains("test.toml:1; default 0)"));
     assert!(report.contains("Warning: admin.http = \"0.0.0.0:9180\""));
     assert!(report.contains("Note: only this machine can connect"));

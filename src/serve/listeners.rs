@@ -3,13 +3,15 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use broker::listener::socket::Listening;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 
-use crate::config::{Address, Config};
+use super::unix::{self, SocketFile};
+use crate::config::{Address, Config, Endpoint, ListenerConfig, Protocol};
 
 /// Connections the kernel holds until they are accepted.
-const BACKLOG: u32 = 4_096;
+pub const BACKLOG: u32 = 4_096;
 
 /// One of each; `None` where it is off.
 pub struct Listeners<T> {
@@ -61,6 +63,62 @@ pub fn listen(sockets: Listeners<TcpSocket>) -> io::Result<Listeners<TcpListener
 /// Where a listener listens, as the log says it.
 pub fn said(listener: &Option<TcpListener>) -> Option<String> {
     Some(listener.as_ref()?.local_addr().ok()?.to_string())
+}
+
+/// One of `[[mqtt.listener]]`, bound.
+pub struct Further<T> {
+    pub name: String,
+    pub protocol: Protocol,
+    pub socket: T,
+}
+
+/// What one is bound to.
+pub enum Bound {
+    Tcp(TcpSocket),
+    Unix(unix::Place),
+}
+
+/// As [`bind`], those of `[[mqtt.listener]]`.
+pub fn bind_further(config: &Config, runtime: &Runtime) -> io::Result<Vec<Further<Bound>>> {
+    let _inside = runtime.enter();
+    let bind = |listener: &ListenerConfig| {
+        let socket = match &listener.address {
+            Endpoint::Net(address) => {
+                // PROOF: `off` is refused where it is read.
+                Bound::Tcp(bind_first("mqtt.listener", address)?.ok_or(io::ErrorKind::InvalidInput)?)
+            }
+            Endpoint::Unix(path) => Bound::Unix(unix::Place::take(path, listener.unix_mode)?),
+        };
+        Ok(Further { name: listener.name(), protocol: listener.protocol, socket })
+    };
+    config.mqtt.listener.iter().map(bind).collect()
+}
+
+/// From here on clients are heard; by a Unix socket, as long as its file is kept.
+pub fn listen_further(bound: Vec<Further<Bound>>) -> io::Result<Vec<(Further<Listening>, Option<SocketFile>)>> {
+    let listen = |Further { name, protocol, socket }| {
+        let (socket, file) = match socket {
+            Bound::Tcp(socket) => (Listening::Tcp(socket.listen(BACKLOG)?.into_std()?), None),
+            Bound::Unix(place) => {
+                let (socket, file) = place.listen()?;
+                (Listening::Unix(socket), Some(file))
+            }
+        };
+        Ok((Further { name, protocol, socket }, file))
+    };
+    bound.into_iter().map(listen).collect()
+}
+
+/// Where they listen and what they speak, as the log says it.
+pub fn said_further(all: &[(Further<Listening>, Option<SocketFile>)]) -> Option<String> {
+    let said = |(listener, _): &(Further<Listening>, _)| {
+        let at = match &listener.socket {
+            Listening::Tcp(socket) => socket.local_addr().map_or_else(|_| listener.name.clone(), |at| at.to_string()),
+            Listening::Unix(_) => listener.name.clone(),
+        };
+        format!("{at} ({})", listener.protocol.name())
+    };
+    (!all.is_empty()).then(|| all.iter().map(said).collect::<Vec<_>>().join(", "))
 }
 
 fn bind_first(key: &str, address: &Address) -> io::Result<Option<TcpSocket>> {

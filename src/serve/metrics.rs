@@ -58,6 +58,9 @@ fn mqtt_connections(sink: &mut MetricSink, counts: &Counts) {
     sink.counter("millstream_mqtt_connects_total", "CONNECT packets accepted.", &[], counts.connects);
     for (reason, value) in [
         ("busy", counts.refused_busy),
+        ("rate", counts.refused_rate),
+        ("address", counts.refused_address),
+        ("proxy", counts.refused_proxy),
         ("timeout", counts.refused_timeout),
         ("handshake", counts.refused_handshake),
         ("no_connect", counts.refused_no_connect),
@@ -68,8 +71,25 @@ fn mqtt_connections(sink: &mut MetricSink, counts: &Counts) {
         let help = "Connections that ended before their CONNECT was accepted.";
         sink.counter("millstream_mqtt_refused_connections_total", help, &[("reason", reason)], value);
     }
+    let help = "Connections accepted later than they came: mqtt.max_connection_rate.";
+    sink.counter("millstream_mqtt_delayed_connections_total", help, &[], counts.delayed);
+    for (reason, value) in [
+        ("client", counts.closed_by_client),
+        ("lost", counts.closed_lost),
+        ("keep_alive", counts.closed_keep_alive),
+        ("taken_over", counts.closed_taken_over),
+        ("protocol_error", counts.faults),
+        ("server", counts.closed_by_server),
+    ] {
+        let help = "Connections that ended after their CONNECT was accepted.";
+        sink.counter("millstream_mqtt_closed_connections_total", help, &[("reason", reason)], value);
+    }
     let help = "Connections closed because their client broke the protocol.";
     sink.counter("millstream_mqtt_protocol_errors_total", help, &[], counts.faults);
+    let help = "Packets of all kinds received from MQTT clients that were let in.";
+    sink.counter("millstream_mqtt_received_packets_total", help, &[], counts.packets_received());
+    let help = "Packets of all kinds sent to MQTT clients that were let in.";
+    sink.counter("millstream_mqtt_sent_packets_total", help, &[], counts.packets_sent());
     let help = "Bytes read from MQTT clients that were let in, without TLS and WebSocket.";
     sink.counter("millstream_mqtt_received_bytes_total", help, &[], counts.bytes_in);
     let help = "Bytes written to MQTT clients that were let in, without TLS and WebSocket.";
@@ -103,9 +123,12 @@ fn mqtt_messages(sink: &mut MetricSink, counts: &Counts) {
             sink.counter(name, help, &[("qos", qos)], value);
         }
     }
-    for (reason, value) in
-        [("topic", counts.refused_topics), ("rights", counts.refused_rights), ("payload", counts.refused_payloads)]
-    {
+    for (reason, value) in [
+        ("topic", counts.refused_topics),
+        ("rights", counts.refused_rights),
+        ("payload", counts.refused_payloads),
+        ("retained", counts.refused_retained),
+    ] {
         let help = "Messages that were not taken from their publisher.";
         sink.counter("millstream_mqtt_refused_messages_total", help, &[("reason", reason)], value);
     }
@@ -145,6 +168,8 @@ fn mqtt_sessions(sink: &mut MetricSink, counts: &Counts, broker: &Broker) {
         let help = "Sessions; one that is not durable ends with its connection. Once a second.";
         sink.gauge("millstream_mqtt_sessions", help, &labels, value as f64);
     }
+    let help = "Sessions that ended because their time was over.";
+    sink.counter("millstream_mqtt_expired_sessions_total", help, &[], counts.sessions_expired);
     for (durable, value) in [("true", counts.queued_durable), ("false", counts.queued_passing)] {
         let help = "QoS 1 and 2 messages that wait to be sent. Once a second.";
         sink.gauge("millstream_mqtt_queued_messages", help, &[("durable", durable)], value as f64);
@@ -178,11 +203,15 @@ fn mqtt_sessions(sink: &mut MetricSink, counts: &Counts, broker: &Broker) {
         ("millstream_mqtt_retained_messages", "Retained messages.", retained as u64),
         (
             "millstream_mqtt_retained_bytes",
-            "Topics, payloads and properties of retained messages.",
+            "Retained messages, as mqtt.max_retained_bytes counts them.",
             retained_bytes as u64,
         ),
     ] {
         sink.gauge(name, help, &[], value as f64);
+    }
+    for (reason, value) in [("messages", counts.not_retained_messages), ("bytes", counts.not_retained_bytes)] {
+        let help = "Messages that were not retained: as many are, or as large ones, as may be.";
+        sink.counter("millstream_mqtt_not_retained_messages_total", help, &[("reason", reason)], value);
     }
     let help = "Retained messages removed because their lifetime was over.";
     sink.counter("millstream_mqtt_retained_expired_messages_total", help, &[], counts.retained_expired);

@@ -6,11 +6,13 @@ use bridge::Bridge;
 use broker::Broker;
 use broker::auth::Access;
 use broker::listener::tls::Tls;
+use parking_lot::RwLock;
 use tracing::{error, info, warn};
 
 use super::kafka::Front;
 use super::settings;
-use crate::config::{Config, Loaded, Problems};
+use crate::admin::gate::Token;
+use crate::config::{Config, ListenerChange, Loaded, Problems};
 
 /// Keys that a reload puts in force; a name that ends in a dot is a section.
 const RELOADABLE: &[&str] = &[
@@ -25,8 +27,15 @@ const RELOADABLE: &[&str] = &[
     "mqtt.max_queued_bytes",
     "mqtt.queue_full",
     "mqtt.max_buffered_bytes",
+    "mqtt.max_retained_messages",
+    "mqtt.max_retained_bytes",
     "mqtt.connect_timeout_s",
     "mqtt.ws_path",
+    "mqtt.ws_origins",
+    "mqtt.max_connection_rate",
+    "mqtt.max_connections_per_address",
+    "mqtt.max_handshakes",
+    "mqtt.max_handshakes_per_address",
     "mqtt.max_connections",
     "mqtt.max_keepalive_s",
     "mqtt.min_keepalive_s",
@@ -46,7 +55,11 @@ const RELOADABLE: &[&str] = &[
     "kafka.advertised",
     "kafka.advertised_tls",
     "bridge.enabled",
+    "admin.token_file",
 ];
+
+/// Of the keys that only a `[[mqtt.listener]]` has, those that a reload puts in force. The others are as in `[mqtt]`.
+const RELOADABLE_OF_LISTENERS: [&str; 2] = ["proxy_protocol", "proxy_trusted"];
 
 /// Reads the configuration anew, from where it was read at the start.
 pub type Source = Box<dyn Fn() -> Result<Loaded, Problems>>;
@@ -61,6 +74,11 @@ pub struct Running {
     pub access: Arc<Access>,
     pub tls: Option<Arc<Tls>>,
     pub front: Arc<Front>,
+    pub admin_token: Arc<RwLock<Option<Token>>>,
+}
+
+fn is_reloadable(key: &str) -> bool {
+    RELOADABLE.iter().any(|known| key == *known || (known.ends_with('.') && key.starts_with(known)))
 }
 
 impl Running {
@@ -77,9 +95,17 @@ impl Running {
             }
         };
         for key in loaded.changed_since(&self.at_start) {
-            let can = RELOADABLE.iter().any(|known| key == *known || (known.ends_with('.') && key.starts_with(known)));
-            if !can {
+            if !is_reloadable(key) {
                 warn!(key, "has changed, and takes a restart");
+            }
+        }
+        for (listener, change) in loaded.listeners_changed_since(&self.at_start) {
+            match change {
+                ListenerChange::New => warn!(listener, "is new, and takes a restart"),
+                ListenerChange::Gone => warn!(listener, "is gone from the configuration, and takes a restart to close"),
+                ListenerChange::Key(key) if RELOADABLE_OF_LISTENERS.contains(&key) => {}
+                ListenerChange::Key(key) if is_reloadable(&format!("mqtt.{key}")) => {}
+                ListenerChange::Key(key) => warn!(listener, key, "has changed, and takes a restart"),
             }
         }
         // A last line in any case: who asked for it waits for one.
@@ -106,6 +132,10 @@ impl Running {
         }
         if let Err(error) = self.access.reload(&settings::auth_files(config)) {
             failed("users and rights", &error);
+        }
+        match Token::read(config.admin.token_file.as_deref()) {
+            Ok(token) => *self.admin_token.write() = token,
+            Err(error) => failed("the admin listener's token", &error),
         }
         self.front.settings.write().clone_from(&config.kafka);
         // Before the rules, which may fail or wait for the disk: who was shut out is shut out at once.

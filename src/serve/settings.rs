@@ -1,5 +1,6 @@
 //! The configuration as each part of the program takes it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bridge::kafka;
@@ -8,7 +9,7 @@ use broker::listener::tls;
 use broker::mapping::{Rule, RuleError};
 use broker::{ClientLimits, auth};
 
-use crate::config::{Config, ListenerSettings, RuleConfig};
+use crate::config::{self, Config, ListenerSettings, RuleConfig};
 
 pub fn bridge(config: &Config) -> bridge::Options {
     bridge::Options {
@@ -23,17 +24,20 @@ pub fn bridge(config: &Config) -> bridge::Options {
 
 pub fn broker(config: &Config) -> broker::Config {
     let mqtt = &config.mqtt;
-    let names = ["mqtt.tcp", "mqtt.tls", "mqtt.ws", "mqtt.wss"];
+    let short = ["mqtt.tcp", "mqtt.tls", "mqtt.ws", "mqtt.wss"].map(|name| listener(name, &mqtt.listeners));
+    let listeners = short.into_iter().chain(mqtt.listener.iter().map(further_listener));
     broker::Config {
         shards: config.shard_count().into(),
         max_queued_messages: mqtt.max_queued_messages as usize,
         max_queued_bytes: usize::try_from(mqtt.max_queued_bytes).unwrap_or(usize::MAX),
         drops_oldest: mqtt.drops_oldest,
         max_buffered_bytes: mqtt.max_buffered_bytes,
+        max_retained_messages: mqtt.max_retained_messages as usize,
+        max_retained_bytes: usize::try_from(mqtt.max_retained_bytes).unwrap_or(usize::MAX),
         max_connections: mqtt.max_connections.into(),
         sys_interval: Duration::from_secs(mqtt.sys_interval_s.into()),
         certificates_name_users: config.tls.use_identity_as_username && config.tls.cafile.is_some(),
-        listeners: names.map(|name| listener(name, &mqtt.listeners).into()).into(),
+        listeners: listeners.map(Arc::new).collect(),
     }
 }
 
@@ -43,6 +47,13 @@ fn listener(name: &str, settings: &ListenerSettings) -> broker::ListenerConfig {
         name: name.to_owned(),
         connect_timeout: Duration::from_secs(settings.connect_timeout_s.into()),
         ws_path: settings.ws_path.clone(),
+        ws_origins: config::origins(&settings.ws_origins).map(str::to_owned).collect(),
+        max_connections: 0,
+        max_connection_rate: settings.max_connection_rate,
+        max_connections_per_address: settings.max_connections_per_address,
+        max_handshakes: settings.max_handshakes,
+        max_handshakes_per_address: settings.max_handshakes_per_address,
+        proxies: None,
         allow_anonymous: settings.allow_anonymous,
         clients: ClientLimits {
             max_packet_size: settings.max_packet_size,
@@ -62,6 +73,16 @@ fn listener(name: &str, settings: &ListenerSettings) -> broker::ListenerConfig {
             max_byte_rate: clients.max_byte_rate,
             check_payload_format: clients.check_payload_format,
         },
+    }
+}
+
+fn further_listener(further: &config::ListenerConfig) -> broker::ListenerConfig {
+    // The check has parsed them. Were they wrong nonetheless, nobody would be trusted.
+    let proxies = || further.proxy_trusted.parse().unwrap_or_default();
+    broker::ListenerConfig {
+        max_connections: further.max_connections as usize,
+        proxies: further.proxy_protocol.then(proxies),
+        ..listener(&further.name(), &further.settings)
     }
 }
 

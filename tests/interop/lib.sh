@@ -1,15 +1,16 @@
 # shellcheck shell=bash disable=SC2154
 # What the shell scripts share. Steps are told in lines: VERSION, PASS and FAIL.
 
-# Runs a step; on failure the reason is the last thing it said.
+# Runs a step; on failure the reason is the last thing it said. Several may run beside each other.
 step() { # name function arguments
-  local name=$1 said="$scratch/said"
+  local name=$1 errors
+  errors=$(mktemp "$scratch/said.XXXXXX")
   shift
-  if "$@" 2>"$said"; then
+  if "$@" 2>"$errors"; then
     echo "PASS $name"
   else
-    cat "$said" >&2
-    echo "FAIL $name: $(tail -1 "$said")"
+    cat "$errors" >&2
+    echo "FAIL $name: $(tail -1 "$errors")"
   fi
 }
 

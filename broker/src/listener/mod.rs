@@ -1,24 +1,25 @@
 //! Accepts clients, reads their CONNECT, makes sure who they are and brings them to the shard that owns their
 //! session.
 //!
+//! - `accept`: connections as they come
+//! - [`door`]: what a listener's have in common, and how many there may be
+//! - [`socket`]: TCP and Unix sockets; [`proxy`]: for whom a proxy connects
 //! - [`transport`]: what carries their bytes
 //! - [`tls`]: handshakes and certificates, for Kafka's listeners too
 //! - [`websocket`]: messages made a stream
-//! - here: from accept to admission
+//! - here: from the first byte to admission
 
+mod accept;
+pub mod door;
+pub mod proxy;
+pub mod socket;
 pub mod tls;
 pub mod transport;
 pub mod websocket;
 
-use std::net::{self, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{Access, Identity, Proof, Refusal, User};
@@ -26,8 +27,13 @@ use crate::codec::{Connect, DecodeError, ReasonCode, Version, connect_version, f
 use crate::shard::{Mail, Rejected, Shared, refuse_topic};
 use crate::{ListenerConfig, connection, limits};
 
+use accept::Guest;
+pub use accept::{Incoming, Listener, accept, come_in, leaves_files};
+use door::{Bite, Door};
+use proxy::Header;
+use socket::{Origin, Socket, Stream};
 use tls::Tls;
-use transport::{Allowance, Socket, Transport};
+use transport::Transport;
 
 /// First byte of a CONNECT.
 const CONNECT: u8 = 0x10;
@@ -35,17 +41,6 @@ const CONNECT: u8 = 0x10;
 const REFUSAL_BYTES: u32 = 5;
 /// First byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
-
-/// A bound, non-blocking socket and what is spoken on it.
-#[derive(Debug)]
-pub struct Listener {
-    /// Its settings; a reload changes them by their name.
-    pub config: Arc<ListenerConfig>,
-    /// Where clients come in.
-    pub socket: net::TcpListener,
-    /// What carries MQTT.
-    pub carrier: Carrier,
-}
 
 /// What carries MQTT on a listener.
 #[derive(Clone)]
@@ -71,41 +66,6 @@ impl std::fmt::Debug for Carrier {
     }
 }
 
-/// What all clients of a listener have in common.
-struct Door {
-    /// As it was set at the start.
-    config: Arc<ListenerConfig>,
-    carrier: Carrier,
-    /// Only this machine reaches it.
-    loopback: bool,
-    /// Connections accepted whose CONNECT is not there yet.
-    handshakes: AtomicUsize,
-    /// See [`limits::STRANGERS_BYTES_MAX`].
-    strangers_bytes: Arc<AtomicUsize>,
-}
-
-impl Door {
-    fn name(&self) -> &str {
-        &self.config.name
-    }
-}
-
-/// A place among a listener's unfinished handshakes, until it is dropped.
-struct Place(Arc<Door>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A connection that was accepted and has said nothing yet.
-pub struct Incoming {
-    stream: net::TcpStream,
-    peer: SocketAddr,
-    place: Place,
-}
-
 /// A client that may come in, on its way to its shard.
 pub struct Arrival {
     transport: Transport,
@@ -128,79 +88,10 @@ pub struct Client {
     pub peer: Arc<str>,
     /// Where it came in.
     pub listener: Arc<ListenerConfig>,
-    /// Only this machine can come in there.
+    /// Only this machine can come in there, and by itself.
     pub loopback: bool,
-}
-
-/// Accepts clients until the shard ends.
-pub async fn accept(shared: Shared, listener: Listener) {
-    let Listener { config, socket, carrier } = listener;
-    let name = &*config.name;
-    let loopback = socket.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
-    let socket = match TcpListener::from_std(socket) {
-        Ok(socket) => socket,
-        Err(error) => return tracing::error!(name, %error, "a listener cannot be used"),
-    };
-    let (handshakes, strangers_bytes) = (AtomicUsize::new(0), Arc::default());
-    let door = Arc::new(Door { config: config.clone(), carrier, loopback, handshakes, strangers_bytes });
-    let mut next = 0;
-    loop {
-        let (stream, peer) = match socket.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, usually: others will close some.
-                tracing::warn!(name, %error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if !leaves_files(&stream) {
-            tracing::warn!(name, %peer, "refused: the limit of open files (ulimit -n) is near");
-            shared.borrow_mut().counts.refused_busy += 1;
-            drop(stream);
-            // Whoever tries again and again is not to fill the log.
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        }
-        if door.handshakes.load(Ordering::Relaxed) >= limits::HANDSHAKES_MAX {
-            tracing::warn!(name, %peer, "refused: too many connections have not sent their CONNECT");
-            shared.borrow_mut().counts.refused_busy += 1;
-            continue;
-        }
-        door.handshakes.fetch_add(1, Ordering::Relaxed);
-        let place = Place(door.clone());
-        if let Carrier::Tcp | Carrier::Ws = door.carrier {
-            tokio::task::spawn_local(welcome(shared.clone(), stream, peer, place));
-            continue;
-        }
-        // A handshake's arithmetic is worth sharing among the shards.
-        match stream.into_std() {
-            Ok(stream) => {
-                let shard = shared.borrow();
-                next = (next + 1) % shard.config.shards;
-                shard.send(next, Mail::Incoming(Box::new(Incoming { stream, peer, place })));
-            }
-            Err(error) => tracing::warn!(name, %peer, %error, "a connection could not be moved to a shard"),
-        }
-    }
-}
-
-/// Whether enough open files are left beside a connection: the log must never wait for one, whoever connects how
-/// often. The kernel gives the lowest number that is free.
-pub fn leaves_files(connection: &impl AsRawFd) -> bool {
-    let Some(max) = getrlimit(Resource::Nofile).current else { return true };
-    u64::try_from(connection.as_raw_fd()).is_ok_and(|number| number < max - limits::FILES_RESERVED.min(max / 4))
-}
-
-/// Takes in a connection that another shard accepted.
-pub async fn come_in(shared: Shared, incoming: Incoming) {
-    let Incoming { stream, peer, place } = incoming;
-    match TcpStream::from_std(stream) {
-        Ok(stream) => welcome(shared, stream, peer, place).await,
-        Err(error) => {
-            tracing::warn!(name = place.0.name(), %peer, %error, "a connection could not be moved to a shard")
-        }
-    }
+    /// Clients connected at its listener when it came to its shard.
+    pub at_listener: usize,
 }
 
 /// Takes in a client that was let in by another shard.
@@ -214,14 +105,11 @@ pub async fn arrive(shared: Shared, mut arrival: Arrival) {
 }
 
 /// From the first byte to the client's shard.
-async fn welcome(shared: Shared, stream: TcpStream, peer: SocketAddr, place: Place) {
-    // A failure shows at the first read.
-    let _ = stream.set_nodelay(true);
-    let peer: Arc<str> = peer.to_string().into();
-    let socket = Socket::new(stream, Allowance::new(place.0.strangers_bytes.clone()));
-    let Some(mut arrival) = shake_hands(&shared, socket, &peer, &place.0).await else { return };
-    arrival.transport.let_in();
-    drop(place);
+async fn welcome(shared: Shared, guest: Guest<Stream>) {
+    let Guest { stream, origin, visit, config } = guest;
+    stream.set_nodelay();
+    let Some(mut arrival) = shake_hands(&shared, Socket::new(stream, visit), origin, config).await else { return };
+    arrival.transport.visit().let_in();
     let (here, target) = {
         let shard = shared.borrow();
         (shard.index, shard.shard_of(&arrival.client.id))
@@ -231,12 +119,15 @@ async fn welcome(shared: Shared, stream: TcpStream, peer: SocketAddr, place: Pla
     }
     match arrival.transport.park() {
         Ok(()) => shared.borrow().send(target, Mail::Arrival(Box::new(arrival))),
-        Err(error) => tracing::warn!(peer = &*peer, %error, "a connection could not be moved to its shard"),
+        Err(error) => {
+            tracing::warn!(peer = &*arrival.client.peer, %error, "a connection could not be moved to its shard");
+        }
     }
 }
 
 async fn admit(shared: Shared, arrival: Arrival) {
-    let Arrival { mut transport, client, mut input } = arrival;
+    let Arrival { mut transport, mut client, mut input } = arrival;
+    client.at_listener = transport.visit().door().clients();
     let admitted = {
         let mut shard = shared.borrow_mut();
         shard.read_clock();
@@ -252,10 +143,18 @@ async fn admit(shared: Shared, arrival: Arrival) {
     };
     match admitted {
         // A task of its own: this one has room for TLS and WebSocket handshakes, some 10 KB.
-        Ok(admitted) => drop(tokio::task::spawn_local(connection::run(shared, transport, admitted, input))),
+        Ok(admitted) => {
+            transport.visit().is_client();
+            drop(tokio::task::spawn_local(connection::run(shared, transport, admitted, input)));
+        }
         Err((version, Rejected { reason, why })) => {
             shared.borrow_mut().counts.refused(Some(reason));
-            tracing::warn!(peer = &*client.peer, client = &*client.id, user = client.identity.name(), "refused: {why}");
+            if reason == ReasonCode::QuotaExceeded {
+                transport.visit().door().say(Bite::Full, &format!("refused: {why}"), &client.peer);
+            } else {
+                let (client, peer, user) = (&*client.id, &*client.peer, client.identity.name());
+                tracing::warn!(peer, client, user, "refused: {why}");
+            }
             connection::refuse(&mut transport, version, reason).await;
         }
     }
@@ -277,14 +176,31 @@ impl Refused {
     }
 }
 
-/// TLS, WebSocket, CONNECT, credentials; says in the log why it came to nothing.
-async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Door) -> Option<Arrival> {
-    let (config, access) = {
-        let shard = shared.borrow();
-        (shard.config.of(&door.config).clone(), shard.router.access.clone())
-    };
+/// PROXY header, TLS, WebSocket, CONNECT, credentials; says in the log why it came to nothing.
+async fn shake_hands(
+    shared: &Shared,
+    mut socket: Socket,
+    mut origin: Origin,
+    config: Arc<ListenerConfig>,
+) -> Option<Arrival> {
+    let access = shared.borrow().router.access.clone();
+    let door = &*socket.visit().door().clone();
     let end = Instant::now() + config.connect_timeout;
-    let refused = |why: &str| tracing::info!(peer = &**peer, listener = door.name(), "refused: {why}");
+    let is_proxied = config.proxies.is_some();
+    if is_proxied {
+        let peer = origin.peer.clone();
+        let Ok(introduced) = timeout_at(end, introduced(shared, &mut socket, origin, &config, door)).await else {
+            shared.borrow_mut().counts.refused_timeout += 1;
+            let timeout_s = config.connect_timeout.as_secs();
+            tracing::info!(peer = &*peer, listener = door.name(), "refused: no PROXY header within {timeout_s} s");
+            return None;
+        };
+        origin = introduced?;
+    }
+    // Whoever comes by a proxy may be anywhere.
+    let loopback = door.loopback && !is_proxied;
+    let peer = origin.peer;
+    let refused = |why: &str| tracing::info!(peer = &*peer, listener = door.name(), "refused: {why}");
     let late = || {
         shared.borrow_mut().counts.refused_timeout += 1;
         refused(&format!("no CONNECT within {} s", config.connect_timeout.as_secs()));
@@ -309,13 +225,12 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
     // A reload may have come while it took its time.
     let config = shared.borrow().config.of(&door.config).clone();
     let proved = match read {
-        Ok(input) => prove(&access, &config, door, certified, &input).await.map(|claim| (claim, input)),
+        Ok(input) => prove(&access, &config, loopback, certified, &input).await.map(|claim| (claim, input)),
         Err(refused) => Err(refused),
     };
     match proved {
         Ok((Claim { id, assigned, identity }, input)) => {
-            let client =
-                Client { id, assigned, identity, peer: peer.clone(), listener: config, loopback: door.loopback };
+            let client = Client { id, assigned, identity, peer, listener: config, loopback, at_listener: 0 };
             Some(Arrival { transport, client, input })
         }
         Err(Refused { answer, why }) => {
@@ -329,15 +244,54 @@ async fn shake_hands(shared: &Shared, socket: Socket, peer: &Arc<str>, door: &Do
     }
 }
 
+/// Where a proxy says its client is from; `None` when that is the end of it.
+async fn introduced(
+    shared: &Shared,
+    socket: &mut Socket,
+    origin: Origin,
+    config: &ListenerConfig,
+    door: &Door,
+) -> Option<Origin> {
+    let refused = |why: &str| {
+        shared.borrow_mut().counts.refused_proxy += 1;
+        tracing::info!(peer = &*origin.peer, listener = door.name(), "refused: {why}");
+    };
+    let header = match socket.read_proxy_header().await {
+        Ok(header) => header,
+        Err(why) => {
+            refused(&why);
+            return None;
+        }
+    };
+    let (ip, origin) = match header {
+        Header::From(address) => {
+            (Some(address.ip()), Origin { peer: address.to_string().into(), ip: Some(address.ip()) })
+        }
+        // A proxy that wants to know whether we are there has nothing more to say.
+        Header::Local if !matches!(socket.peek().await, Ok(Some(_))) => {
+            tracing::debug!(peer = &*origin.peer, listener = door.name(), "a proxy's health check");
+            return None;
+        }
+        Header::Local | Header::Unknown => (origin.counted(), origin),
+    };
+    if let Some(ip) = ip
+        && let Err(bite) = socket.visit().is_from(ip, config)
+    {
+        door.bites(bite, &mut shared.borrow_mut().counts, &origin.peer);
+        return None;
+    }
+    Some(origin)
+}
+
 /// The transport a listener speaks, and the user name that a certificate proves.
 async fn open(door: &Door, socket: Socket, config: &ListenerConfig) -> Result<(Transport, Option<Arc<str>>), String> {
     // The largest packet in one message, and a few of its neighbours.
     let message_max = config.clients.max_packet_size as usize + limits::READ_BYTES;
     match &door.carrier {
-        Carrier::Tcp => Ok((Transport::Tcp(socket), None)),
+        Carrier::Tcp => Ok((Transport::Plain(socket), None)),
         Carrier::Ws => {
             speaks_http(&socket).await?;
-            let ws = websocket::accept(socket, &config.ws_path, message_max).await?;
+            let ws = websocket::accept(socket, &config.ws_path, &config.ws_origins, message_max).await?;
             Ok((Transport::Ws(Box::new(ws)), None))
         }
         Carrier::Tls(tls) => {
@@ -348,7 +302,7 @@ async fn open(door: &Door, socket: Socket, config: &ListenerConfig) -> Result<(T
         Carrier::Wss(tls) => {
             speaks_tls(&socket).await?;
             let accepted = tls.accept(socket).await?;
-            let ws = websocket::accept(accepted.stream, &config.ws_path, message_max).await?;
+            let ws = websocket::accept(accepted.stream, &config.ws_path, &config.ws_origins, message_max).await?;
             Ok((Transport::Wss(Box::new(ws)), accepted.name))
         }
     }
@@ -446,7 +400,7 @@ pub fn anonymous_allowed(configured: Option<bool>, loopback: bool, access: &Acce
 async fn prove(
     access: &Access,
     config: &ListenerConfig,
-    door: &Door,
+    loopback: bool,
     certified: Option<Arc<str>>,
     input: &[u8],
 ) -> Result<Claim, Refused> {
@@ -454,7 +408,7 @@ async fn prove(
     let found = frame(input, config.clients.max_packet_size).ok().flatten();
     let connect = found.as_ref().and_then(|found| Connect::decode(found).ok());
     let Some(connect) = connect else { return Err(Refused::silently("its CONNECT does not decode")) };
-    let anonymous = anonymous_allowed(config.allow_anonymous, door.loopback, access);
+    let anonymous = anonymous_allowed(config.allow_anonymous, loopback, access);
     let identity = match (certified, connect.username) {
         // As Mosquitto: a name in the CONNECT does not count beside a certificate's.
         (Some(name), _) => Identity::User(User { name, proof: Proof::Certificate }),

@@ -1,23 +1,20 @@
-//! A client's bytes: TCP, TLS or WebSocket. One type for all, so that the rest does not care.
+//! A client's bytes: as they are, TLS or WebSocket. One type for all, so that the rest does not care.
 
 use std::io;
-use std::net;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::door::Visit;
+use super::socket::Socket;
 use super::websocket::WebSocket;
-use crate::limits;
 
 /// What carries MQTT.
 pub enum Transport {
-    /// TCP as it is.
-    Tcp(Socket),
+    /// The bytes of a TCP or Unix socket as they are.
+    Plain(Socket),
     /// TLS on it.
     Tls(Box<TlsStream<Socket>>),
     /// WebSocket messages.
@@ -38,14 +35,14 @@ impl Transport {
         self.socket().resume()
     }
 
-    /// Its client is let in: from here on its bytes are the session's affair.
-    pub fn let_in(&mut self) {
-        self.socket().allowance = None;
+    /// Its place among the connections of its listener.
+    pub fn visit(&mut self) -> &mut Visit {
+        self.socket().visit()
     }
 
     fn socket(&mut self) -> &mut Socket {
         match self {
-            Transport::Tcp(socket) => socket,
+            Transport::Plain(socket) => socket,
             Transport::Tls(tls) => tls.get_mut().0,
             Transport::Ws(ws) => ws.get_mut(),
             Transport::Wss(ws) => ws.get_mut().get_mut().0,
@@ -56,7 +53,7 @@ impl Transport {
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Transport::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Transport::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Transport::Tls(tls) => poll_fill(tls, cx, buf),
             Transport::Ws(ws) => poll_fill(ws, cx, buf),
             Transport::Wss(ws) => poll_fill(ws, cx, buf),
@@ -86,7 +83,7 @@ fn poll_fill<S: AsyncRead + Unpin>(
 impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Transport::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Transport::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Transport::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
             Transport::Ws(ws) => Pin::new(ws).poll_write(cx, bytes),
             Transport::Wss(ws) => Pin::new(ws).poll_write(cx, bytes),
@@ -95,7 +92,7 @@ impl AsyncWrite for Transport {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Transport::Tcp(_) => Poll::Ready(Ok(())),
+            Transport::Plain(_) => Poll::Ready(Ok(())),
             Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
             Transport::Ws(ws) => Pin::new(ws).poll_flush(cx),
             Transport::Wss(ws) => Pin::new(ws).poll_flush(cx),
@@ -104,123 +101,11 @@ impl AsyncWrite for Transport {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Transport::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
             Transport::Ws(ws) => Pin::new(ws).poll_shutdown(cx),
             Transport::Wss(ws) => Pin::new(ws).poll_shutdown(cx),
         }
-    }
-}
-
-/// A TCP connection that can leave one thread's reactor and join another's.
-pub struct Socket {
-    state: State,
-    /// Until its client is let in.
-    allowance: Option<Allowance>,
-}
-
-enum State {
-    Registered(TcpStream),
-    Parked(net::TcpStream),
-    /// Between the two, or after a failed move.
-    Gone,
-}
-
-impl Socket {
-    /// Of this thread's reactor; its client is a stranger.
-    pub fn new(stream: TcpStream, allowance: Allowance) -> Socket {
-        Socket { state: State::Registered(stream), allowance: Some(allowance) }
-    }
-
-    /// The first byte that came, left where it is; `None` at the end.
-    pub async fn peek(&self) -> io::Result<Option<u8>> {
-        let State::Registered(stream) = &self.state else { return Err(gone()) };
-        let mut first = [0];
-        Ok((stream.peek(&mut first).await? > 0).then_some(first[0]))
-    }
-
-    fn park(&mut self) -> io::Result<()> {
-        if let State::Registered(stream) = std::mem::replace(&mut self.state, State::Gone) {
-            self.state = State::Parked(stream.into_std()?);
-        }
-        Ok(())
-    }
-
-    fn resume(&mut self) -> io::Result<()> {
-        if let State::Parked(stream) = std::mem::replace(&mut self.state, State::Gone) {
-            self.state = State::Registered(TcpStream::from_std(stream)?);
-        }
-        Ok(())
-    }
-
-    fn registered(self: Pin<&mut Self>) -> io::Result<Pin<&mut TcpStream>> {
-        match &mut self.get_mut().state {
-            State::Registered(stream) => Ok(Pin::new(stream)),
-            _ => Err(gone()),
-        }
-    }
-}
-
-/// What a client may send before it is let in. Most of it lies in memory until then.
-pub struct Allowance {
-    /// Of all such clients of its listener, beyond what each has for nothing.
-    taken: Arc<AtomicUsize>,
-    own: usize,
-}
-
-impl Allowance {
-    /// One that nothing was taken of.
-    pub fn new(taken: Arc<AtomicUsize>) -> Allowance {
-        Allowance { taken, own: 0 }
-    }
-
-    fn beyond(&self) -> usize {
-        self.own.saturating_sub(limits::STRANGER_BYTES_FREE)
-    }
-
-    fn take(&mut self, bytes: usize) -> io::Result<()> {
-        let before = self.beyond();
-        self.own += bytes;
-        let more = self.beyond() - before;
-        if more > 0 && self.taken.fetch_add(more, Ordering::Relaxed) + more > limits::STRANGERS_BYTES_MAX {
-            return Err(io::Error::other("too much has come of clients that are not let in yet; it sent much itself"));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Allowance {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(self.beyond(), Ordering::Relaxed);
-    }
-}
-
-fn gone() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the connection is on its way to another thread")
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(self.as_mut().registered()?.poll_read(cx, buf))?;
-        match &mut self.allowance {
-            None => Poll::Ready(Ok(())),
-            Some(allowance) => Poll::Ready(allowance.take(buf.filled().len() - before)),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.registered()?.poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.registered()?.poll_shutdown(cx)
     }
 }
 
@@ -249,7 +134,7 @@ mod tests {
             let (ours, theirs) = tokio::io::duplex(4096);
             let mut request = "ws://localhost/".into_client_request().expect("a request");
             request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("mqtt"));
-            let (server, client) = tokio::join!(websocket::accept(ours, "", 4096), client_async(request, theirs));
+            let (server, client) = tokio::join!(websocket::accept(ours, "", &[], 4096), client_async(request, theirs));
             let (mut server, (mut client, _)) = (server.expect("an upgrade"), client.expect("an upgrade"));
             for message in [Message::binary("before"), Message::text("text"), Message::binary("behind")] {
                 client.send(message).await.expect("room");

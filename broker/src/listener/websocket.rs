@@ -7,7 +7,8 @@ use std::task::{Context, Poll, ready};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::header::{ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
@@ -32,9 +33,15 @@ pub struct WebSocket<S> {
     failed: Option<String>,
 }
 
-/// Answers the upgrade request on `path` (empty: on any) and chooses the subprotocol. `message_bytes_max` bounds
-/// what a client's message may take in memory before it is whole. The error is the reason for the log.
-pub async fn accept<S>(stream: S, path: &str, message_bytes_max: usize) -> Result<WebSocket<S>, String>
+/// Answers the upgrade request on `path` (empty: on any) of a page of one of `origins` (none: of any) and chooses the
+/// subprotocol. `message_bytes_max` bounds what a client's message may take in memory before it is whole. The error is
+/// the reason for the log.
+pub async fn accept<S>(
+    stream: S,
+    path: &str,
+    origins: &[String],
+    message_bytes_max: usize,
+) -> Result<WebSocket<S>, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -46,14 +53,26 @@ where
         .max_frame_size(Some(message_bytes_max));
     // The crate's trait wants this error by value.
     #[allow(clippy::result_large_err)]
-    let answer = |request: &Request, response| match path.is_empty() || request.uri().path() == path {
-        true => choose_subprotocol(request, response),
-        false => Err(refusal(StatusCode::NOT_FOUND, "MQTT is spoken on another path")),
+    let answer = |request: &Request, response| {
+        if !path.is_empty() && request.uri().path() != path {
+            return Err(refusal(StatusCode::NOT_FOUND, "MQTT is spoken on another path"));
+        }
+        if !is_welcome(request, origins) {
+            return Err(refusal(StatusCode::FORBIDDEN, "ws_origins does not name the page's Origin"));
+        }
+        choose_subprotocol(request, response)
     };
     match accept_hdr_async_with_config(stream, answer, Some(config)).await {
         Ok(inner) => Ok(WebSocket { inner, message: Bytes::new(), failed: None }),
         Err(error) => Err(format!("no WebSocket: {error}")),
     }
+}
+
+/// Browsers tell the page that connects; what is no browser tells what it likes, or nothing.
+fn is_welcome(request: &Request, origins: &[String]) -> bool {
+    let named =
+        |origin: &HeaderValue| origins.iter().any(|known| origin.as_bytes().eq_ignore_ascii_case(known.as_bytes()));
+    origins.is_empty() || request.headers().get_all(ORIGIN).iter().all(named)
 }
 
 fn refusal(status: StatusCode, why: &str) -> ErrorResponse {

@@ -13,8 +13,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::auth::{Access, Identity};
 use crate::codec::QoS;
+use crate::limits;
 use crate::mapping::{Origin, Rule, partition_of};
 use crate::session::Tag;
+use crate::stats::Drops;
 
 use retained::RetainedStore;
 use trie::{SharedGroup, Subscriber, Trie};
@@ -37,6 +39,8 @@ pub struct SessionRef {
     connected: AtomicBool,
     open: AtomicBool,
     queued: AtomicUsize,
+    /// Messages that were due to it and were never sent.
+    pub drops: Drops,
 }
 
 impl SessionRef {
@@ -44,7 +48,8 @@ impl SessionRef {
     pub fn new(id: u64, shard: usize, slot: u32, client_id: Arc<str>, durable: bool) -> SessionRef {
         let (connected, open) = (AtomicBool::new(false), AtomicBool::new(false));
         let identity = Mutex::new(Identity::Anonymous);
-        SessionRef { id, shard, slot, client_id, durable, identity, connected, open, queued: AtomicUsize::new(0) }
+        let (queued, drops) = (AtomicUsize::new(0), Drops::default());
+        SessionRef { id, shard, slot, client_id, durable, identity, connected, open, queued, drops }
     }
 
     /// Whose it is.
@@ -198,8 +203,12 @@ pub struct Router {
     trie: RwLock<Trie>,
     generation: AtomicU64,
     subscriptions: AtomicUsize,
+    /// The shared ones among them.
+    shared_subscriptions: AtomicUsize,
     /// Retained messages.
     pub retained: RetainedStore,
+    /// When it may be said again that there is no place for more, in milliseconds of the process.
+    retained_warning_ms: AtomicU64,
     /// The newest of `$SYS`, which is nobody's to retain and is not journaled (S8).
     pub sys: RetainedStore,
     /// Who may do what.
@@ -216,7 +225,9 @@ impl Router {
             trie: RwLock::default(),
             generation: AtomicU64::new(1),
             subscriptions: AtomicUsize::new(0),
+            shared_subscriptions: AtomicUsize::new(0),
             retained: RetainedStore::default(),
+            retained_warning_ms: AtomicU64::new(0),
             sys: RetainedStore::default(),
             access,
             rules: RwLock::new(rules),
@@ -251,6 +262,7 @@ impl Router {
         self.trie.write().subscribe(filter, group, subscriber);
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.subscriptions.fetch_add(usize::from(fresh), Ordering::Relaxed);
+        self.shared_subscriptions.fetch_add(usize::from(fresh && group.is_some()), Ordering::Relaxed);
     }
 
     /// Removes subscriptions of a session.
@@ -260,8 +272,15 @@ impl Router {
             let (group, filter) = split(filter);
             trie.unsubscribe(filter, group, session);
             self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+            self.shared_subscriptions.fetch_sub(usize::from(group.is_some()), Ordering::Relaxed);
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether it is time to say once more that there is no place for more retained messages.
+    pub fn may_warn_of_retained(&self, now_ms: u64) -> bool {
+        let due = |next| (next <= now_ms).then(|| now_ms + 1000 * limits::RETAINED_WARNING_S);
+        self.retained_warning_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
     }
 
     /// The members of a shared subscription, while it has any.
@@ -272,6 +291,11 @@ impl Router {
     /// Subscriptions of all sessions.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions.load(Ordering::Relaxed)
+    }
+
+    /// Shared subscriptions among them.
+    pub fn shared_subscriptions(&self) -> usize {
+        self.shared_subscriptions.load(Ordering::Relaxed)
     }
 
     /// Works out who gets messages on a topic.
@@ -373,6 +397,14 @@ pub fn picked_queue(member: &Subscriber, key: u32) -> QueueTarget {
         retain_as_published: member.retain_as_published,
         id: key,
         shared: true,
+    }
+}
+
+/// Gives back the room of what was removed: a table keeps it otherwise, for as long as its branch stands. Called after
+/// each removal, does something when another half is gone. (What stood where is not free again in `capacity`.)
+fn shrink<V>(children: &mut HashMap<Box<str>, V>) {
+    if children.len().is_power_of_two() {
+        children.shrink_to(2 * children.len());
     }
 }
 

@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use crate::codec::QoS;
 use crate::session::share_key;
 
-use super::SessionRef;
+use super::{SessionRef, shrink};
 
 /// One subscription of one session.
 #[derive(Clone, Debug)]
@@ -181,6 +181,7 @@ impl Node {
                     child.remove(below, group, session);
                     if child.is_empty() {
                         self.children.remove(*level);
+                        shrink(&mut self.children);
                     }
                 }
             }
@@ -225,6 +226,16 @@ mod tests {
     fn subscriber(id: u64) -> Subscriber {
         let session = Arc::new(SessionRef::new(id, 0, 0, "c".into(), false));
         Subscriber { session, qos: QoS::AtMostOnce, no_local: false, retain_as_published: false, id: None }
+    }
+
+    #[test]
+    fn a_branch_that_stays_gives_back_the_room_of_those_that_went() {
+        let mut trie = Trie::default();
+        let filters: Vec<String> = (0..10_000).map(|n| format!("device/{n}")).collect();
+        filters.iter().for_each(|filter| trie.subscribe(filter, None, subscriber(1)));
+        filters[3..].iter().for_each(|filter| trie.unsubscribe(filter, None, 1));
+        let branch = &trie.root.children["device"].children;
+        assert!(branch.len() == 3 && branch.capacity() < 20, "room for {}", branch.capacity());
     }
 
     fn level() -> impl Strategy<Value = &'static str> {

@@ -101,6 +101,21 @@ pub struct Session {
     pub will_at_ms: Option<u64>,
     /// Reads of its queue are waiting for the disk.
     pub cold: bool,
+    /// What it sent and got.
+    pub traffic: Traffic,
+}
+
+/// What a session's client sent and got, over all its connections since the process started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// PUBLISH packets received.
+    pub messages_in: u64,
+    /// PUBLISH packets put into its output buffer.
+    pub messages_out: u64,
+    /// Bytes of packets received, CONNECT excepted.
+    pub bytes_in: u64,
+    /// Bytes written.
+    pub bytes_out: u64,
 }
 
 /// How QoS 1 and 2 go out.
@@ -166,6 +181,8 @@ pub struct Link {
     pub id: u64,
     /// Peer address, for the log.
     pub peer: Arc<str>,
+    /// When it was let in, in seconds since 1970.
+    pub since_s: u32,
     /// What it speaks.
     pub version: Version,
     /// Its CONNACK is in the outbox: others may follow.
@@ -180,8 +197,10 @@ pub struct Link {
     pub closing: Option<Close>,
     /// 0 off.
     pub keep_alive_s: u16,
-    /// When it last said anything, in milliseconds of the process.
+    /// When it last said a whole packet, or got on with a large one, in milliseconds of the process.
     pub heard_ms: u64,
+    /// Bytes of an unfinished packet that had come by then.
+    pub begun_bytes: usize,
     /// The largest packet it takes.
     pub packet_bytes_max: usize,
     /// Acknowledgements that wait for their commit.

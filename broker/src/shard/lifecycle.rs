@@ -7,7 +7,7 @@ use bridge::state::Change;
 use bridge::{JournalFailed, RecoveredQueue, Ticket};
 
 use crate::auth::{Access, Identity, Proof, User};
-use crate::codec::{ConnAck, Connect, ReasonCode};
+use crate::codec::{ConnAck, Connect, ReasonCode, Version};
 use crate::config::{Config, ListenerConfig};
 use crate::limits;
 use crate::listener::{Client, anonymous_allowed};
@@ -84,8 +84,16 @@ impl Shard {
             // Users or settings were changed while it was on its way here.
             return Err(Rejected { reason: ReasonCode::NotAuthorized, why: "its user has changed meanwhile" });
         }
-        let takes_over = known.is_some_and(|slot| self.sessions[slot as usize].link.is_some());
-        if !takes_over && self.is_full() {
+        let taken_over = known.and_then(|slot| self.sessions[slot as usize].link.as_ref());
+        let at_listener_max = self.config.of(listener).max_connections;
+        // One that it takes over makes room for it, where it came in itself.
+        let makes_room = taken_over.is_some_and(|link| link.listener.name == listener.name);
+        if !makes_room && at_listener_max > 0 && client.at_listener >= at_listener_max {
+            self.counts.limits[Limit::MaxConnections as usize] += 1;
+            let why = "its listener's max_connections are there already";
+            return Err(Rejected { reason: ReasonCode::QuotaExceeded, why });
+        }
+        if taken_over.is_none() && self.is_full() {
             self.counts.limits[Limit::MaxConnections as usize] += 1;
             return Err(Rejected { reason: ReasonCode::QuotaExceeded, why: "mqtt.max_connections are there already" });
         }
@@ -112,6 +120,7 @@ impl Shard {
         }
         let due = known.map(|slot| self.due(slot)).unwrap_or_default();
         if let (Some(slot), true) = (known, due.end) {
+            self.counts.sessions_expired += 1;
             ticket = self.end(slot);
         } else if let (Some(slot), true) = (known, due.will) {
             self.publish_will(slot);
@@ -147,6 +156,7 @@ impl Shard {
         session.link = Some(Link {
             id: link,
             peer: peer.clone(),
+            since_s: self.now.unix_s,
             version: connect.version,
             ready: false,
             outbox: Vec::new(),
@@ -155,6 +165,7 @@ impl Shard {
             closing: None,
             keep_alive_s,
             heard_ms,
+            begun_bytes: 0,
             packet_bytes_max,
             held: 0,
             unanswered: 0,
@@ -291,6 +302,10 @@ impl Shard {
         }
         // Its task finds that the session is another link's: it writes this farewell and ends.
         link.close(Close::ByServer(ReasonCode::SessionTakenOver, "taken over by a new connection"));
+        self.counts.packets_out += u64::from(link.version == Version::V5);
+        if let Some(why) = &link.closing {
+            self.counts.closed(why);
+        }
         self.farewells.insert(link.id, link.farewell());
         let session = &mut self.sessions[slot as usize];
         session.me.set_connected(false);
@@ -320,9 +335,10 @@ impl Shard {
         let delay_s = session.will.as_ref().map(|will| will.delay_s.min(expiry_s));
         session.ends_at_ms = (expiry_s != NEVER).then(|| now_ms + milliseconds(expiry_s));
         session.will_at_ms = delay_s.map(|delay_s| now_ms + milliseconds(delay_s));
-        if matches!(why, Close::Fault(..)) {
-            self.counts.faults += 1;
+        if link.version == Version::V5 && matches!(why, Close::Fault(..) | Close::ByServer(..)) {
+            self.counts.packets_out += 1;
         }
+        self.counts.closed(why);
         self.counts.connected -= 1;
         if delay_s == Some(0) {
             self.publish_will(slot);
@@ -367,7 +383,9 @@ impl Shard {
             publisher: me.id,
         };
         let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
-        self.route(&message, from, also);
+        // Nobody is there to be told that it is not retained: that is no error.
+        let retained = self.keep_retained(&message, from, false).ok().flatten();
+        self.route(&message, from, retained, also);
     }
 
     /// A user's session is that user's alone, whoever knows its client id; one of nobody's is anybody's. Where
@@ -381,7 +399,7 @@ impl Shard {
 
     /// Other settings, users or rights are in force: clients that would not be let in now are closed.
     pub(super) fn reload(&mut self, config: Arc<Config>) {
-        self.config = config;
+        self.config = config.keeping_listeners(&self.config);
         for (_, session) in &mut self.sessions {
             let Some(link) = session.link.as_mut() else { continue };
             let listener = self.config.of(&link.listener);
@@ -506,6 +524,7 @@ impl Shard {
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");
+                self.counts.sessions_expired += 1;
                 self.end(slot);
             } else {
                 self.publish_will(slot);
@@ -549,6 +568,7 @@ fn new_session(me: Arc<SessionRef>, out: Out) -> Session {
         ends_at_ms: None,
         will_at_ms: None,
         cold: false,
+        traffic: Default::default(),
     }
 }
 

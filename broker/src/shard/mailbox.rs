@@ -11,10 +11,14 @@ use crate::listener::{Arrival, Incoming, Listener};
 use crate::stats::Shown;
 use crate::{Config, limits};
 
+use super::Shared;
 use super::publish::Burst;
 
 /// Work of any kind for a shard's thread, such as a Kafka connection.
 pub type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// Work that looks at the shard itself. No borrow of it may be held over an await.
+pub type Visit = Box<dyn FnOnce(Shared) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// What reaches a shard from other threads.
 pub enum Mail {
@@ -26,6 +30,8 @@ pub enum Mail {
     Arrival(Box<Arrival>),
     /// Work.
     Job(Job),
+    /// Work on its sessions.
+    Visit(Visit),
     /// A listener to accept clients from.
     Listen(Listener),
     /// Other settings, users or rights are in force.

@@ -8,9 +8,11 @@
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `rates`: clients that are too fast are not read for a while
 //! - `shed`: what gives way when there is too much
+//! - `admin`: sessions told to an administrator and removed by one
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
+mod admin;
 mod allowed;
 mod lifecycle;
 mod mailbox;
@@ -42,8 +44,9 @@ use crate::session::queue::Next;
 use crate::session::{Close, Link, Out, Session};
 use crate::stats::Counts;
 
+pub use admin::{list_clients, remove_client};
 pub use lifecycle::{Admitted, RecoveredSession, Rejected};
-pub use mailbox::{Job, Mail, Mailbox};
+pub use mailbox::{Job, Mail, Mailbox, Visit};
 pub use packets::{Consumed, refuse_topic};
 use publish::{Burst, Scratch};
 use shared::Orphans;
@@ -239,6 +242,7 @@ impl Shard {
         let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
         let ack = Ack { kind, packet_id, reason: ReasonCode::Success };
         if ticket.is_none() && link.held == 0 {
+            self.counts.packets_out += 1;
             return link.answer(ack);
         }
         let ticket = ticket.unwrap_or_else(|| self.lane.submitted());
@@ -266,6 +270,9 @@ impl Shard {
             link.wake();
             if first {
                 session.me.set_connected(true);
+            }
+            self.counts.packets_out += 1;
+            if first {
                 self.pump(held.slot);
             }
         }
@@ -555,6 +562,9 @@ pub async fn run(shared: Shared) {
                 }
                 Mail::Job(job) => {
                     tokio::task::spawn_local(job());
+                }
+                Mail::Visit(visit) => {
+                    tokio::task::spawn_local(visit(shared.clone()));
                 }
                 Mail::Listen(listener) => {
                     acceptors.push(tokio::task::spawn_local(crate::listener::accept(shared.clone(), listener)));

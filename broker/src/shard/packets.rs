@@ -51,6 +51,7 @@ impl Shard {
                     if has_rates {
                         self.took_packet(slot, first_byte);
                     }
+                    self.counts.packets_in += 1;
                     Packet::decode(&found, version)
                         .map_err(fault)
                         .and_then(|packet| self.handle(slot, version, &packet))
@@ -69,8 +70,18 @@ impl Shard {
                 return Consumed { bytes: input.len(), stalled: true };
             }
         }
-        if let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) {
-            link.heard_ms = self.now.up_ms;
+        let now_ms = self.now.up_ms;
+        if let Some(session) = self.sessions.get_mut(slot as usize)
+            && let Some(link) = session.link.as_mut()
+        {
+            let begun = input.len() - consumed.bytes;
+            // A packet counts when it is whole, or a client could keep us with a byte a minute [MQTT-3.1.2-22]; a large
+            // one may take its time, if it gets on.
+            if consumed.bytes > 0 || consumed.stalled || begun >= link.begun_bytes + limits::PROGRESS_BYTES_MIN {
+                link.heard_ms = now_ms;
+                link.begun_bytes = begun;
+            }
+            session.traffic.bytes_in += consumed.bytes as u64;
         }
         consumed
     }
@@ -89,6 +100,7 @@ impl Shard {
             Packet::PingReq => {
                 if let Some(link) = self.sessions[slot as usize].link.as_mut() {
                     encode_pingresp(&mut link.outbox);
+                    self.counts.packets_out += 1;
                 }
                 Ok(())
             }
@@ -106,6 +118,7 @@ impl Shard {
         self.counts.received(publish.qos, publish.payload.len());
         self.check_kind(slot, publish)?;
         let session = &mut self.sessions[slot as usize];
+        session.traffic.messages_in += 1;
         if publish.qos == QoS::ExactlyOnce && session.inbound.contains_key(&publish.packet_id) {
             // S4: a repeat waits for the same commit; it is not appended again.
             let ticket = Some(self.lane.submitted());
@@ -134,24 +147,33 @@ impl Shard {
             publisher: me.id,
         };
         let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
+        let can_be_told = publish.qos > QoS::AtMostOnce && self.speaks_v5(slot);
+        let Ok(retained) = self.keep_retained(&message, from, can_be_told) else {
+            self.counts.refused_retained += 1;
+            return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
+        };
         match publish.qos {
             QoS::AtMostOnce => {
-                self.route(&message, from, &[]);
+                self.route(&message, from, retained, &[]);
             }
             QoS::AtLeastOnce => {
-                let ticket = self.route(&message, from, &[]);
+                let ticket = self.route(&message, from, retained, &[]);
                 self.acknowledge(slot, AckKind::PubAck, publish.packet_id, ticket);
             }
             QoS::ExactlyOnce => {
                 let key = store::inbound_key(me.id, publish.packet_id);
                 let received = [Change::Put(store::INBOUND, &key, &[])];
-                let ticket = self.route(&message, from, if me.durable { &received } else { &[] });
+                let ticket = self.route(&message, from, retained, if me.durable { &received } else { &[] });
                 let session = &mut self.sessions[slot as usize];
                 session.inbound.insert(publish.packet_id, ticket.unwrap_or(0));
                 self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
             }
         }
         Ok(())
+    }
+
+    fn speaks_v5(&self, slot: u32) -> bool {
+        self.sessions[slot as usize].link.as_ref().is_some_and(|link| link.version == Version::V5)
     }
 
     /// Counts a message that is to be acknowledged. A 5.0 client was told how many it may have under way; who speaks
@@ -421,7 +443,10 @@ impl Shard {
                 self.hold(slot, ticket, Promise::Packet(packet.into()));
                 self.schedule_turn();
             }
-            (None, Some(link)) => link.outbox.extend_from_slice(&packet),
+            (None, Some(link)) => {
+                link.outbox.extend_from_slice(&packet);
+                self.counts.packets_out += 1;
+            }
             (None, None) => {}
         }
     }

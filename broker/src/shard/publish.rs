@@ -18,9 +18,11 @@ use crate::session::aliases::Said;
 use crate::session::queue::Next;
 use crate::session::window::{Shared, Waiting};
 use crate::session::{Link, Out, Tag};
+use crate::stats::Dropped;
 use crate::store;
 
 use super::Shard;
+use super::retained::RetainedChange;
 
 /// Messages for the sessions of another shard, in order, with their bytes in one piece.
 #[derive(Default)]
@@ -160,10 +162,15 @@ pub struct Publisher<'a> {
 }
 
 impl Shard {
-    /// Sends a message everywhere. `also` are changes that have to be in the same frame. The ticket of that
-    /// frame, when there is one.
-    pub fn route(&mut self, message: &Message<'_>, from: Publisher<'_>, also: &[Change<'_>]) -> Option<Ticket> {
-        let order = message.retain.then(|| self.keep_retained(message, from));
+    /// Sends a message everywhere. `retained` is what became of its topic's retained message; that and `also` have to
+    /// be in the same frame. The ticket of that frame, when there is one.
+    pub(super) fn route(
+        &mut self,
+        message: &Message<'_>,
+        from: Publisher<'_>,
+        retained: Option<RetainedChange>,
+        also: &[Change<'_>],
+    ) -> Option<Ticket> {
         let set = self.matches(message.topic);
         self.scratch.restart();
         for target in &set.direct[self.index] {
@@ -175,11 +182,12 @@ impl Shard {
                 self.schedule_turn();
             }
         }
-        if set.log.is_none() && set.queued.is_empty() && set.shared.is_empty() && also.is_empty() && !message.retain {
+        let more = !also.is_empty() || retained.is_some();
+        if set.log.is_none() && set.queued.is_empty() && set.shared.is_empty() && !more {
             return None;
         }
         let picked = self.deliver_shared(&set, message);
-        self.journal(&set, &picked, message, from, (order, also))
+        self.journal(&set, &picked, message, from, (retained, also))
     }
 
     /// Everyone who gets a topic's messages, worked out once.
@@ -217,8 +225,7 @@ impl Shard {
         let how = How { qos, retain: message.retain && target.retain_as_published, ids: &target.ids };
         let (packet, packet_id_at) = self.scratch.encode(message, link.version, &how, self.now.unix_s);
         if packet.len() > link.packet_bytes_max {
-            self.counts.dropped_too_large += 1;
-            return;
+            return self.counts.dropped(Dropped::TooLarge, &session.me);
         }
         if link.outbox.capacity() == 0
             && let Some(buffer) = self.spare_buffers.pop()
@@ -227,12 +234,13 @@ impl Shard {
         }
         if qos == QoS::AtMostOnce {
             if link.backlog_bytes() > self.room.qos0_bytes_max {
-                return self.count_slow();
+                return self.counts.dropped(self.room.slow(), &session.me);
             }
             if !link.put_aliased(&outgoing(message, &how, 0, self.now.unix_s)) {
                 link.outbox.extend_from_slice(packet);
             }
             self.counts.sent(qos, message.payload.len());
+            session.traffic.messages_out += 1;
         } else {
             let Out::Window(window) = &mut session.out else { return };
             if window.waiting().0 == 0 && window.is_open() && link.has_room(self.room.outbox_bytes_max) {
@@ -244,6 +252,7 @@ impl Shard {
                     window.keep(packet_id, shared);
                 }
                 self.counts.sent(qos, message.payload.len());
+                session.traffic.messages_out += 1;
             } else if let Some(dropped) = window.make_room(packet.len(), self.room.bounds(&self.config)) {
                 let (packet, expires_s, payload_bytes) = (packet.into(), message.expires_s, message.payload.len());
                 let expiry_at = self.scratch.expiry_at;
@@ -251,13 +260,13 @@ impl Shard {
                 window.wait(Waiting { packet, packet_id_at, payload_bytes, expiry_at, qos, expires_s, shared });
                 overflow = dropped;
             } else {
-                return self.count_overflow(1);
+                return self.counts.dropped(self.room.overflow(), &session.me);
             }
             session.me.set_open(window.is_open());
         }
         link.wake();
         if overflow > 0 {
-            self.count_overflow(overflow);
+            self.counts.dropped_many(self.room.overflow(), overflow, &session.me);
         }
     }
 
@@ -282,7 +291,7 @@ impl Shard {
         picked: &[QueueTarget],
         message: &Message<'_>,
         from: Publisher<'_>,
-        (order, also): (Option<u64>, &[Change<'_>]),
+        (retained, also): (Option<RetainedChange>, &[Change<'_>]),
     ) -> Option<Ticket> {
         let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
         if message.qos > QoS::AtMostOnce {
@@ -291,14 +300,13 @@ impl Shard {
                     continue;
                 }
                 if self.is_queue_full(target.session.queued()) {
-                    self.counts.dropped_queue_full += 1;
+                    self.counts.dropped(Dropped::QueueFull, &target.session);
                     continue;
                 }
                 let tag = target.tag(message.qos, message.retain).0;
                 targets.push(Enqueued { queue: target.session.id, tag, expires_s: message.expires_s });
             }
         }
-        let retained = order.map(|order| (order, self.retained_value(message, from)));
         if set.log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() {
             return None;
         }
@@ -326,7 +334,7 @@ impl Shard {
                 message.encode_record(out, message.topic.as_bytes(), from.client_id, false, now.unix_s);
             });
         }
-        if let Some((order, value)) = &retained {
+        if let Some(RetainedChange { order, value }) = &retained {
             let topic = message.topic.as_bytes();
             let change = match value {
                 Some(value) => Change::Put(store::RETAINED, topic, value),
@@ -353,7 +361,7 @@ impl Shard {
                 Out::Window(window) => {
                     let Some(next) = window.next_waiting() else { return session.me.set_open(window.is_open()) };
                     if crate::session::now_before(next.expires_s, self.now.unix_s) {
-                        self.counts.dropped_expired += 1;
+                        self.counts.dropped(Dropped::Expired, &session.me);
                         continue;
                     }
                     let packet_id = window.send(next.qos);
@@ -367,6 +375,7 @@ impl Shard {
                         link.outbox[start + at..start + at + 4].copy_from_slice(&left_s.to_be_bytes());
                     }
                     self.counts.sent(next.qos, next.payload_bytes);
+                    session.traffic.messages_out += 1;
                     link.wake();
                 }
                 Out::Queue(queue) => match queue.next(durable, self.now.unix_s) {
@@ -382,12 +391,10 @@ impl Shard {
                         queue.sent();
                         let ack = Ack { kind: AckKind::PubRel, packet_id, reason: ReasonCode::Success };
                         encode_ack(&mut link.outbox, link.version, ack, None);
+                        self.counts.packets_out += 1;
                         link.wake();
                     }
-                    Some(Next::Expired) => {
-                        self.counts.dropped_expired += 1;
-                        self.give_up(slot);
-                    }
+                    Some(Next::Expired) => self.give_up(slot, Dropped::Expired),
                     Some(Next::Publish { packet_id, entry, dup }) => {
                         if !self.send_from_log(slot, packet_id, &entry, dup) {
                             return;
@@ -399,8 +406,9 @@ impl Shard {
     }
 
     /// Drops the next entry of a queue, and says so in the journal.
-    fn give_up(&mut self, slot: u32) {
+    fn give_up(&mut self, slot: u32, why: Dropped) {
         let session = &mut self.sessions[slot as usize];
+        self.counts.dropped(why, &session.me);
         let Out::Queue(queue) = &mut session.out else { return };
         let sequence = queue.drop_next();
         session.me.set_queued(queue.len());
@@ -428,8 +436,7 @@ impl Shard {
             }
             Ok(Fetched::Gone) => {
                 tracing::error!(pointer = ?entry.pointer, "a queued message is not in the log any more");
-                self.counts.dropped_unreadable += 1;
-                self.give_up(slot);
+                self.give_up(slot, Dropped::Unreadable);
                 true
             }
             Err(error) => {
@@ -444,8 +451,7 @@ impl Shard {
     /// A queue's next message cannot be read: it is left out, and said so.
     pub(super) fn unreadable(&mut self, slot: u32, error: &ReadError) {
         tracing::error!(%error, "a queued message cannot be read");
-        self.counts.dropped_unreadable += 1;
-        self.give_up(slot);
+        self.give_up(slot, Dropped::Unreadable);
     }
 
     /// Sends the record of a queue's next entry, or drops it when the client does not take its size.
@@ -458,14 +464,12 @@ impl Shard {
         record: &batch::Record<'_>,
     ) {
         let Some(message) = Message::from_record(record, &mut self.record_scratch) else {
-            self.counts.dropped_unreadable += 1;
-            return self.give_up(slot);
+            return self.give_up(slot, Dropped::Unreadable);
         };
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
         // Its rights may have changed while it waited; what may have been sent before is not sent again either.
         if !self.router.may_receive(&session.me, message.topic) {
-            self.counts.dropped_rights += 1;
-            return self.give_up(slot);
+            return self.give_up(slot, Dropped::Rights);
         }
         let (Some(link), Out::Queue(queue)) = (session.link.as_mut(), &mut session.out) else { return };
         let tag = Tag(entry.tag);
@@ -474,8 +478,7 @@ impl Shard {
         let message = Message { expires_s: entry.expires_s, ..message };
         let outgoing = OutgoingPublish { dup, ..outgoing(&message, &how, packet_id, self.now.unix_s) };
         if outgoing.encoded_length(link.version) > link.packet_bytes_max {
-            self.counts.dropped_too_large += 1;
-            return self.give_up(slot);
+            return self.give_up(slot, Dropped::TooLarge);
         }
         if !link.put_aliased(&outgoing) {
             outgoing.encode(&mut link.outbox, link.version);
@@ -483,6 +486,7 @@ impl Shard {
         queue.sent();
         session.me.set_open(queue.is_open());
         self.counts.sent(how.qos, message.payload.len());
+        session.traffic.messages_out += 1;
         link.wake();
     }
 }

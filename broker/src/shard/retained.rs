@@ -1,29 +1,86 @@
 //! Retained messages: kept when they are published, sent to who subscribes, removed when they expire (S5).
 
+use std::sync::Arc;
+
 use bridge::Target as Enqueued;
 use bridge::state::Change;
 
 use crate::codec::QoS;
 use crate::message::Message;
-use crate::router::retained::Retained;
+use crate::router::retained::{Bounds, Full, Retained};
 use crate::router::{Target, Whose};
 use crate::session::Tag;
+use crate::stats::Dropped;
 use crate::store;
 
 use super::Shard;
 use super::publish::Publisher;
 
+/// What became of a topic's retained message, for the journal.
+pub(super) struct RetainedChange {
+    /// Its place in the order of all.
+    pub order: u64,
+    /// As stored; `None`: it is removed.
+    pub value: Option<Vec<u8>>,
+}
+
 impl Shard {
-    /// S5: before the subscriptions are looked at. The change's place in the order of all.
-    pub(super) fn keep_retained(&self, message: &Message<'_>, from: Publisher<'_>) -> u64 {
-        match message.payload.is_empty() {
-            true => self.router.retained.remove(message.topic),
-            false => self.router.retained.set(retained(message, from)),
+    /// Keeps a retained message, before the subscriptions are looked at (S5). One that has no place is an error if its
+    /// publisher can be told; if not, it is delivered all the same, and its topic has no retained message.
+    pub(super) fn keep_retained(
+        &mut self,
+        message: &Message<'_>,
+        from: Publisher<'_>,
+        can_be_told: bool,
+    ) -> Result<Option<RetainedChange>, Full> {
+        let store = &self.router.retained;
+        if !message.retain {
+            return Ok(None);
+        }
+        if message.payload.is_empty() {
+            return Ok(Some(RetainedChange { order: store.remove(message.topic), value: None }));
+        }
+        let kept = Arc::new(retained(message, from));
+        let bounds = Bounds { messages: self.config.max_retained_messages, bytes: self.config.max_retained_bytes };
+        let set = match can_be_told {
+            true => store.set_within(bounds, kept.clone()).map_err(|full| (full, None)),
+            false => store.set_or_clear(bounds, kept.clone()),
+        };
+        match set {
+            Ok(order) => Ok(Some(RetainedChange { order, value: Some(store::encode_retained(&kept)) })),
+            Err((full, removed)) => {
+                self.note_full(full, message, from);
+                match can_be_told {
+                    true => Err(full),
+                    false => Ok(removed.map(|order| RetainedChange { order, value: None })),
+                }
+            }
         }
     }
 
-    pub(super) fn retained_value(&self, message: &Message<'_>, from: Publisher<'_>) -> Option<Vec<u8>> {
-        (!message.payload.is_empty()).then(|| store::encode_retained(&retained(message, from)))
+    /// Counts a message that was not retained, and says so from time to time.
+    fn note_full(&mut self, full: Full, message: &Message<'_>, from: Publisher<'_>) {
+        let setting = match full {
+            Full::Messages => {
+                self.counts.not_retained_messages += 1;
+                "mqtt.max_retained_messages"
+            }
+            Full::Bytes => {
+                self.counts.not_retained_bytes += 1;
+                "mqtt.max_retained_bytes"
+            }
+        };
+        if self.router.may_warn_of_retained(self.now.up_ms) {
+            let (client, topic) = (from.client_id, crate::listener::shortened(message.topic));
+            let (messages, bytes) = self.router.retained.size();
+            tracing::warn!(
+                client,
+                topic,
+                messages,
+                bytes,
+                "not retained, and others will not be either: {setting} is reached; further ones are counted"
+            );
+        }
     }
 
     /// Sends one retained message to a session that subscribed; through its queue at QoS 1 and 2 when it is
@@ -46,8 +103,7 @@ impl Shard {
         let qos = kept.qos.min(granted);
         if me.durable && qos > QoS::AtMostOnce {
             if me.queued() >= self.config.max_queued_messages {
-                self.counts.dropped_queue_full += 1;
-                return;
+                return self.counts.dropped(Dropped::QueueFull, &me);
             }
             // Counted before its commit: a filter may match more than a queue may hold.
             me.set_queued(me.queued() + 1);
@@ -82,8 +138,8 @@ impl Shard {
         }
         self.counts.retained_expired += expired.len() as u64;
         let mut operation = self.lane.begin();
-        for (topic, order) in &expired {
-            operation.change_in_order(*order, Change::Delete(store::RETAINED, topic.as_bytes()));
+        for (message, order) in &expired {
+            operation.change_in_order(*order, Change::Delete(store::RETAINED, message.topic.as_bytes()));
         }
         operation.submit();
     }

@@ -16,6 +16,7 @@ use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
 use crate::session::subscriptions::Subscriptions;
 use crate::session::window::Shared;
 use crate::session::{Out, Session, Tag, now_before};
+use crate::stats::Dropped;
 
 use super::Shard;
 use super::publish::To;
@@ -99,7 +100,7 @@ impl Shard {
     /// A place in a member's queue; none when it is full.
     fn queue_target(&mut self, member: &Subscriber, key: u32, qos: QoS, expires_s: u32) -> Option<Enqueued> {
         if self.is_queue_full(member.session.queued()) {
-            self.counts.dropped_queue_full += 1;
+            self.counts.dropped(Dropped::QueueFull, &member.session);
             return None;
         }
         // Counted before its commit: there may be many.

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::limits;
 use crate::session::Out;
 use crate::session::window::Bounds;
-use crate::stats::Limit;
+use crate::stats::{Dropped, Limit};
 
 use super::Shard;
 
@@ -54,6 +54,16 @@ impl Room {
             outbox_bytes_max: limits::OUTBOX_SCARCE_BYTES_MAX,
             share_bytes: usize::try_from(share).unwrap_or(usize::MAX),
         }
+    }
+
+    /// What QoS 1 and 2 is dropped for that these bounds leave no room for.
+    pub fn overflow(&self) -> Dropped {
+        if self.is_scarce { Dropped::MemoryQueued } else { Dropped::QueueFull }
+    }
+
+    /// What QoS 0 is dropped for that finds no room in an outbox.
+    pub fn slow(&self) -> Dropped {
+        if self.is_scarce { Dropped::MemoryQos0 } else { Dropped::SlowClient }
     }
 
     /// How much QoS 1 and 2 may wait for one client whose session ends with its connection.
@@ -109,7 +119,7 @@ impl Shard {
         for (_, session) in &mut self.sessions {
             if let Out::Window(window) = &mut session.out {
                 let dropped = window.shrink_to(self.room.share_bytes, self.config.drops_oldest);
-                self.counts.dropped_memory_queued += dropped as u64;
+                self.counts.dropped_many(Dropped::MemoryQueued, dropped, &session.me);
             }
         }
     }
@@ -118,22 +128,6 @@ impl Shard {
     pub(super) fn is_out_of_memory(&mut self) -> bool {
         self.counts.limits[Limit::MaxBufferedBytes as usize] += u64::from(self.room.is_full);
         self.room.is_full
-    }
-
-    /// Counts QoS 1 and 2 that had to go because of these bounds.
-    pub(super) fn count_overflow(&mut self, dropped: usize) {
-        *match self.room.is_scarce {
-            true => &mut self.counts.dropped_memory_queued,
-            false => &mut self.counts.dropped_queue_full,
-        } += dropped as u64;
-    }
-
-    /// Counts QoS 0 that found no room in an outbox.
-    pub(super) fn count_slow(&mut self) {
-        *match self.room.is_scarce {
-            true => &mut self.counts.dropped_memory_qos0,
-            false => &mut self.counts.dropped_slow,
-        } += 1;
     }
 
     /// Whether a durable queue has no place for one more. Where the oldest goes, there is one: its owner makes room
@@ -149,17 +143,18 @@ impl Shard {
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
             let (is_away, id) = (session.link.is_none(), session.me.id);
             let Out::Queue(queue) = &mut session.out else { continue };
+            let before = gone.len();
             while queue.len() > self.config.max_queued_messages
                 && let Some(sequence) = queue.drop_oldest(is_away)
             {
                 gone.push((id, sequence));
             }
             session.me.set_queued(queue.len());
+            self.counts.dropped_many(Dropped::QueueFull, gone.len() - before, &session.me);
         }
         if gone.is_empty() {
             return;
         }
-        self.counts.dropped_queue_full += gone.len() as u64;
         let mut operation = self.lane.begin();
         gone.iter().for_each(|&(id, sequence)| operation.change(Change::Remove(id, sequence)));
         let ticket = operation.submit();

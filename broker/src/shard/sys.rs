@@ -1,6 +1,9 @@
 //! `$SYS` is told: from the counts of all shards, by one of them.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::param::page_size;
 
 use crate::codec::QoS;
 use crate::message::Message;
@@ -34,7 +37,10 @@ impl Shard {
         let mut counts = Counts::default();
         self.mailboxes.iter().for_each(|mailbox| mailbox.shown.add_to(&mut counts));
         let (retained, retained_bytes) = self.router.retained.size();
-        let sizes = Sizes { subscriptions: self.router.subscriptions(), retained, retained_bytes };
+        let shared_subscriptions = self.router.shared_subscriptions();
+        let subscriptions = self.router.subscriptions().saturating_sub(shared_subscriptions);
+        let heap_bytes = heap_bytes();
+        let sizes = Sizes { subscriptions, shared_subscriptions, retained, retained_bytes, heap_bytes };
         for (topic, value) in tree.update(&counts, sizes, self.now.up_ms) {
             self.tell(&topic, value.as_bytes());
         }
@@ -52,8 +58,16 @@ impl Shard {
             expires_s,
             client_id: "".into(),
         };
-        self.router.sys.set(kept);
+        self.router.sys.set(Arc::new(kept));
         let message = Message { topic, qos, retain: false, properties: &[], expires_s, payload, publisher: 0 };
-        self.route(&message, Publisher { client_id: "", user: None }, &[]);
+        self.route(&message, Publisher { client_id: "", user: None }, None, &[]);
     }
+}
+
+/// What is resident of the process's own memory: heap, stacks and little else.
+fn heap_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let mut pages = text.split_ascii_whitespace().skip(1).map(|number| number.parse::<u64>().ok());
+    let (resident, of_files) = (pages.next()??, pages.next()??);
+    Some(resident.saturating_sub(of_files) * page_size() as u64)
 }

@@ -17,10 +17,22 @@ pub struct Answer {
 
 /// `GET path`, on a connection of its own.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
+    ask(address, "GET", path, &[])
+}
+
+/// A request without a body, on a connection of its own. `Host` is the address unless `headers` have one.
+pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        request.push_str(&format!("Host: {address}\r\n"));
+    }
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
     stream.write_all(request.as_bytes())?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
