@@ -58,6 +58,11 @@ pub struct ListenerConfig {
     pub proxies: Option<Networks>,
     /// Clients without credentials; `None`: on loopback, as long as there are no users.
     pub allow_anonymous: Option<bool>,
+    /// What a client that asks for response information is told, as [`response_information`](crate::response_information)
+    /// has it.
+    pub response_information: String,
+    /// Another server for who finds this one full, or ending; empty: none.
+    pub server_reference: String,
     /// What its clients are held to.
     pub clients: ClientLimits,
 }

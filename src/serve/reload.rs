@@ -49,6 +49,8 @@ const RELOADABLE: &[&str] = &[
     "mqtt.max_subscriptions",
     "mqtt.max_message_rate",
     "mqtt.max_byte_rate",
+    "mqtt.response_information",
+    "mqtt.server_reference",
     "mqtt.check_payload_format",
     "mqtt.sys_interval_s",
     "kafka.allow_anonymous",

@@ -55,6 +55,8 @@ fn listener(name: &str, settings: &ListenerSettings) -> broker::ListenerConfig {
         max_handshakes_per_address: settings.max_handshakes_per_address,
         proxies: None,
         allow_anonymous: settings.allow_anonymous,
+        response_information: clients.response_information.clone(),
+        server_reference: clients.server_reference.clone(),
         clients: ClientLimits {
             max_packet_size: settings.max_packet_size,
             max_inflight_messages: settings.max_inflight_messages,

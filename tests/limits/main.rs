@@ -2,8 +2,11 @@
 //! it has for it, counted, and in the log.
 
 mod kinds;
+mod memory;
+mod queue;
 mod rates;
 mod sizes;
+mod told;
 
 use support::broker::Broker;
 use support::mqtt::{Client, ConnAck, Connect};

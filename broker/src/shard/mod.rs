@@ -8,6 +8,7 @@
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `rates`: clients that are too fast are not read for a while
 //! - `shed`: what gives way when there is too much
+//! - `told`: what a client is told of itself: CONNACK, DISCONNECT, reasons
 //! - `admin`: sessions told to an administrator and removed by one
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
@@ -23,6 +24,7 @@ mod retained;
 mod shared;
 mod shed;
 mod sys;
+mod told;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -37,7 +39,7 @@ use bridge::{Bridge, Lane, ReadError, Reader, Ticket};
 use slab::Slab;
 
 use crate::Config;
-use crate::codec::{Ack, AckKind, ReasonCode, Version, encode_ack, encode_disconnect};
+use crate::codec::{Ack, AckKind, ReasonCode, Version, encode_ack};
 use crate::limits;
 use crate::router::{MatchSet, Router};
 use crate::session::queue::Next;
@@ -344,7 +346,8 @@ impl Shard {
         }
         if self.lane.failure().is_some() && !self.failed {
             self.failed = true;
-            self.close_all(ReasonCode::ServerUnavailable, "the journal failed");
+            // It ends for it.
+            self.close_all(ReasonCode::ServerShuttingDown, "the journal failed");
         }
         self.place_orphans(shared);
         self.let_ride(shared);
@@ -498,7 +501,13 @@ impl Link {
             AckKind::PubRel => false,
         };
         self.unanswered = self.unanswered.saturating_sub(ends.into());
-        encode_ack(&mut self.outbox, self.version, ack, None);
+        if ack.reason.is_error() {
+            let mut outbox = std::mem::take(&mut self.outbox);
+            self.put_ack(&mut outbox, ack);
+            self.outbox = outbox;
+        } else {
+            encode_ack(&mut self.outbox, self.version, ack, None);
+        }
     }
 
     /// Whether so many acknowledgements wait for their commit that nothing more is read. In 5.0 one packet more
@@ -506,26 +515,6 @@ impl Link {
     pub(super) fn holds_enough(&self) -> bool {
         let allowed = usize::from(self.limits().receive_maximum) + usize::from(self.version == Version::V5);
         self.held >= allowed.min(limits::HELD_MAX)
-    }
-
-    /// Everything it still has to write, a 5.0 DISCONNECT with the reason for its end included.
-    pub fn farewell(&mut self) -> Vec<u8> {
-        let mut bytes = std::mem::take(&mut self.outbox);
-        let told = match &self.closing {
-            Some(Close::ByServer(reason, why)) => Some((*reason, *why)),
-            Some(Close::Fault(reason, what)) => Some((*reason, what.as_str())),
-            _ => None,
-        };
-        if let (Some((reason, why)), Version::V5) = (told, self.version) {
-            let start = bytes.len();
-            encode_disconnect(&mut bytes, reason, Some(why), None);
-            if bytes.len() - start > self.packet_bytes_max {
-                // The reason's text may not make it too large [MQTT-3.14.2-3].
-                bytes.truncate(start);
-                encode_disconnect(&mut bytes, reason, None, None);
-            }
-        }
-        bytes
     }
 
     /// Asks for the connection to be closed, unless it is being closed already.
