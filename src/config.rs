@@ -130,8 +130,6 @@ pub struct ListenerSettings {
     pub connect_timeout_s: u32,
     /// The longest keep alive; 0: any, and none.
     pub max_keepalive_s: u16,
-    /// What else its clients are held to.
-    pub clients: ClientSettings,
     /// New connections of a listener per second; 0: any number.
     pub max_connection_rate: u32,
     /// Connections of one address to a listener; 0: any number.
@@ -140,6 +138,8 @@ pub struct ListenerSettings {
     pub max_handshakes: u32,
     /// Of them, those of one address.
     pub max_handshakes_per_address: u32,
+    /// What else its clients are held to.
+    pub clients: ClientSettings,
 }
 
 /// Section `kafka`.
@@ -387,7 +387,6 @@ impl ListenerSettings {
                 1..=3600,
             ),
             max_keepalive_s: from.number(&key("max_keepalive_s"), short(0, |all| all.max_keepalive_s), 0..=u16::MAX),
-            clients: ClientSettings::read(from, section, all.map(|all| &all.clients)),
             max_connection_rate: from.number(
                 &key("max_connection_rate"),
                 number(0, |all| all.max_connection_rate),
@@ -408,6 +407,7 @@ impl ListenerSettings {
                 number(1_000, |all| all.max_handshakes_per_address),
                 1..=CONNECTIONS_MAX,
             ),
+            clients: ClientSettings::read(from, section, all.map(|all| &all.clients)),
         }
     }
 }

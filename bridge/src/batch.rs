@@ -206,6 +206,9 @@ impl<'a> Records<'a> {
                 Err(BatchError::Corrupt("bytes after its last record"))
             };
         }
+        if self.left < 0 {
+            return Err(BatchError::Corrupt("record count is negative"));
+        }
         self.left -= 1;
         let record = take_record(&mut self.bytes, self.base_offset, self.base_timestamp);
         record.ok_or(BatchError::Corrupt("a record does not parse")).map(Some)
@@ -411,6 +414,18 @@ mod tests {
         let second = walk.next().expect("parses").expect("second");
         assert_eq!((second.offset, second.timestamp_ms, second.key, second.value), (41, 1_007, None, None));
         assert_eq!(walk.next(), Ok(None));
+    }
+
+    #[test]
+    fn fewer_than_no_records_are_none() {
+        let mut bytes = vec![0; HEADER_BYTES];
+        bytes[8..12].copy_from_slice(&49i32.to_be_bytes());
+        bytes[16] = 2;
+        for count in [-1, i32::MIN] {
+            bytes[57..61].copy_from_slice(&count.to_be_bytes());
+            let header = Header::parse(&bytes).expect("a header");
+            assert_eq!(records(&bytes, &header).next(), Err(BatchError::Corrupt("record count is negative")));
+        }
     }
 
     #[test]

@@ -10,10 +10,10 @@ pub const MATCH_CACHE_TOPICS_MAX: usize = 20_000;
 pub const MATCH_CACHE_BYTES_MAX: usize = 64 << 20;
 /// Bytes read from a connection at a time, into a buffer its shard shares.
 pub const READ_BYTES: usize = 64 << 10;
-/// Milliseconds that a client which is too fast is not read at least: fewer pauses, as long in all.
-pub const PAUSE_MS_MIN: u64 = 20;
 /// Bytes by which an unfinished packet has to grow to count as a sign of life: within 1.5 times the keep alive.
 pub const PROGRESS_BYTES_MIN: usize = 1 << 10;
+/// Milliseconds that a client which is too fast is not read at least: fewer pauses, as long in all.
+pub const PAUSE_MS_MIN: u64 = 20;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
 /// Acknowledgements of one client that wait for their commit, above which it is not read.

@@ -11,11 +11,11 @@ impl Config {
         found.extend(self.shared_addresses());
         found.extend(self.certificates());
         found.extend(self.timeouts());
+        found.extend(self.further_listeners());
         found.extend(keep_alives("mqtt", &self.mqtt.listeners));
         for (at, listener) in self.mqtt.listener.iter().enumerate() {
             found.extend(keep_alives(&format!("mqtt.listener[{at}]"), &listener.settings));
         }
-        found.extend(self.further_listeners());
         for (at, rule) in self.bridge.rule.iter().enumerate() {
             found.extend(self.rule(at, rule));
         }

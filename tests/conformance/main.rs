@@ -5,7 +5,7 @@
 //!
 //! Each test reads as a transcript: these bytes go out, these have to come. All of them share one broker, with
 //! client identifiers and topics of their own, so whatever one of them does the others have to survive it. What
-//! is about time is run side by side, in [`time`].
+//! is about time is run side by side, in [`time`]. 3.1, which has no numbered statements, is in [`v31`].
 
 mod acks;
 mod auth;
@@ -28,5 +28,6 @@ mod time;
 mod topics;
 mod unsubscribe;
 mod users;
+mod v31;
 mod websocket;
 mod wills;

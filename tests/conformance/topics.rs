@@ -8,8 +8,8 @@ use support::mqtt::{Publish, Version};
 /// A SUBSCRIBE or UNSUBSCRIBE with this filter ends the connection.
 #[track_caller]
 fn no_filter(version: Version, filter: &str) {
-    assert_eq!(closed_for(version, &subscribe_bytes(version, filter, 0)), told(version, 0x8F), "{filter:?}");
-    assert_eq!(closed_for(version, &unsubscribe_bytes(version, filter)), told(version, 0x8F), "{filter:?}");
+    assert_eq!(closed_for(version, &subscribe_bytes(version, filter, 0)), told(version, 0x81), "{filter:?}");
+    assert_eq!(closed_for(version, &unsubscribe_bytes(version, filter)), told(version, 0x81), "{filter:?}");
 }
 
 /// Which of these topics below a fresh root this filter below it matches.
@@ -29,7 +29,7 @@ fn matched<'a>(version: Version, filter: &str, topics: &[&'a str]) -> Vec<&'a st
 fn wildcards_are_for_filters(version: Version) {
     for topic in ["+", "#", "a/+", "a/#", "a+", "#a"] {
         let bytes = publish_bytes(version, 0x30, topic.as_bytes(), b"", b"x");
-        assert_eq!(closed_for(version, &bytes), told(version, 0x90), "{topic}");
+        assert_eq!(closed_for(version, &bytes), told(version, 0x81), "{topic}");
     }
 }
 

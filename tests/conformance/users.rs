@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use support::broker::{Broker, binary};
 use support::mqtt::{Client, Packet, Version};
 
-fn with_users() -> Broker {
+/// Knows alice and bob, by the passwords `alice's` and `bob's`.
+pub fn with_users() -> Broker {
     let broker = Broker::prepared();
     let file = broker.folder().join("passwd");
     for user in ["alice", "bob"] {

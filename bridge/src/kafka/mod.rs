@@ -25,6 +25,8 @@ mod configs;
 mod connection;
 mod coordinator;
 mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod group_admin;
 mod groups;
 mod leader_epoch;

@@ -113,7 +113,7 @@ impl Acl {
         Acl::parse(file, &read(file)?)
     }
 
-    fn parse(file: &Path, text: &str) -> Result<Acl, AccessError> {
+    pub(super) fn parse(file: &Path, text: &str) -> Result<Acl, AccessError> {
         let mut problems = Problems::of(file);
         let mut acl = Acl::default();
         let mut user: Option<&str> = None;

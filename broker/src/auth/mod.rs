@@ -9,6 +9,8 @@
 
 mod acl;
 mod filters;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod password;
 mod users;
 

@@ -100,7 +100,7 @@ impl Users {
         Users::parse(file, &text, key, old)
     }
 
-    fn parse(file: &Path, text: &str, key: &hmac::Key, old: Option<&Users>) -> Result<Users, AccessError> {
+    pub(super) fn parse(file: &Path, text: &str, key: &hmac::Key, old: Option<&Users>) -> Result<Users, AccessError> {
         let mut problems = Problems::of(file);
         let mut users = Users { by_name: AHashMap::new(), in_order: Vec::new() };
         for (line, text) in lines(text) {

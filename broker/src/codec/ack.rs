@@ -24,7 +24,8 @@ impl AckKind {
         }
     }
 
-    /// Tables 3-4 to 3-7, without what only servers send.
+    /// Tables 3-4 to 3-7. No Matching Subscribers is for servers only, but Mosquitto's bridges say it, which
+    /// are clients here: it is a success as good as any.
     fn is_from_client(self, reason: ReasonCode) -> bool {
         match self {
             AckKind::PubAck | AckKind::PubRec => matches!(
@@ -157,6 +158,26 @@ mod tests {
         assert_eq!(v5(b"\x40\x06\x00\x01\x00\x02\x01\x00"), Err(DecodeError::PropertyNotAllowed(1)));
         let v3 = decode(b"\x40\x03\x00\x01\x00", Version::V3_1_1);
         assert_eq!(v3, Err(DecodeError::LeftOver));
+    }
+
+    #[test]
+    fn bridges_say_that_nobody_subscribed() {
+        for (kind, bytes) in [(AckKind::PubAck, b"\x40\x03\x00\x01\x10"), (AckKind::PubRec, b"\x50\x03\x00\x01\x10")] {
+            let ack = Ack { kind, packet_id: 1, reason: ReasonCode::NoMatchingSubscribers };
+            assert_eq!(decode(bytes, Version::V5), Ok(ack));
+        }
+    }
+
+    #[test]
+    fn every_reason_code_of_the_tables_and_no_other() {
+        let puback: &[u8] = &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99];
+        for (first_byte, allowed) in [(0x40, puback), (0x50, puback), (0x62, &[0, 0x92]), (0x70, &[0, 0x92])] {
+            for code in 0..=u8::MAX {
+                let found = decode(&[first_byte, 3, 0, 1, code], Version::V5);
+                let expected = if allowed.contains(&code) { Ok(code) } else { Err(DecodeError::ReasonCode(code)) };
+                assert_eq!(found.map(|ack| ack.reason.as_u8()), expected, "{first_byte:#04x}");
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,10 @@ use super::{ReasonCode, Version};
 
 /// Why a packet was refused. The connection is to be closed; 5.0 clients are told [`DecodeError::reason`]
 /// first. Section and statement numbers are MQTT 5.0's unless the text says otherwise.
+///
+/// Malformed Packet is what cannot be read as the standard has it, Protocol Error what is read and must not be
+/// said (1.2, 4.13.1); where a section names one of them, it is that one. Topic Name invalid and Topic Filter
+/// invalid are not for wildcards out of place: what these refuse is "correctly formed" (2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Packet type 0, or 15 before 5.0.
@@ -59,7 +63,7 @@ pub enum DecodeError {
     #[error("connect flags {0:#04x} contradict each other or the standard [3.1.2.3 to 3.1.2.9]")]
     ConnectFlags(u8),
     /// Empty in 3.1, or in 3.1.1 with clean session 0.
-    #[error("empty client identifier where one is needed [3.1.1, MQTT-3.1.3-8]")]
+    #[error("empty client identifier where one is needed [MQTT 3.1, 3.1; MQTT 3.1.1, MQTT-3.1.3-8]")]
     ClientIdentifier,
     /// QoS bits 11.
     #[error("QoS 3 [MQTT-3.3.1-4]")]
@@ -71,7 +75,7 @@ pub enum DecodeError {
     #[error("packet identifier 0 [MQTT-2.2.1-3]")]
     PacketIdZero,
     /// Empty, too long, or with wildcards.
-    #[error("topic name empty, too long or with wildcards [MQTT-3.3.2-2, MQTT-4.7.3-1]")]
+    #[error("topic name empty, too long or with wildcards [MQTT-4.7.0-1, MQTT-4.7.3-1, MQTT-4.7.3-3]")]
     TopicName,
     /// Neither topic name nor alias.
     #[error("PUBLISH with neither topic name nor topic alias [3.3.2.1]")]
@@ -80,7 +84,9 @@ pub enum DecodeError {
     #[error("topic alias 0 [MQTT-3.3.2-8]")]
     TopicAliasZero,
     /// Ill-formed.
-    #[error("topic filter empty, too long or with misplaced wildcards [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.7.3-1]")]
+    #[error(
+        "topic filter empty, too long or with misplaced wildcards [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.7.3-1, MQTT-4.7.3-3]"
+    )]
     TopicFilter,
     /// `$share/…` that is not `$share/{name}/{filter}`.
     #[error("shared subscription is not $share/name/filter [MQTT-4.8.2-1, MQTT-4.8.2-2]")]
@@ -101,10 +107,10 @@ pub enum DecodeError {
     #[error("property {0:#04x} does not belong to this packet [2.2.2.2]")]
     PropertyNotAllowed(u8),
     /// More than once.
-    #[error("property {0:#04x} occurs twice [2.2.2.2]")]
+    #[error("property {0:#04x} occurs twice [3.1.2.11, 3.3.2.3 and the like]")]
     PropertyTwice(u8),
     /// Outside what the standard lists.
-    #[error("property {0:#04x} has a value the standard does not allow [2.2.2.2]")]
+    #[error("property {0:#04x} has a value the standard does not allow [3.1.2.11, 3.3.2.3, 3.8.2.1]")]
     PropertyValue(u8),
     /// A subscription identifier in a client's PUBLISH.
     #[error("subscription identifier in a client's PUBLISH [MQTT-3.3.4-6]")]
@@ -116,7 +122,7 @@ pub enum DecodeError {
     #[error("AUTH without authentication method [3.15.2.2.2]")]
     AuthenticationMethod,
     /// Unknown, or not for a client to send in this packet.
-    #[error("reason code {0:#04x} does not belong in this packet from a client [2.4]")]
+    #[error("reason code {0:#04x} does not belong in this packet from a client [2.4, MQTT-3.4.2-1, MQTT-3.14.2-1]")]
     ReasonCode(u8),
 }
 
@@ -135,6 +141,9 @@ impl DecodeError {
             | DecodeError::ConnectFlags(_)
             | DecodeError::QoS3
             | DecodeError::DupAtQoS0
+            | DecodeError::TopicName
+            | DecodeError::TopicFilter
+            | DecodeError::SharedFilter
             | DecodeError::SubscriptionOptionsReserved(_)
             | DecodeError::PropertyNotAllowed(_) => ReasonCode::MalformedPacket,
             DecodeError::NotConnect
@@ -154,9 +163,7 @@ impl DecodeError {
             DecodeError::PacketTooLarge { .. } => ReasonCode::PacketTooLarge,
             DecodeError::UnsupportedProtocol { .. } => ReasonCode::UnsupportedProtocolVersion,
             DecodeError::ClientIdentifier => ReasonCode::ClientIdentifierNotValid,
-            DecodeError::TopicName => ReasonCode::TopicNameInvalid,
             DecodeError::TopicAliasZero => ReasonCode::TopicAliasInvalid,
-            DecodeError::TopicFilter | DecodeError::SharedFilter => ReasonCode::TopicFilterInvalid,
         }
     }
 }
@@ -179,14 +186,31 @@ mod tests {
             (DecodeError::SubscriptionIdFromClient, 0x82),
             (DecodeError::UnsupportedProtocol { level: 6, answer_in }, 0x84),
             (DecodeError::ClientIdentifier, 0x85),
-            (DecodeError::TopicFilter, 0x8F),
-            (DecodeError::SharedFilter, 0x8F),
-            (DecodeError::TopicName, 0x90),
+            (DecodeError::TopicFilter, 0x81),
+            (DecodeError::SharedFilter, 0x81),
+            (DecodeError::TopicName, 0x81),
             (DecodeError::TopicAliasZero, 0x94),
             (DecodeError::PacketTooLarge { length: 2, limit: 1 }, 0x95),
         ];
         for (error, reason) in cases {
             assert_eq!(Some(error.reason()), ReasonCode::from_u8(reason), "{error}");
         }
+    }
+
+    #[test]
+    fn every_statement_that_is_cited_is_one() {
+        let of = |table: &'static str| table.lines().filter_map(|line| line.split('\t').next());
+        let v5 = of(include_str!("../../../tests/conformance/mqtt5-statements.tsv"));
+        let v3_1_1 = of(include_str!("../../../tests/conformance/mqtt311-statements.tsv"));
+        let known: std::collections::HashSet<_> = v5.chain(v3_1_1).collect();
+        let is_number = |character: char| character.is_ascii_digit() || ".-".contains(character);
+        let here = include_str!("error.rs").split("MQTT-").skip(1);
+        let mut cited = 0;
+        for rest in here.filter(|rest| rest.starts_with(|first: char| first.is_ascii_digit())) {
+            let number = rest.split(|character| !is_number(character)).next().unwrap_or_default();
+            assert!(known.contains(&*format!("MQTT-{number}")), "MQTT-{number}");
+            cited += 1;
+        }
+        assert!(cited > 20);
     }
 }

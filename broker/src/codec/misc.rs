@@ -163,6 +163,19 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_code_of_a_client_and_no_other() {
+        let goodbyes = [0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99];
+        for code in 0..=u8::MAX {
+            let refused = Err(DecodeError::ReasonCode(code));
+            let goodbye = disconnect(&[0xE0, 1, code], Version::V5).map(|packet| packet.reason.as_u8());
+            assert_eq!(goodbye, if goodbyes.contains(&code) { Ok(code) } else { refused });
+            let bytes = [0xF0, 6, code, 4, 0x15, 0, 1, b'm'];
+            let step = auth(&bytes).map(|packet| packet.reason.as_u8());
+            assert_eq!(step, if [0x18, 0x19].contains(&code) { Ok(code) } else { refused });
+        }
+    }
+
+    #[test]
     fn auths() {
         let expected = Auth {
             reason: ReasonCode::ContinueAuthentication,

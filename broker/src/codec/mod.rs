@@ -14,9 +14,18 @@
 //!   `primitives`: integers and strings; `error`: what a client did wrong
 //!
 //! Strict where the standard is: reserved bits, UTF-8 without NUL or surrogates, each property only where
-//! and as often as it may stand, nothing left over. Control characters and non-characters in strings are
-//! accepted, as 1.5.4 leaves that to the receiver. Remaining Length may be encoded in more bytes than it needs
-//! (at most four) in 3.1 and 3.1.1, which do not forbid it.
+//! and as often as it may stand, nothing left over. Decided, where it leaves the receiver a choice or where
+//! clients are known to differ from it:
+//!
+//! - Control characters and non-characters in strings are accepted (1.5.4). U+FEFF is kept.
+//! - Remaining Length may be encoded in more bytes than it needs (at most four) in 3.1 and 3.1.1, which do not
+//!   forbid it.
+//! - `$share/` filters are checked, and served, in all versions.
+//! - 3.1: client identifiers are not bounded by its 23 characters, as in Mosquitto; an empty one is refused.
+//!   Flags that 3.1 does not speak of (bit 0, will bits without a will) are disregarded; user name and
+//!   password may be missing behind their flags; the DUP flag is allowed where 3.1 has it. Strings are plain
+//!   UTF-8: of Java's modified form, two bytes for U+0000, nothing is taken. SUBACK cannot refuse: 0 stands for it.
+//! - A client's PUBACK or PUBREC may say No Matching Subscribers, which is for servers: bridges do.
 
 mod ack;
 mod connack;

@@ -162,7 +162,8 @@ impl<'a> Unsubscribe<'a> {
     }
 }
 
-/// Appends a SUBACK: one reason per filter, in their order. Before 5.0 every failure is 0x80.
+/// Appends a SUBACK: one reason per filter, in their order. In 3.1.1 every failure is 0x80; in 3.1, which has none
+/// and wants a positive answer, it is QoS 0. (Mosquitto says the QoS that was asked for.)
 pub fn encode_suback(
     out: &mut Vec<u8>,
     version: Version,
@@ -175,9 +176,10 @@ pub fn encode_suback(
     if version == Version::V5 {
         out.push(0);
     }
-    out.extend(reasons.into_iter().map(|reason| {
-        let failed_before_5 = version != Version::V5 && reason.is_error();
-        if failed_before_5 { 0x80 } else { reason.as_u8() }
+    out.extend(reasons.into_iter().map(|reason| match version {
+        Version::V3_1 if reason.is_error() => 0,
+        Version::V3_1_1 if reason.is_error() => 0x80,
+        _ => reason.as_u8(),
     }));
     insert_length(out, body_at);
 }
@@ -299,6 +301,9 @@ mod tests {
         let mut out = Vec::new();
         encode_suback(&mut out, Version::V3_1_1, 10, reasons);
         assert_eq!(out, b"\x90\x05\x00\x0A\x02\x00\x80");
+        out.clear();
+        encode_suback(&mut out, Version::V3_1, 10, reasons);
+        assert_eq!(out, b"\x90\x05\x00\x0A\x02\x00\x00", "3.1 cannot say it");
         out.clear();
         encode_suback(&mut out, Version::V5, 10, reasons);
         assert_eq!(out, b"\x90\x06\x00\x0A\x00\x02\x00\x87");

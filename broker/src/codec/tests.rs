@@ -21,7 +21,7 @@ pub fn framed(bytes: &[u8]) -> Frame<'_> {
     found
 }
 
-fn text() -> impl Strategy<Value = String> {
+pub fn text() -> impl Strategy<Value = String> {
     "[a-z0-9 #+/é€𝄞\u{1}]{0,12}"
 }
 
@@ -181,7 +181,7 @@ fn decode_all(bytes: &[u8]) {
 }
 
 /// Some valid packet of some version, for damaging.
-fn valid_packet() -> impl Strategy<Value = Vec<u8>> {
+pub fn valid_packet() -> impl Strategy<Value = Vec<u8>> {
     let publish = (publish_message(), name(), data()).prop_map(|(message, topic, payload)| {
         let properties = [mirror::varint(message.raw.len()), message.raw].concat();
         let body = [mirror::binary(topic.as_bytes()), vec![0, 1], properties, payload].concat();
@@ -500,7 +500,8 @@ proptest! {
         encode_suback(&mut out, version, packet_id, reasons.iter().copied());
         let expected = codes.iter().map(|&code| match version {
             Version::V5 => code,
-            _ => code.min(0x80),
+            Version::V3_1_1 => code.min(0x80),
+            Version::V3_1 => if code < 0x80 { code } else { 0 },
         });
         prop_assert_eq!(mirror::decode_suback(0x90, version, &out), (packet_id, expected.collect()));
         out.clear();

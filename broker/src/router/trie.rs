@@ -222,6 +222,7 @@ mod tests {
     use super::*;
     use crate::mapping::filter_matches;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     fn subscriber(id: u64) -> Subscriber {
         let session = Arc::new(SessionRef::new(id, 0, 0, "c".into(), false));
@@ -252,27 +253,43 @@ mod tests {
         })
     }
 
+    fn group() -> impl Strategy<Value = Option<&'static str>> {
+        prop::sample::select(vec![None, None, Some("g"), Some("h")])
+    }
+
     proptest! {
         #[test]
         fn it_finds_what_a_naive_matcher_finds_and_forgets_what_is_removed(
-            filters in prop::collection::vec(filter(), 1..20),
+            subscriptions in prop::collection::vec((filter(), group()), 1..20),
             topics in prop::collection::vec(prop::collection::vec(level(), 1..6), 1..10),
         ) {
             let mut trie = Trie::default();
-            for (id, filter) in filters.iter().enumerate() {
-                trie.subscribe(filter, None, subscriber(id as u64));
+            let numbered = || (0..).zip(&subscriptions);
+            for (id, (filter, group)) in numbered() {
+                trie.subscribe(filter, *group, subscriber(id));
             }
             for topic in topics {
                 let topic = topic.join("/");
-                let mut found: Vec<_> = trie.matches(&topic).own.iter().map(|s| s.session.id).collect();
-                found.sort_unstable();
-                let expected: Vec<_> = (0..filters.len() as u64)
-                    .filter(|id| filter_matches(&filters[*id as usize], &topic))
-                    .collect();
-                prop_assert_eq!(found, expected, "topic {}", topic);
+                let found = trie.matches(&topic);
+                let mut own: Vec<_> = found.own.iter().map(|s| s.session.id).collect();
+                own.sort_unstable();
+                let matching = || numbered().filter(|(_, (filter, _))| filter_matches(filter, &topic));
+                let expected = matching().filter(|(_, (_, group))| group.is_none()).map(|(id, _)| id);
+                prop_assert_eq!(own, expected.collect::<Vec<_>>(), "topic {}", topic);
+                // Each group of a filter once, with all who share it.
+                let ids = |group: &Arc<SharedGroup>| group.members.read().iter().map(|s| s.session.id).collect();
+                let mut shared: Vec<(Vec<u64>, &str)> = found.shared.iter().map(|g| (ids(g), &*g.name)).collect();
+                shared.sort_unstable();
+                let mut expected = BTreeMap::<_, Vec<u64>>::new();
+                for (id, (filter, group)) in matching() {
+                    group.iter().for_each(|group| expected.entry((filter, *group)).or_default().push(id));
+                }
+                let mut expected: Vec<_> = expected.into_iter().map(|((_, group), ids)| (ids, group)).collect();
+                expected.sort_unstable();
+                prop_assert_eq!(shared, expected, "topic {}", topic);
             }
-            for (id, filter) in filters.iter().enumerate() {
-                trie.unsubscribe(filter, None, id as u64);
+            for (id, (filter, group)) in numbered() {
+                trie.unsubscribe(filter, *group, id);
             }
             prop_assert!(trie.is_empty());
         }

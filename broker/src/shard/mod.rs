@@ -6,10 +6,10 @@
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
 //! - `shared`: shared subscriptions
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
+//! - `admin`: sessions told to an administrator and removed by one
 //! - `rates`: clients that are too fast are not read for a while
 //! - `shed`: what gives way when there is too much
 //! - `told`: what a client is told of itself: CONNACK, DISCONNECT, reasons
-//! - `admin`: sessions told to an administrator and removed by one
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 

@@ -48,10 +48,10 @@ impl Shard {
                 Ok(None) => break,
                 Ok(Some(found)) => {
                     consumed.bytes += found.length;
+                    self.counts.packets_in += 1;
                     if has_rates {
                         self.took_packet(slot, first_byte);
                     }
-                    self.counts.packets_in += 1;
                     Packet::decode(&found, version)
                         .map_err(fault)
                         .and_then(|packet| self.handle(slot, version, &packet))
@@ -116,9 +116,9 @@ impl Shard {
         let topic = alias.as_deref().unwrap_or(publish.topic);
         let me = self.sessions[slot as usize].me.clone();
         self.counts.received(publish.qos, publish.payload.len());
+        self.sessions[slot as usize].traffic.messages_in += 1;
         self.check_kind(slot, publish)?;
         let session = &mut self.sessions[slot as usize];
-        session.traffic.messages_in += 1;
         if publish.qos == QoS::ExactlyOnce && session.inbound.contains_key(&publish.packet_id) {
             // S4: a repeat waits for the same commit; it is not appended again.
             let ticket = Some(self.lane.submitted());

@@ -1,13 +1,14 @@
-//! Agreement with mqttbytes, an independent implementation, on valid packets of 3.1.1.
+//! 3.1.1, by mqttbytes.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use mqttbytes::v4;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-use super::tests::{connect, data, filter, framed, name, payload, qos};
-use super::{
+use super::{Decoded, Difference, MQTTBYTES, bytes, faults_are_there, is_a_known_fault, ours};
+use crate::codec::tests::{connect, data, filter, framed, name, payload, qos};
+use crate::codec::{
     Ack, AckKind, ConnAck, Connect, OutgoingPublish, Packet, Publish, PublishProperties, QoS, ReasonCode, Version,
     Will, encode_ack, encode_suback, encode_unsuback,
 };
@@ -24,7 +25,68 @@ fn read_v4(bytes: &[u8]) -> v4::Packet {
     v4::read(&mut BytesMut::from(bytes), bytes.len()).unwrap()
 }
 
+/// What we read, in their words, which have none for a password that is not UTF-8.
+fn translated(decoded: Decoded<'_>) -> Option<v4::Packet> {
+    Some(match decoded {
+        Decoded::Connect(connect) => {
+            let mut theirs = v4::Connect::new(connect.client_id);
+            theirs.clean_session = connect.clean_start;
+            theirs.keep_alive = connect.keep_alive_s;
+            theirs.last_will = connect
+                .will
+                .map(|will| v4::LastWill::new(will.topic, will.payload.to_vec(), qos_of(will.qos), will.retain));
+            let password = std::str::from_utf8(connect.password.unwrap_or_default()).ok()?;
+            theirs.login = connect.username.map(|username| v4::Login::new(username, password));
+            v4::Packet::Connect(theirs)
+        }
+        Decoded::Other(Packet::Publish(publish)) => v4::Packet::Publish(v4::Publish {
+            dup: publish.dup,
+            qos: qos_of(publish.qos),
+            retain: publish.retain,
+            topic: publish.topic.to_owned(),
+            pkid: publish.packet_id,
+            payload: Bytes::copy_from_slice(publish.payload),
+        }),
+        Decoded::Other(Packet::Ack(ack)) => match ack.kind {
+            AckKind::PubAck => v4::Packet::PubAck(v4::PubAck::new(ack.packet_id)),
+            AckKind::PubRec => v4::Packet::PubRec(v4::PubRec::new(ack.packet_id)),
+            AckKind::PubRel => v4::Packet::PubRel(v4::PubRel::new(ack.packet_id)),
+            AckKind::PubComp => v4::Packet::PubComp(v4::PubComp::new(ack.packet_id)),
+        },
+        Decoded::Other(Packet::Subscribe(subscribe)) => {
+            let filters = subscribe
+                .subscriptions
+                .map(|one| v4::SubscribeFilter { path: one.filter.to_owned(), qos: qos_of(one.qos) });
+            v4::Packet::Subscribe(v4::Subscribe { pkid: subscribe.packet_id, filters: filters.collect() })
+        }
+        Decoded::Other(Packet::Unsubscribe(unsubscribe)) => v4::Packet::Unsubscribe(v4::Unsubscribe {
+            pkid: unsubscribe.packet_id,
+            topics: unsubscribe.filters.map(str::to_owned).collect(),
+        }),
+        Decoded::Other(Packet::PingReq) => v4::Packet::PingReq,
+        Decoded::Other(Packet::Disconnect(_)) => v4::Packet::Disconnect,
+        Decoded::Other(Packet::Auth(_)) => return None,
+    })
+}
+
+fn difference(bytes: &[u8]) -> Option<Difference> {
+    let ours = ours(bytes, Version::V3_1_1)?.map(translated);
+    Difference::between(ours, v4::read(&mut BytesMut::from(bytes), bytes.len()).ok())
+}
+
+#[test]
+fn its_faults_are_faults_still() {
+    faults_are_there(&MQTTBYTES, Version::V3_1_1, difference);
+}
+
 proptest! {
+    #[test]
+    fn they_differ_by_its_known_faults_only(bytes in bytes()) {
+        if let Some(difference) = difference(&bytes) {
+            is_a_known_fault(&MQTTBYTES, Version::V3_1_1, &bytes, difference);
+        }
+    }
+
     #[test]
     fn agrees_with_mqttbytes_on_publish(
         topic in name(), qos in qos(), retain in any::<bool>(), packet_id in 1..=u16::MAX,
@@ -108,6 +170,17 @@ proptest! {
         prop_assert_eq!(ours.packet_id, packet_id);
         let expected = requests.iter().map(|(filter, qos)| (&filter[..], *qos));
         prop_assert!(ours.subscriptions.map(|one| (one.filter, one.qos)).eq(expected));
+    }
+
+    #[test]
+    fn agrees_with_mqttbytes_on_unsubscribe(packet_id in 1..=u16::MAX, topics in vec(filter(), 1..4)) {
+        let mut bytes = BytesMut::new();
+        v4::Unsubscribe { pkid: packet_id, topics: topics.clone() }.write(&mut bytes).unwrap();
+        let Ok(Packet::Unsubscribe(ours)) = Packet::decode(&framed(&bytes), Version::V3_1_1) else {
+            panic!("refused");
+        };
+        prop_assert_eq!(ours.packet_id, packet_id);
+        prop_assert!(ours.filters.eq(topics.iter().map(String::as_str)));
     }
 
     #[test]
