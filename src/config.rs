@@ -97,6 +97,10 @@ pub struct Mqtt {
     /// Bytes of QoS 1 and 2 waiting for a client whose session ends with its connection; beyond it they are dropped
     /// and counted.
     pub max_queued_bytes: u64,
+    /// A full queue drops what is in it longest, not what comes.
+    pub drops_oldest: bool,
+    /// Bytes that wait for clients in memory, all together; above it they are dropped and counted.
+    pub max_buffered_bytes: u64,
     /// Retained messages; 0: no limit.
     pub max_retained_messages: u32,
     /// Memory they take; 0: no limit.
@@ -331,6 +335,8 @@ impl Mqtt {
             listener: Vec::new(),
             max_queued_messages: from.number("mqtt.max_queued_messages", 100_000, 1..=u32::MAX),
             max_queued_bytes: from.number("mqtt.max_queued_bytes", 67_108_864, 1024..=1 << 40),
+            drops_oldest: from.choice("mqtt.queue_full", [("drop_newest", false), ("drop_oldest", true)]),
+            max_buffered_bytes: from.number("mqtt.max_buffered_bytes", 268_435_456, 1_048_576..=1 << 40),
             max_retained_messages: from.number("mqtt.max_retained_messages", 1_000_000, 0..=u32::MAX),
             max_retained_bytes: from.number("mqtt.max_retained_bytes", 268_435_456, 0..=1 << 40),
             max_connections: from.number("mqtt.max_connections", 0, 0..=u32::MAX),

@@ -15,6 +15,10 @@ pub struct Config {
     pub max_queued_messages: usize,
     /// Bytes that wait for a connected client whose session ends with its connection.
     pub max_queued_bytes: usize,
+    /// A full queue drops what is in it longest, not what comes.
+    pub drops_oldest: bool,
+    /// Bytes that wait for clients in memory, all together; above it they are dropped.
+    pub max_buffered_bytes: u64,
     /// Retained messages; 0: without limit.
     pub max_retained_messages: usize,
     /// Memory they take, in bytes; 0: without limit.
@@ -54,6 +58,11 @@ pub struct ListenerConfig {
     pub proxies: Option<Networks>,
     /// Clients without credentials; `None`: on loopback, as long as there are no users.
     pub allow_anonymous: Option<bool>,
+    /// What a client that asks for response information is told, as [`response_information`](crate::response_information)
+    /// has it.
+    pub response_information: String,
+    /// Another server for who finds this one full, or ending; empty: none.
+    pub server_reference: String,
     /// What its clients are held to.
     pub clients: ClientLimits,
 }

@@ -292,8 +292,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             End::Closing => {
                 let mut shard = self.shared.borrow_mut();
+                let config = shard.config.clone();
                 match shard.linked(slot, link_id).and_then(|session| session.link.as_mut()) {
-                    Some(link) => (link.closing.clone(), Some(link.farewell())),
+                    Some(link) => (link.closing.clone(), Some(link.farewell(&config))),
                     None => (None, shard.take_farewell(link_id)),
                 }
             }
@@ -319,7 +320,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, version: codec::Version, reason: ReasonCode) {
     let mut packet = Vec::new();
     codec::ConnAck::new(reason).encode(&mut packet, version);
-    let write = stream.write_all(&packet);
+    say_last(stream, &packet).await;
+}
+
+/// Writes a last packet and closes.
+pub async fn say_last<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, packet: &[u8]) {
+    let write = stream.write_all(packet);
     if matches!(tokio::time::timeout(Duration::from_secs(limits::CLOSE_S), write).await, Ok(Ok(()))) {
         close(stream).await;
     }

@@ -20,6 +20,7 @@
 //! - [`message`]: what a message looks like there; [`store`]: what is kept of sessions
 //! - [`auth`]: who a client is and what it may do
 //! - [`admin`]: what an administrator may ask
+//! - [`response_information`]: where a client is told that answers may go
 //! - [`stats`]: what is counted; [`sys`]: the same, told by MQTT
 //! - [`config`]: what can be set; [`limits`]: every other bound
 //!
@@ -34,6 +35,7 @@ pub mod limits;
 pub mod listener;
 pub mod mapping;
 pub mod message;
+pub mod response_information;
 pub mod router;
 pub mod session;
 pub mod shard;

@@ -37,6 +37,8 @@ pub const SPARE_BUFFER_BYTES_MAX: usize = 256 << 10;
 pub const OUTBOX_QOS0_BYTES_MAX: usize = 4 << 20;
 /// Bytes waiting to be written above which nothing more is taken out of a client's queue.
 pub const OUTBOX_BYTES_MAX: usize = 1 << 20;
+/// The same two while memory is scarce.
+pub const OUTBOX_SCARCE_BYTES_MAX: usize = 64 << 10;
 /// Bytes waiting to be written to a client above which nothing is read from it; above what deliveries alone
 /// can reach, but for a single large one.
 pub const OUTBOX_STALL_BYTES: usize = 2 * OUTBOX_QOS0_BYTES_MAX;

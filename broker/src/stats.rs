@@ -61,6 +61,8 @@ limits! {
     MaxMessageRate = "max_message_rate",
     /// A pause, for too many bytes.
     MaxByteRate = "max_byte_rate",
+    /// A new client, for lack of memory.
+    MaxBufferedBytes = "max_buffered_bytes",
     /// A payload that is not UTF-8.
     CheckPayloadFormat = "check_payload_format",
 }
@@ -91,6 +93,13 @@ macro_rules! counts {
                 $(self.$name.store(counts.$name, Ordering::Relaxed);)*
                 $(self.$max.store(counts.$max, Ordering::Relaxed);)*
                 self.limits.iter().zip(counts.limits).for_each(|(shown, n)| shown.store(n, Ordering::Relaxed));
+            }
+
+            /// What is visible.
+            pub fn read(&self) -> Counts {
+                let mut counts = Counts::default();
+                self.add_to(&mut counts);
+                counts
             }
 
             /// Adds what is visible to `sum`.
@@ -187,6 +196,10 @@ counts! {
         dropped_slow,
         /// Dropped: a queue was full.
         dropped_queue_full,
+        /// Dropped: QoS 0 for a client with a backlog, while memory was scarce.
+        dropped_memory_qos0,
+        /// Dropped: beyond a client's fair share, while memory was scarce.
+        dropped_memory_queued,
         /// Dropped: it expired in a queue.
         dropped_expired,
         /// Dropped: larger than the client takes.
@@ -225,12 +238,16 @@ counts! {
         in_flight,
         /// Bytes that wait to be written to clients.
         outbox_bytes,
+        /// Clients for which any of those wait.
+        buffering,
         /// Clients that are not read now because they were too fast.
         paused,
     }
     max {
         /// Messages of the longest queue, as `max_queued_messages` counts them.
         longest_queue,
+        /// 1: more than `max_buffered_bytes` wait for clients, and messages are dropped; 2: twice as much.
+        pressure,
     }
 }
 
@@ -316,16 +333,29 @@ pub enum Dropped {
     Unreadable,
     /// It no longer may have it.
     Rights,
+    /// QoS 0, and its client has a backlog while memory is scarce.
+    MemoryQos0,
+    /// It has more than its share while memory is scarce.
+    MemoryQueued,
 }
 
 /// What a session was not sent.
 #[derive(Debug, Default)]
-pub struct Drops([AtomicU32; 6]);
+pub struct Drops([AtomicU32; 8]);
 
 impl Drops {
     /// How many for which reason, as metrics name it.
-    pub fn by_reason(&self) -> [(&'static str, u32); 6] {
-        let names = ["slow_client", "queue_full", "expired", "too_large", "unreadable", "rights"];
+    pub fn by_reason(&self) -> [(&'static str, u32); 8] {
+        let names = [
+            "slow_client",
+            "queue_full",
+            "expired",
+            "too_large",
+            "unreadable",
+            "rights",
+            "memory_qos0",
+            "memory_queued",
+        ];
         let mut counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
         names.map(|name| (name, counts.next().unwrap_or(0)))
     }
@@ -334,6 +364,11 @@ impl Drops {
 impl Counts {
     /// A message was due to a session, of any shard, and is never sent to it.
     pub fn dropped(&mut self, why: Dropped, session: &SessionRef) {
+        self.dropped_many(why, 1, session);
+    }
+
+    /// Several were, for the same reason.
+    pub fn dropped_many(&mut self, why: Dropped, messages: usize, session: &SessionRef) {
         *match why {
             Dropped::SlowClient => &mut self.dropped_slow,
             Dropped::QueueFull => &mut self.dropped_queue_full,
@@ -341,8 +376,10 @@ impl Counts {
             Dropped::TooLarge => &mut self.dropped_too_large,
             Dropped::Unreadable => &mut self.dropped_unreadable,
             Dropped::Rights => &mut self.dropped_rights,
-        } += 1;
-        session.drops.0[why as usize].fetch_add(1, Ordering::Relaxed);
+            Dropped::MemoryQos0 => &mut self.dropped_memory_qos0,
+            Dropped::MemoryQueued => &mut self.dropped_memory_queued,
+        } += messages as u64;
+        session.drops.0[why as usize].fetch_add(messages as u32, Ordering::Relaxed);
     }
 }
 
@@ -360,6 +397,7 @@ impl Depths {
             (true, false) => &mut sum.durable_away,
             (false, _) => &mut sum.passing_connected,
         } += 1;
+        let mut holds_bytes = false;
         let queued = match &session.out {
             Out::Queue(queue) => {
                 let (unsent, in_flight) = if connected { queue.standing() } else { (queue.len(), 0) };
@@ -372,13 +410,16 @@ impl Depths {
                 sum.queued_passing += waiting as u64;
                 sum.queued_passing_bytes += waiting_bytes as u64;
                 sum.in_flight += window.in_flight() as u64;
+                holds_bytes = waiting > 0;
                 waiting
             }
         };
         sum.longest_queue = sum.longest_queue.max(queued as u64);
         let is_paused = |link: &Link| link.rates.as_ref().is_some_and(|rates| rates.is_paused());
         sum.paused += u64::from(session.link.as_ref().is_some_and(is_paused));
-        sum.outbox_bytes += session.link.as_ref().map_or(0, |link| link.backlog_bytes()) as u64;
+        let backlog_bytes = session.link.as_ref().map_or(0, |link| link.backlog_bytes());
+        sum.outbox_bytes += backlog_bytes as u64;
+        sum.buffering += u64::from(holds_bytes || backlog_bytes > 0);
     }
 
     /// Puts the sums into `counts`.
@@ -393,6 +434,7 @@ impl Depths {
         counts.in_flight = sum.in_flight;
         counts.outbox_bytes = sum.outbox_bytes;
         counts.paused = sum.paused;
+        counts.buffering = sum.buffering;
         counts.longest_queue = sum.longest_queue;
     }
 }

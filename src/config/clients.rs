@@ -29,6 +29,10 @@ pub struct ClientSettings {
     pub max_message_rate: u32,
     /// Bytes of a client per second; 0: any number.
     pub max_byte_rate: u32,
+    /// What a client that asks for response information is told.
+    pub response_information: String,
+    /// Another server, for who finds this one full or ending.
+    pub server_reference: String,
     /// Is a payload that is said to be UTF-8 looked at?
     pub check_payload_format: bool,
 }
@@ -47,6 +51,8 @@ impl Default for ClientSettings {
             max_subscriptions: 10_000,
             max_message_rate: 0,
             max_byte_rate: 0,
+            response_information: String::new(),
+            server_reference: String::new(),
             check_payload_format: false,
         }
     }
@@ -77,7 +83,20 @@ impl ClientSettings {
             max_subscriptions: from.number(&key("max_subscriptions"), default.max_subscriptions, 1..=u32::MAX),
             max_message_rate: from.number(&key("max_message_rate"), default.max_message_rate, 0..=u32::MAX),
             max_byte_rate: from.number(&key("max_byte_rate"), default.max_byte_rate, 0..=u32::MAX),
+            response_information: from.checked_text(
+                &key("response_information"),
+                &default.response_information,
+                broker::response_information::check,
+            ),
+            server_reference: from.checked_text(&key("server_reference"), &default.server_reference, check_reference),
             check_payload_format: from.boolean(&key("check_payload_format"), default.check_payload_format),
         }
+    }
+}
+
+fn check_reference(text: &str) -> Result<(), String> {
+    match text.len() <= 1024 && !text.contains(char::is_control) {
+        true => Ok(()),
+        false => Err("must be at most 1024 bytes without control characters, as \"other.example:1883\"".to_owned()),
     }
 }

@@ -145,6 +145,8 @@ fn mqtt_messages(sink: &mut MetricSink, counts: &Counts) {
     for (reason, value) in [
         ("slow_client", counts.dropped_slow),
         ("queue_full", counts.dropped_queue_full),
+        ("memory_qos0", counts.dropped_memory_qos0),
+        ("memory_queued", counts.dropped_memory_queued),
         ("expired", counts.dropped_expired),
         ("too_large", counts.dropped_too_large),
         ("unreadable", counts.dropped_unreadable),
@@ -172,6 +174,9 @@ fn mqtt_sessions(sink: &mut MetricSink, counts: &Counts, broker: &Broker) {
         let help = "QoS 1 and 2 messages that wait to be sent. Once a second.";
         sink.gauge("millstream_mqtt_queued_messages", help, &[("durable", durable)], value as f64);
     }
+    let help = "1: more than mqtt.max_buffered_bytes wait for clients, and messages are dropped; 2: twice as much, and \
+                new clients are refused. Once a second.";
+    sink.gauge("millstream_mqtt_memory_pressure", help, &[], counts.pressure as f64);
     let (subscriptions, retained, retained_bytes) = broker.sizes();
     for (name, help, value) in [
         (

@@ -30,6 +30,8 @@ pub fn broker(config: &Config) -> broker::Config {
         shards: config.shard_count().into(),
         max_queued_messages: mqtt.max_queued_messages as usize,
         max_queued_bytes: usize::try_from(mqtt.max_queued_bytes).unwrap_or(usize::MAX),
+        drops_oldest: mqtt.drops_oldest,
+        max_buffered_bytes: mqtt.max_buffered_bytes,
         max_retained_messages: mqtt.max_retained_messages as usize,
         max_retained_bytes: usize::try_from(mqtt.max_retained_bytes).unwrap_or(usize::MAX),
         max_connections: mqtt.max_connections.into(),
@@ -53,6 +55,8 @@ fn listener(name: &str, settings: &ListenerSettings) -> broker::ListenerConfig {
         max_handshakes_per_address: settings.max_handshakes_per_address,
         proxies: None,
         allow_anonymous: settings.allow_anonymous,
+        response_information: clients.response_information.clone(),
+        server_reference: clients.server_reference.clone(),
         clients: ClientLimits {
             max_packet_size: settings.max_packet_size,
             max_inflight_messages: settings.max_inflight_messages,

@@ -234,6 +234,10 @@ fn mqtt5_3_1_2_28() {
         let props = join_as(&connect).connack.props.clone();
         assert!(!props.iter().any(|prop| matches!(prop, Prop::ResponseInfo(_))), "{props:?}");
     }
+    // It has some to give.
+    let id = fresh();
+    let props = join_as(&Connect::v5(&id).with(Prop::RequestResponseInfo(1))).connack.props.clone();
+    assert!(props.contains(&Prop::ResponseInfo(format!("answers/{id}"))), "{props:?}");
 }
 
 #[test]
@@ -253,6 +257,13 @@ fn mqtt5_3_1_2_29() {
     client.expect_bytes(b"\x62\x03\0\x05\x92");
     client.send(&packet(0x82, &[b"\0\x06\0", &topic, b"\0"]));
     client.expect_bytes(b"\x90\x04\0\x06\0\0");
+    let deep = field("/".repeat(300));
+    client.send(&packet(0x82, &[b"\0\x07\0", &deep, b"\0"]));
+    client.expect_bytes(b"\x90\x04\0\x07\0\x8F");
+    // To who wants to know it says more.
+    let mut curious = join_as(&Connect::v5(&fresh()).with(Prop::RequestProblemInfo(1)));
+    curious.send(&packet(0x82, &[b"\0\x07\0", &deep, b"\0"]));
+    assert!(curious.recv_bytes().len() > 6);
     // A message's own user properties are another matter.
     let name = String::from_utf8(topic[2..].to_vec()).expect("text");
     client.send_publish(&Publish::new(&name, "x").with(Prop::user("k", "v")));

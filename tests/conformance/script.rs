@@ -33,6 +33,7 @@ fn shared() -> &'static Shared {
         watch.env("MILLSTREAM__MQTT__WS", format!("127.0.0.1:{}", ws.port));
         // Few enough to exceed it, and more than one burst.
         watch.env("MILLSTREAM__MQTT__RECEIVE_MAXIMUM", "1000");
+        watch.env("MILLSTREAM__MQTT__RESPONSE_INFORMATION", "answers/{client_id}");
         // One line in the log for each connection and fault is of no use here.
         watch.env("MILLSTREAM__LOG_LEVEL", "error");
         watch.stdin(Stdio::piped()).stdout(Stdio::null());

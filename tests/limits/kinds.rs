@@ -3,6 +3,7 @@
 use super::{metric, reached, refused};
 use support::broker::Broker;
 use support::mqtt::{Client, Connect, Lost, Prop, Publish, VERSIONS, Version};
+use support::ports::lease;
 
 const NOTHING_FANCY: &str = "[mqtt]\nmax_qos = 1\nretain_available = false\nwildcard_subscriptions = false\n\
                              shared_subscriptions = false\ntopic_alias_maximum = 2\n";
@@ -163,6 +164,24 @@ fn keep_alives_are_kept_within_bounds() {
     assert!(client.connack.props.contains(&Prop::ServerKeepAliveS(10)));
     let words = Broker::prepared().config("[mqtt]\nmin_keepalive_s = 2\nmax_keepalive_s = 1\n").fails_to_start();
     assert!(words.contains("min_keepalive_s") && words.contains("must not be above mqtt.max_keepalive_s"), "{words}");
+}
+
+#[test]
+fn each_listener_has_limits_of_its_own() {
+    let port = lease();
+    let further = format!("127.0.0.1:{}", port.port);
+    let config = format!("[mqtt]\nmax_subscriptions = 1\n[[mqtt.listener]]\naddress = \"{further}\"\nmax_qos = 0\n");
+    let broker = Broker::with_config(&config);
+    let mut there = Client::connect(further.parse().expect("an address"), &Connect::v5("there"));
+    assert!(there.connack.props.contains(&Prop::MaximumQos(0)), "{:?}", there.connack);
+    // What it does not say itself it has of [mqtt].
+    assert_eq!(there.subscribe_with(&[("a", 2), ("b", 0)], &[]), [0, 0x97]);
+    let mut here = broker.connect(Connect::v5("here"));
+    assert_eq!(here.subscribe_with(&[("a", 2), ("b", 0)], &[]), [2, 0x97]);
+    assert_eq!(here.publish(Publish::new("a", "x").qos(2)), 0);
+    assert_eq!(there.take().qos, 0);
+    there.send_publish(&Publish::new("a", "x").qos(1).id(1));
+    assert_eq!(there.expect_closed(), Some(0x9B));
 }
 
 #[test]

@@ -2,8 +2,11 @@
 //! it has for it, counted, and in the log.
 
 mod kinds;
+mod memory;
+mod queue;
 mod rates;
 mod sizes;
+mod told;
 
 use support::broker::Broker;
 use support::mqtt::{Client, ConnAck, Connect};
@@ -28,9 +31,7 @@ fn reached(broker: &Broker, limit: &str, times: u32) {
 /// Waits until a metric has this value.
 #[track_caller]
 fn metric(broker: &Broker, name: &str, labels: &[(&str, &str)], value: f64) {
-    let mut found = None;
-    support::eventually(&format!("{name} {labels:?} {value}, not {found:?}"), || {
-        found = Scrape::of(broker.admin()).value(name, labels);
-        (found == Some(value)).then_some(())
+    support::eventually(&format!("{name} {labels:?} of {value}"), || {
+        (Scrape::of(broker.admin()).value(name, labels) == Some(value)).then_some(())
     });
 }

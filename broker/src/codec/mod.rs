@@ -60,7 +60,8 @@ pub use properties::{PublishProperties, UserProperties, put_property};
 pub use publish::{OutgoingPublish, Publish};
 pub use reason::ReasonCode;
 pub use subscribe::{
-    Filters, RetainHandling, Subscribe, Subscription, Subscriptions, Unsubscribe, encode_suback, encode_unsuback,
+    Filters, RetainHandling, Subscribe, Subscription, Subscriptions, Unsubscribe, encode_suback, encode_suback_with,
+    encode_unsuback,
 };
 
 /// Bytes of the largest packet there can be: five of fixed header, 268,435,455 after it.

@@ -1,7 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE (3.8, 3.10), and their answers SUBACK and UNSUBACK (3.9, 3.11).
 
 use super::primitives::{Reader, insert_length, put_u16};
-use super::properties::{Allowed, Property, PropertyReader};
+use super::properties::{Allowed, Property, PropertyReader, id, put_string_property};
 use super::topic::validate_filter;
 use super::{DecodeError, Frame, QoS, ReasonCode, Version};
 
@@ -184,6 +184,19 @@ pub fn encode_suback(
     insert_length(out, body_at);
 }
 
+/// The same with a reason string, for 5.0 alone: at most 65,535 bytes, and not for clients that asked for no problem
+/// information.
+pub fn encode_suback_with(out: &mut Vec<u8>, packet_id: u16, reasons: &[ReasonCode], reason_string: &str) {
+    out.push(0x90);
+    let body_at = out.len();
+    put_u16(out, packet_id);
+    let properties_at = out.len();
+    put_string_property(out, id::REASON_STRING, reason_string);
+    insert_length(out, properties_at);
+    out.extend(reasons.iter().map(|reason| reason.as_u8()));
+    insert_length(out, body_at);
+}
+
 /// Appends an UNSUBACK: one reason per filter, in their order; before 5.0 they go unsaid.
 pub fn encode_unsuback(
     out: &mut Vec<u8>,
@@ -205,7 +218,7 @@ pub fn encode_unsuback(
 mod tests {
     use super::{
         DecodeError, QoS, ReasonCode, RetainHandling, Subscribe, Subscription, Unsubscribe, Version, encode_suback,
-        encode_unsuback,
+        encode_suback_with, encode_unsuback,
     };
     use crate::codec::tests::framed;
 
@@ -294,6 +307,9 @@ mod tests {
         out.clear();
         encode_suback(&mut out, Version::V5, 10, reasons);
         assert_eq!(out, b"\x90\x06\x00\x0A\x00\x02\x00\x87");
+        out.clear();
+        encode_suback_with(&mut out, 10, &reasons, "no");
+        assert_eq!(out, b"\x90\x0B\x00\x0A\x05\x1F\x00\x02no\x02\x00\x87");
         out.clear();
         let reasons = [ReasonCode::Success, ReasonCode::NoSubscriptionExisted];
         encode_unsuback(&mut out, Version::V3_1, 10, reasons);

@@ -135,7 +135,7 @@ async fn admit(shared: Shared, arrival: Arrival) {
         // It was decoded when it was read, and is again: it borrows from the bytes.
         let Ok(Some(found)) = frame(&input, client.listener.clients.max_packet_size) else { return };
         let Ok(connect) = Connect::decode(&found) else { return };
-        let admitted = shard.connect(&connect, &client).map_err(|rejected| (connect.version, rejected));
+        let admitted = shard.connect(&connect, &client);
         let length = found.length;
         // What is left is kept as long as the connection lasts.
         input = input.split_off(length);
@@ -147,15 +147,15 @@ async fn admit(shared: Shared, arrival: Arrival) {
             transport.visit().is_client();
             drop(tokio::task::spawn_local(connection::run(shared, transport, admitted, input)));
         }
-        Err((version, Rejected { reason, why })) => {
+        Err(Rejected { reason, why, answer }) => {
             shared.borrow_mut().counts.refused(Some(reason));
-            if reason == ReasonCode::QuotaExceeded {
+            if matches!(reason, ReasonCode::QuotaExceeded | ReasonCode::ServerBusy) {
                 transport.visit().door().say(Bite::Full, &format!("refused: {why}"), &client.peer);
             } else {
                 let (client, peer, user) = (&*client.id, &*client.peer, client.identity.name());
                 tracing::warn!(peer, client, user, "refused: {why}");
             }
-            connection::refuse(&mut transport, version, reason).await;
+            connection::say_last(&mut transport, &answer).await;
         }
     }
 }

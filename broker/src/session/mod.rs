@@ -221,6 +221,8 @@ pub struct Link {
     pub stalled: bool,
     /// What it is held to, if to any rate.
     pub rates: Option<Box<Rates>>,
+    /// Whether it wants reason strings (3.1.2.11.7).
+    pub problem_information: bool,
     /// Limits it reached, by their bit: the log has them once.
     pub told: u32,
 }

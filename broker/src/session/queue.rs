@@ -4,22 +4,37 @@
 use std::collections::VecDeque;
 
 use bridge::Ticket;
-use bridge::state::{Entry, Pointer};
+use bridge::state::Entry;
 
 use crate::codec::AckKind;
 
 use super::window::{Acked, PACKET_IDS, Sent, acknowledge, distance, packet_id};
 use super::{Tag, now_before};
 
-/// An entry and how far it got.
+/// An entry and how far it got; 40 bytes.
 #[derive(Clone, Copy, Debug)]
 struct Item {
     entry: Entry,
+    /// Its sequence: what is dropped, or was acknowledged before a restart, leaves a gap. In two pieces, which take
+    /// room that nothing else takes.
+    low: u32,
+    high: u16,
     /// `None` until it was first sent.
     sent: Option<Sent>,
 }
 
-/// The queue. Sequences are the committer's; `base` is that of the first item.
+impl Item {
+    fn new(sequence: u64, entry: Entry, sent: Option<Sent>) -> Item {
+        debug_assert!(sequence < 1 << 48, "at a million a second that takes nine years");
+        Item { entry, low: sequence as u32, high: (sequence >> 32) as u16, sent }
+    }
+
+    fn sequence(&self) -> u64 {
+        u64::from(self.high) << 32 | u64::from(self.low)
+    }
+}
+
+/// The queue. Sequences are the committer's and rise; `base` is that of the first item, or of none yet.
 #[derive(Debug, Default)]
 pub struct Queue {
     base: u64,
@@ -63,30 +78,18 @@ impl Queue {
             if queue.items.is_empty() {
                 queue.base = sequence;
             }
-            queue.fill_gap(sequence);
             let sent = match entry.released {
                 true => Some(Sent::Released),
-                // Gaps had no part in the window.
                 false if index < maybe_sent => Some(first_state(&entry)),
                 false => None,
             };
-            queue.items.push_back(Item { entry, sent });
+            queue.items.push_back(Item::new(sequence, entry, sent));
         }
         if queue.items.is_empty() {
             queue.base = next;
         }
-        queue.fill_gap(next);
         queue.settled = queue.base;
         queue
-    }
-
-    /// What was acknowledged before its neighbours left a gap, in the middle or at the end.
-    fn fill_gap(&mut self, to: u64) {
-        let nowhere = Pointer { topic: 0, partition: 0, offset: 0 };
-        let entry = Entry { pointer: nowhere, tag: 0, expires_s: 0, released: true };
-        while self.base + (self.items.len() as u64) < to {
-            self.items.push_back(Item { entry, sent: Some(Sent::Done) });
-        }
     }
 
     /// Entries that are not done.
@@ -116,8 +119,20 @@ impl Queue {
             self.base = sequence;
             self.next = 0;
         }
-        debug_assert_eq!(sequence, self.base + self.items.len() as u64, "the committer gives every sequence once");
-        self.items.push_back(Item { entry, sent: None });
+        debug_assert!(self.items.back().is_none_or(|last| last.sequence() < sequence), "given once, and in order");
+        self.items.push_back(Item::new(sequence, entry, None));
+    }
+
+    /// Gives up the oldest entry that is not under way to the client; its sequence, to be removed. At QoS 1 that may be
+    /// one that was sent before; at QoS 2 what was sent stays, for the client may know its identifier [MQTT-4.3.3-7].
+    pub fn drop_oldest(&mut self, is_away: bool) -> Option<u64> {
+        let from = if is_away { 0 } else { self.next };
+        let may_go = |item: &Item| matches!(item.sent, None | Some(Sent::Qos1));
+        let at = from + self.items.range(from..).position(may_go)?;
+        let sequence = self.items.remove(at)?.sequence();
+        self.next -= usize::from(at < self.next);
+        self.advance();
+        Some(sequence)
     }
 
     /// The client is back: everything unfinished is sent again, in order.
@@ -140,8 +155,8 @@ impl Queue {
         if !self.is_open() || !self.identifier_is_free(durable) {
             return None;
         }
-        let packet_id = packet_id(self.base + self.next as u64);
         let item = self.items.get(self.next)?;
+        let packet_id = packet_id(item.sequence());
         Some(match item.sent {
             Some(Sent::Released) => Next::Release(packet_id),
             // Once sent it may be known to the client under its identifier: it stays [MQTT-4.3.3-7].
@@ -161,19 +176,17 @@ impl Queue {
 
     /// Gives up the entry that [`Queue::next`] was about; its sequence, to be removed.
     pub fn drop_next(&mut self) -> u64 {
-        let sequence = self.base + self.next as u64;
-        if let Some(item) = self.items.get_mut(self.next) {
-            item.sent = Some(Sent::Done);
-        }
+        let Some(item) = self.items.get_mut(self.next) else { return self.base };
+        item.sent = Some(Sent::Done);
+        let sequence = item.sequence();
         self.advance();
         sequence
     }
 
     /// A client's PUBACK, PUBREC or PUBCOMP; with the entry's sequence when something is to be journaled.
     pub fn acknowledge(&mut self, packet_id: u16, kind: AckKind, failed: bool) -> (Acked, u64) {
-        let index = distance(self.base, packet_id);
-        let sequence = self.base + index as u64;
-        let Some(item) = self.items.get_mut(index).filter(|_| index < self.next) else {
+        let sequence = self.base + distance(self.base, packet_id) as u64;
+        let Some(item) = self.place(sequence).filter(|at| *at < self.next).and_then(|at| self.items.get_mut(at)) else {
             return (Acked::Unknown, sequence);
         };
         let Some(sent) = item.sent else { return (Acked::Unknown, sequence) };
@@ -188,8 +201,17 @@ impl Queue {
 
     /// Whether a released entry's PUBREL was journaled already: a repeated PUBREC then costs no write.
     pub fn is_released(&self, packet_id: u16) -> bool {
-        let item = self.items.get(distance(self.base, packet_id));
-        item.is_some_and(|item| item.sent == Some(Sent::Released))
+        let place = self.place(self.base + distance(self.base, packet_id) as u64);
+        place.is_some_and(|at| self.items[at].sent == Some(Sent::Released))
+    }
+
+    /// Where the item with this sequence stands. Without gaps that is its distance from the first; else it is before.
+    fn place(&self, sequence: u64) -> Option<usize> {
+        let at_most = usize::try_from(sequence.checked_sub(self.base)?).ok()?;
+        if self.items.get(at_most).is_some_and(|item| item.sequence() == sequence) {
+            return Some(at_most);
+        }
+        self.items.binary_search_by_key(&sequence, Item::sequence).ok()
     }
 
     /// Removals up to here were submitted under `ticket`.
@@ -214,7 +236,8 @@ impl Queue {
             self.settled = base;
             self.settling = Some(self.removed).filter(|(_, removed)| *removed > base);
         }
-        self.base + self.next as u64 - self.settled.min(self.base) < PACKET_IDS
+        let next = self.items.get(self.next).map_or(self.base, Item::sequence);
+        next - self.settled.min(self.base) < PACKET_IDS
     }
 
     fn advance(&mut self) {
@@ -223,6 +246,7 @@ impl Queue {
             self.base += 1;
             self.next = self.next.saturating_sub(1);
         }
+        self.base = self.items.front().map_or(self.base, Item::sequence);
     }
 }
 
@@ -237,6 +261,8 @@ fn first_state(entry: &Entry) -> Sent {
 mod tests {
     use super::*;
     use crate::codec::QoS;
+    use bridge::state::Pointer;
+    use proptest::prelude::*;
 
     fn entry(offset: i64, qos: QoS) -> Entry {
         let pointer = Pointer { topic: 16, partition: 0, offset };
@@ -359,6 +385,99 @@ mod tests {
             }
         }
         assert_eq!(queue.next, 5, "all that is left was sent");
+    }
+
+    #[test]
+    fn the_oldest_that_was_never_sent_goes_and_the_others_keep_their_ids() {
+        let mut queue = filled(QoS::AtLeastOnce, 6);
+        assert_eq!(send_all(&mut queue), [(1, false), (2, false), (3, false)]);
+        assert_eq!([false; 2].map(|is_away| queue.drop_oldest(is_away)), [Some(3), Some(4)], "three are in flight");
+        queue.push(6, entry(6, QoS::AtLeastOnce));
+        assert_eq!(queue.len(), 5);
+        for id in [2, 1] {
+            assert_eq!(queue.acknowledge(id, AckKind::PubAck, false), (Acked::Done, u64::from(id) - 1));
+        }
+        assert_eq!(send_all(&mut queue), [(6, false), (7, false)]);
+        assert_eq!(queue.acknowledge(4, AckKind::PubAck, false).0, Acked::Unknown, "it went");
+        queue.restart(9);
+        assert_eq!(send_all(&mut queue), [(3, true), (6, true), (7, true)]);
+        for id in [7, 3, 6] {
+            assert_eq!(queue.acknowledge(id, AckKind::PubAck, false), (Acked::Done, u64::from(id) - 1));
+        }
+        assert!(queue.is_empty() && queue.drop_oldest(true).is_none());
+    }
+
+    #[test]
+    fn whatever_is_dropped_a_full_queue_takes_no_more_memory() {
+        assert_eq!(size_of::<Item>(), 40);
+        let mut queue = filled(QoS::ExactlyOnce, 3);
+        queue.restart(1);
+        assert_eq!(send_all(&mut queue), [(1, false)]);
+        // Its client is away with one message in flight, for many times as long as there are identifiers.
+        for sequence in 3..4 * PACKET_IDS {
+            queue.push(sequence, entry(0, QoS::AtLeastOnce));
+            assert_eq!(queue.drop_oldest(true), Some(sequence - 2));
+        }
+        assert_eq!(queue.len(), 3);
+        queue.restart(10);
+        assert_eq!(send_all(&mut queue), [(1, true)], "the others' identifiers are not free before it is done");
+        assert_eq!(queue.acknowledge(1, AckKind::PubRec, false), (Acked::Release, 0));
+        assert_eq!(queue.acknowledge(1, AckKind::PubComp, false), (Acked::Done, 0));
+        queue.note_removals(5);
+        assert!(queue.next(4, 0).is_none() && queue.waits_for_removals(4));
+        assert_eq!(queue.next(5, 0).map(|_| ()), Some(()));
+    }
+
+    proptest! {
+        /// Against a list of what should be in it: ids stay, order holds, nothing is there twice.
+        #[test]
+        fn drops_acknowledgements_and_restarts_in_any_order(steps in prop::collection::vec(0_u8..12, 1..300)) {
+            let mut queue = Queue::default();
+            let (mut next, mut there, mut flying) = (0, Vec::new(), Vec::new());
+            queue.restart(4);
+            for step in steps {
+                match step {
+                    0..=4 => {
+                        queue.push(next, entry(next as i64, QoS::AtLeastOnce));
+                        there.push((next, false));
+                        next += 1;
+                    }
+                    5 => {
+                        let oldest = there.iter().position(|(sequence, _)| !flying.contains(sequence));
+                        let expected = oldest.map(|at| there.remove(at).0);
+                        prop_assert_eq!(queue.drop_oldest(false), expected);
+                    }
+                    6 => {
+                        let expected = (!there.is_empty()).then(|| there.remove(0).0);
+                        prop_assert_eq!(queue.drop_oldest(true), expected);
+                        queue.restart(4);
+                        flying.clear();
+                    }
+                    7 => {
+                        queue.restart(4);
+                        flying.clear();
+                    }
+                    8 | 9 if !flying.is_empty() => {
+                        let sequence: u64 = flying.remove(usize::from(step) % flying.len());
+                        let acked = queue.acknowledge(packet_id(sequence), AckKind::PubAck, false);
+                        prop_assert_eq!(acked, (Acked::Done, sequence));
+                        there.retain(|(known, _)| *known != sequence);
+                    }
+                    _ => {
+                        while let Some(Next::Publish { packet_id: id, entry, dup }) = queue.next(0, 0) {
+                            let at = there.iter().position(|(sequence, _)| !flying.contains(sequence));
+                            let (sequence, sent) = &mut there[at.expect("there is one")];
+                            prop_assert_eq!((id, entry.pointer.offset, dup), (packet_id(*sequence), *sequence as i64, *sent));
+                            *sent = true;
+                            flying.push(*sequence);
+                            queue.sent();
+                        }
+                    }
+                }
+                let left: Vec<_> = queue.leftovers().map(|(entry, _)| entry.pointer.offset as u64).collect();
+                prop_assert_eq!(left, there.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

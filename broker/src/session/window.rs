@@ -91,6 +91,17 @@ impl Waiting {
     }
 }
 
+/// How much may wait, and what goes when it is full.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Messages.
+    pub messages_max: usize,
+    /// Their bytes.
+    pub bytes_max: usize,
+    /// The oldest goes, not the newest.
+    pub drops_oldest: bool,
+}
+
 /// What was sent and is not acknowledged, and what waits.
 #[derive(Debug)]
 pub struct Window {
@@ -159,6 +170,34 @@ impl Window {
         (self.waiting.len(), self.waiting_bytes)
     }
 
+    /// Makes room for one more that takes so many bytes; how many of the oldest had to go. `None`: it has to go itself.
+    pub fn make_room(&mut self, bytes: usize, bounds: Bounds) -> Option<usize> {
+        let mut dropped = 0;
+        while self.waiting.len() >= bounds.messages_max || self.waiting_bytes + bytes > bounds.bytes_max {
+            if !bounds.drops_oldest || bytes > bounds.bytes_max {
+                return None;
+            }
+            self.drop_waiting(true)?;
+            dropped += 1;
+        }
+        Some(dropped)
+    }
+
+    /// Gives up messages that wait until they take no more than so many bytes; how many.
+    pub fn shrink_to(&mut self, bytes_max: usize, drops_oldest: bool) -> usize {
+        let mut dropped = 0;
+        while self.waiting_bytes > bytes_max && self.drop_waiting(drops_oldest).is_some() {
+            dropped += 1;
+        }
+        dropped
+    }
+
+    fn drop_waiting(&mut self, oldest: bool) -> Option<()> {
+        let gone = if oldest { self.waiting.pop_front() } else { self.waiting.pop_back() }?;
+        self.waiting_bytes -= gone.bytes();
+        Some(())
+    }
+
     /// Lets one wait behind the others.
     pub fn wait(&mut self, message: Waiting) {
         self.waiting_bytes += message.bytes();
@@ -209,6 +248,34 @@ mod tests {
         assert_eq!(window.acknowledge(first, AckKind::PubComp, false), Acked::Unknown);
         let third = window.send(QoS::ExactlyOnce);
         assert_eq!(window.acknowledge(third, AckKind::PubRec, true), Acked::Done, "refused");
+    }
+
+    fn waiting(bytes: usize) -> Waiting {
+        let (qos, packet) = (QoS::AtLeastOnce, vec![0; bytes].into());
+        Waiting { packet, packet_id_at: 0, payload_bytes: 0, expiry_at: None, qos, expires_s: 0, shared: None }
+    }
+
+    #[test]
+    fn a_full_window_drops_the_newest_or_the_oldest() {
+        let mut window = Window::new(1);
+        let newest = Bounds { messages_max: 3, bytes_max: 10, drops_oldest: false };
+        let oldest = Bounds { drops_oldest: true, ..newest };
+        for bytes in [3, 4] {
+            assert_eq!(window.make_room(bytes, newest), Some(0));
+            window.wait(waiting(bytes));
+        }
+        assert_eq!((window.make_room(4, newest), window.waiting()), (None, (2, 7)));
+        assert_eq!(
+            (window.make_room(11, oldest), window.waiting()),
+            (None, (2, 7)),
+            "nothing goes for what never fits"
+        );
+        assert_eq!((window.make_room(4, oldest), window.waiting()), (Some(1), (1, 4)));
+        [1, 1].map(|bytes| window.wait(waiting(bytes)));
+        assert_eq!((window.make_room(1, newest), window.make_room(1, oldest)), (None, Some(1)));
+        assert_eq!(window.waiting(), (2, 2));
+        assert_eq!((window.shrink_to(2, true), window.shrink_to(1, true), window.shrink_to(0, false)), (0, 1, 1));
+        assert_eq!(window.waiting(), (0, 0));
     }
 
     proptest! {

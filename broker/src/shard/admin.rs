@@ -116,7 +116,7 @@ impl Shard {
                 // What it was closed for before counts: it may have said goodbye.
                 let why = link.closing.clone().unwrap_or(by_us);
                 // Its task finds that the session has another link, or none: it writes this farewell and ends.
-                let (id, farewell) = (link.id, link.farewell());
+                let (id, farewell) = (link.id, link.farewell(&self.config));
                 self.farewells.insert(id, farewell);
                 self.disconnected(slot, id, &why);
                 true

@@ -7,7 +7,7 @@ use bridge::state::Change;
 use bridge::{JournalFailed, RecoveredQueue, Ticket};
 
 use crate::auth::{Access, Identity, Proof, User};
-use crate::codec::{ConnAck, Connect, ReasonCode, Version};
+use crate::codec::{Connect, ReasonCode, Version};
 use crate::config::{Config, ListenerConfig};
 use crate::limits;
 use crate::listener::{Client, anonymous_allowed};
@@ -23,6 +23,7 @@ use crate::stats::{Depths, Limit};
 use crate::store::{self, Record};
 
 use super::publish::Publisher;
+use super::told::packet_bytes_max;
 use super::{Promise, Shard};
 
 /// Numbers links.
@@ -45,13 +46,18 @@ struct Due {
 }
 
 /// A client that is not let in, by whose session or by which limit.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Rejected {
-    /// What it is told.
+    /// Why.
     pub reason: ReasonCode,
     /// What the log says.
     pub why: &'static str,
+    /// The CONNACK; empty where its version has none for this.
+    pub answer: Box<[u8]>,
 }
+
+/// Why a client is not let in, and what the log says.
+pub(super) type Refusal = (ReasonCode, &'static str);
 
 /// A session as it was found at the start.
 #[derive(Debug)]
@@ -72,17 +78,24 @@ impl Shard {
     /// Lets a client in whose CONNECT is valid and who was proved: takes over, resumes or begins its session.
     /// Refuses it when the session is another user's, or a limit is reached.
     pub fn connect(&mut self, connect: &Connect<'_>, client: &Client) -> Result<Admitted, Rejected> {
+        self.let_in(connect, client).map_err(|(reason, why)| {
+            let answer = self.refusal(connect, client, reason, why);
+            Rejected { reason, why, answer }
+        })
+    }
+
+    fn let_in(&mut self, connect: &Connect<'_>, client: &Client) -> Result<Admitted, Refusal> {
         let Client { id: client_id, identity, peer, listener, loopback, .. } = client;
         let known = self.by_client.get(client_id).copied();
         if let Some(slot) = known
             && !self.may_have(slot, identity)
         {
             let why = "its client id is that of another user's session";
-            return Err(Rejected { reason: ReasonCode::ClientIdentifierNotValid, why });
+            return Err((ReasonCode::ClientIdentifierNotValid, why));
         }
         if !is_welcome(&self.router.access, self.config.of(listener), identity, *loopback) {
             // Users or settings were changed while it was on its way here.
-            return Err(Rejected { reason: ReasonCode::NotAuthorized, why: "its user has changed meanwhile" });
+            return Err((ReasonCode::NotAuthorized, "its user has changed meanwhile"));
         }
         let taken_over = known.and_then(|slot| self.sessions[slot as usize].link.as_ref());
         let at_listener_max = self.config.of(listener).max_connections;
@@ -91,28 +104,31 @@ impl Shard {
         if !makes_room && at_listener_max > 0 && client.at_listener >= at_listener_max {
             self.counts.limits[Limit::MaxConnections as usize] += 1;
             let why = "its listener's max_connections are there already";
-            return Err(Rejected { reason: ReasonCode::QuotaExceeded, why });
+            return Err((ReasonCode::QuotaExceeded, why));
         }
         if taken_over.is_none() && self.is_full() {
             self.counts.limits[Limit::MaxConnections as usize] += 1;
-            return Err(Rejected { reason: ReasonCode::QuotaExceeded, why: "mqtt.max_connections are there already" });
+            return Err((ReasonCode::QuotaExceeded, "mqtt.max_connections are there already"));
+        }
+        if taken_over.is_none() && self.is_out_of_memory() {
+            return Err((ReasonCode::ServerBusy, "too much waits for clients: mqtt.max_buffered_bytes"));
         }
         let limits = &listener.clients;
         if let Some((limit, reason)) = connect.will.and_then(|will| limits.refuse_will(&will)) {
             self.counts.limits[limit as usize] += 1;
-            return Err(Rejected { reason, why: limit.said_of_a_will() });
+            return Err((reason, limit.said_of_a_will()));
         }
         let Some(keep_alive_s) = limits.keep_alive_s(connect) else {
             self.counts.limits[Limit::KeepAlive as usize] += 1;
             // Older versions cannot be told another one; Mosquitto answers so.
             let why = "its keep alive is none, or not within mqtt.min_keepalive_s and mqtt.max_keepalive_s";
-            return Err(Rejected { reason: ReasonCode::ClientIdentifierNotValid, why });
+            return Err((ReasonCode::ClientIdentifierNotValid, why));
         };
-        let packet_bytes_max = connect.maximum_packet_size.map_or(usize::MAX, |n| n as usize);
+        let packet_bytes_max = packet_bytes_max(connect);
         if self.connack(connect, client, false).len() > packet_bytes_max {
             // What it has to be told does not fit [MQTT-3.1.2-24].
             let why = "its Maximum Packet Size is too small for what it has to be told";
-            return Err(Rejected { reason: ReasonCode::PacketTooLarge, why });
+            return Err((ReasonCode::PacketTooLarge, why));
         }
         let mut ticket = None;
         if let Some(slot) = known {
@@ -177,6 +193,7 @@ impl Shard {
             stalled: false,
             rates: Rates::of(&listener.clients, heard_ms),
             told: 0,
+            problem_information: connect.request_problem_information,
         });
         let me = session.me.clone();
         self.counts.connects += 1;
@@ -219,26 +236,6 @@ impl Shard {
         let others = self.mailboxes.iter().enumerate().filter(|(shard, _)| *shard != self.index);
         let there: u64 = others.map(|(_, mailbox)| mailbox.shown.connected.load(Ordering::Relaxed)).sum();
         there + self.counts.connected >= max
-    }
-
-    fn connack(&self, connect: &Connect<'_>, client: &Client, present: bool) -> Box<[u8]> {
-        let mut packet = Vec::new();
-        let limits = &client.listener.clients;
-        let ack = ConnAck {
-            session_present: present,
-            receive_maximum: Some(limits.receive_maximum),
-            maximum_packet_size: Some(limits.max_packet_size),
-            assigned_client_id: client.assigned.then_some(&client.id),
-            maximum_qos: limits.max_qos,
-            retain_available: limits.retain_available,
-            wildcard_subscription_available: limits.wildcard_subscriptions,
-            shared_subscription_available: limits.shared_subscriptions,
-            topic_alias_maximum: limits.topic_alias_maximum,
-            server_keep_alive_s: limits.keep_alive_s(connect).filter(|told| *told != connect.keep_alive_s),
-            ..ConnAck::new(ReasonCode::Success)
-        };
-        ack.encode(&mut packet, connect.version);
-        packet.into()
     }
 
     fn begin(&mut self, connect: &Connect<'_>, client_id: &Arc<str>) -> u32 {
@@ -306,7 +303,7 @@ impl Shard {
         if let Some(why) = &link.closing {
             self.counts.closed(why);
         }
-        self.farewells.insert(link.id, link.farewell());
+        self.farewells.insert(link.id, link.farewell(&self.config));
         let session = &mut self.sessions[slot as usize];
         session.me.set_connected(false);
         self.counts.connected -= 1;
@@ -520,6 +517,7 @@ impl Shard {
             }
         }
         depths.put_into(&mut self.counts);
+        self.weigh();
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");

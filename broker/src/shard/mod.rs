@@ -8,6 +8,8 @@
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `admin`: sessions told to an administrator and removed by one
 //! - `rates`: clients that are too fast are not read for a while
+//! - `shed`: what gives way when there is too much
+//! - `told`: what a client is told of itself: CONNACK, DISCONNECT, reasons
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
@@ -20,7 +22,9 @@ mod publish;
 mod rates;
 mod retained;
 mod shared;
+mod shed;
 mod sys;
+mod told;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -35,7 +39,7 @@ use bridge::{Bridge, Lane, ReadError, Reader, Ticket};
 use slab::Slab;
 
 use crate::Config;
-use crate::codec::{Ack, AckKind, ReasonCode, Version, encode_ack, encode_disconnect};
+use crate::codec::{Ack, AckKind, ReasonCode, Version, encode_ack};
 use crate::limits;
 use crate::router::{MatchSet, Router};
 use crate::session::queue::Next;
@@ -48,6 +52,7 @@ pub use mailbox::{Job, Mail, Mailbox, Visit};
 pub use packets::{Consumed, refuse_topic};
 use publish::{Burst, Scratch};
 use shared::Orphans;
+use shed::Room;
 
 /// What was promised to a client and waits for its commit (J6).
 struct Held {
@@ -85,6 +90,7 @@ pub struct Shard {
     held: VecDeque<Held>,
     stalled: Vec<(u32, u64)>,
     orphans: Orphans,
+    room: Room,
     /// Sessions that have used every packet identifier and wait for a commit, by slot.
     out_of_identifiers: Vec<u32>,
     /// Last bytes for links that were taken over, by link.
@@ -161,6 +167,7 @@ impl Shard {
             held: VecDeque::new(),
             stalled: Vec::new(),
             orphans: Orphans::default(),
+            room: Room::default(),
             out_of_identifiers: Vec::new(),
             farewells: HashMap::default(),
             cache: HashMap::default(),
@@ -275,6 +282,7 @@ impl Shard {
 
     /// Takes in what became durable for queues of this shard.
     fn take_deliveries(&mut self) {
+        let mut full = Vec::new();
         for delivery in self.lane.take_deliveries() {
             let Some(slot) = self.by_queue.get(&delivery.queue).copied() else {
                 self.counts.dropped_session_ended += 1;
@@ -284,8 +292,12 @@ impl Shard {
             let Out::Queue(queue) = &mut session.out else { continue };
             queue.push(delivery.sequence, delivery.entry);
             session.me.set_queued(queue.len());
-            let ready =
-                session.link.as_ref().is_some_and(|link| link.ready && link.closing.is_none() && link.has_room());
+            if self.config.drops_oldest && queue.len() > self.config.max_queued_messages {
+                full.push(slot);
+            }
+            let room = self.room.outbox_bytes_max;
+            let takes = |link: &Link| link.ready && link.closing.is_none() && link.has_room(room);
+            let ready = session.link.as_ref().is_some_and(takes);
             if !ready || session.cold {
                 continue;
             }
@@ -301,6 +313,10 @@ impl Shard {
                 Some(_) => self.pump(slot),
                 None => {}
             }
+        }
+        if !full.is_empty() {
+            full.dedup();
+            self.drop_oldest(&full);
         }
     }
 
@@ -330,7 +346,8 @@ impl Shard {
         }
         if self.lane.failure().is_some() && !self.failed {
             self.failed = true;
-            self.close_all(ReasonCode::ServerUnavailable, "the journal failed");
+            // It ends for it.
+            self.close_all(ReasonCode::ServerShuttingDown, "the journal failed");
         }
         self.place_orphans(shared);
         self.let_ride(shared);
@@ -484,7 +501,13 @@ impl Link {
             AckKind::PubRel => false,
         };
         self.unanswered = self.unanswered.saturating_sub(ends.into());
-        encode_ack(&mut self.outbox, self.version, ack, None);
+        if ack.reason.is_error() {
+            let mut outbox = std::mem::take(&mut self.outbox);
+            self.put_ack(&mut outbox, ack);
+            self.outbox = outbox;
+        } else {
+            encode_ack(&mut self.outbox, self.version, ack, None);
+        }
     }
 
     /// Whether so many acknowledgements wait for their commit that nothing more is read. In 5.0 one packet more
@@ -492,26 +515,6 @@ impl Link {
     pub(super) fn holds_enough(&self) -> bool {
         let allowed = usize::from(self.limits().receive_maximum) + usize::from(self.version == Version::V5);
         self.held >= allowed.min(limits::HELD_MAX)
-    }
-
-    /// Everything it still has to write, a 5.0 DISCONNECT with the reason for its end included.
-    pub fn farewell(&mut self) -> Vec<u8> {
-        let mut bytes = std::mem::take(&mut self.outbox);
-        let told = match &self.closing {
-            Some(Close::ByServer(reason, why)) => Some((*reason, *why)),
-            Some(Close::Fault(reason, what)) => Some((*reason, what.as_str())),
-            _ => None,
-        };
-        if let (Some((reason, why)), Version::V5) = (told, self.version) {
-            let start = bytes.len();
-            encode_disconnect(&mut bytes, reason, Some(why), None);
-            if bytes.len() - start > self.packet_bytes_max {
-                // The reason's text may not make it too large [MQTT-3.14.2-3].
-                bytes.truncate(start);
-                encode_disconnect(&mut bytes, reason, None, None);
-            }
-        }
-        bytes
     }
 
     /// Asks for the connection to be closed, unless it is being closed already.

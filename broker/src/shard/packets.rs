@@ -5,7 +5,7 @@ use bridge::state::Change;
 
 use crate::codec::{
     Ack, AckKind, DecodeError, Disconnect, Packet, Publish, QoS, ReasonCode, RetainHandling, Subscribe, Unsubscribe,
-    Version, encode_ack, encode_pingresp, encode_suback, encode_unsuback, frame, varint_length,
+    Version, encode_pingresp, encode_unsuback, frame, varint_length,
 };
 use crate::limits;
 use crate::message::Message;
@@ -334,7 +334,7 @@ impl Shard {
         let Some(link) = self.sessions[slot as usize].link.as_ref() else { return };
         let mut packet = Vec::new();
         let ack = Ack { kind, packet_id, reason: ReasonCode::PacketIdentifierNotFound };
-        encode_ack(&mut packet, link.version, ack, None);
+        link.put_ack(&mut packet, ack);
         let ticket = self.lane.submitted();
         self.hold(slot, ticket, Promise::Packet(packet.into()));
         self.schedule_turn();
@@ -398,7 +398,9 @@ impl Shard {
             operation.submit()
         });
         let mut packet = Vec::new();
-        encode_suback(&mut packet, version, subscribe.packet_id, reasons);
+        if let Some(link) = self.sessions[slot as usize].link.as_ref() {
+            link.put_suback(&mut packet, subscribe.packet_id, &reasons);
+        }
         self.promise(slot, packet, ticket);
         // A filter that stands several times in one packet is one subscription.
         let mut seen = HashSet::default();

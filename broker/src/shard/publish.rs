@@ -216,6 +216,7 @@ impl Shard {
         if (target.durable && qos > QoS::AtMostOnce) || !included {
             return;
         }
+        let mut overflow = 0;
         let Some(session) = self.sessions.get_mut(target.slot as usize) else { return };
         if session.me.id != target.session {
             return;
@@ -232,8 +233,8 @@ impl Shard {
             link.outbox = buffer;
         }
         if qos == QoS::AtMostOnce {
-            if link.backlog_bytes() > limits::OUTBOX_QOS0_BYTES_MAX {
-                return self.counts.dropped(Dropped::SlowClient, &session.me);
+            if link.backlog_bytes() > self.room.qos0_bytes_max {
+                return self.counts.dropped(self.room.slow(), &session.me);
             }
             if !link.put_aliased(&outgoing(message, &how, 0, self.now.unix_s)) {
                 link.outbox.extend_from_slice(packet);
@@ -242,8 +243,7 @@ impl Shard {
             session.traffic.messages_out += 1;
         } else {
             let Out::Window(window) = &mut session.out else { return };
-            let (waiting, waiting_bytes) = window.waiting();
-            if waiting == 0 && window.is_open() && link.has_room() {
+            if window.waiting().0 == 0 && window.is_open() && link.has_room(self.room.outbox_bytes_max) {
                 let packet_id = window.send(qos);
                 if !link.put_aliased(&outgoing(message, &how, packet_id, self.now.unix_s)) {
                     append_with_id(&mut link.outbox, packet, packet_id_at, packet_id);
@@ -253,19 +253,21 @@ impl Shard {
                 }
                 self.counts.sent(qos, message.payload.len());
                 session.traffic.messages_out += 1;
-            } else if waiting < self.config.max_queued_messages
-                && waiting_bytes + packet.len() <= self.config.max_queued_bytes
-            {
+            } else if let Some(dropped) = window.make_room(packet.len(), self.room.bounds(&self.config)) {
                 let (packet, expires_s, payload_bytes) = (packet.into(), message.expires_s, message.payload.len());
                 let expiry_at = self.scratch.expiry_at;
                 let shared = shared(group, message);
                 window.wait(Waiting { packet, packet_id_at, payload_bytes, expiry_at, qos, expires_s, shared });
+                overflow = dropped;
             } else {
-                return self.counts.dropped(Dropped::QueueFull, &session.me);
+                return self.counts.dropped(self.room.overflow(), &session.me);
             }
             session.me.set_open(window.is_open());
         }
         link.wake();
+        if overflow > 0 {
+            self.counts.dropped_many(self.room.overflow(), overflow, &session.me);
+        }
     }
 
     /// What other shards sent.
@@ -297,7 +299,7 @@ impl Shard {
                 if !target.whose.includes(target.session.id == message.publisher) {
                     continue;
                 }
-                if target.session.queued() >= self.config.max_queued_messages {
+                if self.is_queue_full(target.session.queued()) {
                     self.counts.dropped(Dropped::QueueFull, &target.session);
                     continue;
                 }
@@ -352,7 +354,7 @@ impl Shard {
             let durable = self.lane.durable();
             let Some(session) = self.sessions.get_mut(slot as usize) else { return };
             let Some(link) = session.link.as_mut().filter(|link| link.ready && link.closing.is_none()) else { return };
-            if session.cold || !link.has_room() {
+            if session.cold || !link.has_room(self.room.outbox_bytes_max) {
                 return;
             }
             match &mut session.out {
@@ -490,9 +492,9 @@ impl Shard {
 }
 
 impl Link {
-    /// Whether more may be taken out of the client's queue once this much was written.
-    pub fn has_room(&self) -> bool {
-        self.backlog_bytes() <= limits::OUTBOX_BYTES_MAX
+    /// Whether more may be taken out of the client's queue.
+    pub(super) fn has_room(&self, bytes_max: usize) -> bool {
+        self.backlog_bytes() <= bytes_max
     }
 
     /// Writes a PUBLISH by its topic's alias, or with a new one; whether it did. What waits for its place in the

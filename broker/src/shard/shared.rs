@@ -99,7 +99,7 @@ impl Shard {
 
     /// A place in a member's queue; none when it is full.
     fn queue_target(&mut self, member: &Subscriber, key: u32, qos: QoS, expires_s: u32) -> Option<Enqueued> {
-        if member.session.queued() >= self.config.max_queued_messages {
+        if self.is_queue_full(member.session.queued()) {
             self.counts.dropped(Dropped::QueueFull, &member.session);
             return None;
         }
