@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminState, Readiness};
 use crate::config::{Config, Loaded};
-use crate::logs;
+use crate::{logs, memory};
 
 use access::KafkaAccess;
 use listeners::{Listeners, said};
@@ -148,6 +148,7 @@ async fn serve(
         () = kafka::accept(front, all.kafka, None) => Ok(()),
         () = kafka::accept(front, all.kafka_tls, tls.clone()) => Ok(()),
         () = admin => Ok(()),
+        () = memory::give_back() => Ok(()),
     }
 }
 
