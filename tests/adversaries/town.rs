@@ -16,7 +16,7 @@ use support::prometheus::Scrape;
 pub const MIB: u64 = 1 << 20;
 
 /// What may stay: slabs and tables that are as large as they had to be, pages with something else on them.
-pub const SLACK: u64 = 6 * MIB;
+pub const SLACK: u64 = 8 * MIB;
 /// The same behind messages at volume: the journal's buffers are as large as their bounds have let them grow, two of
 /// some megabytes for each lane, and glibc keeps the top of each thread's heap, some megabytes again.
 pub const VOLUME: u64 = 32 * MIB;
