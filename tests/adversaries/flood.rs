@@ -30,9 +30,7 @@ pub fn let_in(address: SocketAddr, connect: &Connect) -> TcpStream {
 pub fn flood(stream: &TcpStream, packets: impl Iterator<Item = Vec<u8>>, answer_bytes: usize) {
     thread::scope(|scope| {
         let answers = scope.spawn(move || take(stream, answer_bytes));
-        let mut out = BufWriter::with_capacity(64 << 10, stream);
-        packets.for_each(|packet| out.write_all(&packet).expect("it is taken in time"));
-        out.flush().expect("it is taken in time");
+        send(stream, packets);
         answers.join().expect("the answers come in time");
     });
 }
@@ -40,7 +38,15 @@ pub fn flood(stream: &TcpStream, packets: impl Iterator<Item = Vec<u8>>, answer_
 /// The same for packets that have no answer: the one to a PINGREQ behind them says that they were read.
 #[track_caller]
 pub fn flood_unanswered(stream: &TcpStream, packets: impl Iterator<Item = Vec<u8>>) {
-    flood(stream, packets.chain([PINGREQ.to_vec()]), 2);
+    send(stream, packets.chain([PINGREQ.to_vec()]));
+    take(stream, 2);
+}
+
+#[track_caller]
+fn send(stream: &TcpStream, packets: impl Iterator<Item = Vec<u8>>) {
+    let mut out = BufWriter::with_capacity(64 << 10, stream);
+    packets.for_each(|packet| out.write_all(&packet).expect("it is taken in time"));
+    out.flush().expect("it is taken in time");
 }
 
 /// Reads so many bytes.

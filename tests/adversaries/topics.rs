@@ -21,7 +21,7 @@ fn connect() -> Connect {
 #[test]
 fn a_million_topics() {
     let mut town = Town::founded("a million topics, QoS 0", Broker::prepared());
-    let count = size(100_000, 1_000_000);
+    let count = size(250_000, 1_000_000);
     town.attacked(|broker| {
         let message = |n| Publish::new(&format!("device/{n}/temperature"), "21.5").bytes(Version::V5);
         flood_unanswered(&let_in(broker.mqtt(), &connect()), (0..count).map(message));
@@ -52,7 +52,8 @@ fn retained_messages_set_and_cleared() {
     });
     town.told(RECEIVED, &[("qos", "1")], 2 * count);
     town.is_again("millstream_mqtt_retained_messages");
-    town.recovers(VOLUME);
+    // Pages with a single thing on them that stays, such as a key the committer remembers, stay as well.
+    town.recovers(size(1, 2) as u64 * VOLUME);
 }
 
 /// Names of 65,535 bytes in 200 levels, all different, to subscribers who have to be looked for level by level; and
@@ -60,7 +61,7 @@ fn retained_messages_set_and_cleared() {
 #[test]
 fn topics_of_two_hundred_levels_and_sixty_five_thousand_bytes() {
     let mut town = Town::founded("deep topics", Broker::prepared());
-    let count = size(200, 10_000);
+    let count = size(200, 3000);
     town.attacked(|broker| {
         let subscriber = let_in(broker.mqtt(), &Connect::v311("deep").keep_alive_s(0));
         let plus = |level| vec!["+"; level].join("/") + "/never";
