@@ -33,14 +33,17 @@ pub struct Consumed {
 type Handled = Result<(), Close>;
 
 impl Shard {
-    /// Handles every whole packet at the front of `input`, from the client of this link.
+    /// Handles whole packets at the front of `input`, from the client of this link: all of them, unless they are very
+    /// small and others have to have their turn.
     pub fn receive(&mut self, slot: u32, link: u64, input: &[u8]) -> Consumed {
         let mut consumed = Consumed { bytes: 0, stalled: false };
         let Some(known) = self.linked(slot, link).and_then(|s| s.link.as_ref()) else {
             return Consumed { bytes: input.len(), stalled: true };
         };
         let (version, packet_max) = (known.version, known.inbound_bytes_max);
-        while consumed.bytes < input.len() {
+        let mut packets = 0;
+        while consumed.bytes < input.len() && packets < limits::PACKETS_PER_READ {
+            packets += 1;
             if self.has_enough(slot, link) {
                 consumed.stalled = true;
                 break;
