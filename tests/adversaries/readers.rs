@@ -130,7 +130,7 @@ fn qos_2_messages_that_are_never_released() {
             // Half of them are durable, and end when they are taken up clean.
             let name = format!("unreleased-{}", n / 2);
             let connect = Connect::v311(&name).keep_alive_s(0);
-            let client = let_in(broker.mqtt(), &if n % 2 == 0 { connect.durable() } else { connect });
+            let client = let_in(broker.mqtt(), &if n.is_multiple_of(2) { connect.durable() } else { connect });
             let message = |id| Publish::new("volume", "x").qos(2).id(id as u16).bytes(Version::V311);
             flood(&client, (1..=each).map(message), 4 * each);
         }

@@ -22,7 +22,7 @@ fn storm(broker: &Broker, count: usize, connect: &Connect) {
                 for n in 0..count / THREADS {
                     let mut stream = tcp(broker.mqtt());
                     stream.write_all(&connect.bytes()).expect("an open connection");
-                    if n % 8 == 0 {
+                    if n.is_multiple_of(8) {
                         // Now and then the broker has time to welcome one.
                         let _ = std::io::Read::read(&mut stream, &mut [0; 64]);
                     }

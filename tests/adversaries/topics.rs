@@ -71,7 +71,7 @@ fn topics_of_two_hundred_levels_and_sixty_five_thousand_bytes() {
         flood(&subscriber, [packet].into_iter(), 3 + 2 + filters.len());
         let deep = |n: usize| {
             // Every tenth has a 201st level.
-            let below = if n % 10 == 0 { 200 } else { 199 };
+            let below = if n.is_multiple_of(10) { 200 } else { 199 };
             let name = format!("{n:05}{}", format!("/{}", "x".repeat(326)).repeat(below));
             Publish::new(&name, "x").bytes(Version::V5)
         };
