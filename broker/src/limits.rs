@@ -16,6 +16,8 @@ pub const PROGRESS_BYTES_MIN: usize = 1 << 10;
 pub const PAUSE_MS_MIN: u64 = 20;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
+/// Packets that are handled at a time; a read may hold 32,000 PINGREQs.
+pub const PACKETS_PER_READ: usize = 1_000;
 /// Acknowledgements of one client that wait for their commit, above which it is not read.
 pub const HELD_MAX: usize = 1_000;
 /// Journal backlog of a shard above which its publishers are not read.

@@ -142,7 +142,7 @@ async fn admit(shared: Shared, arrival: Arrival) {
         admitted
     };
     match admitted {
-        // A task of its own: this one has room for TLS and WebSocket handshakes, some 10 KB.
+        // A task of its own: this one has room for what came before, some 2 KB.
         Ok(admitted) => {
             transport.visit().is_client();
             drop(tokio::task::spawn_local(connection::run(shared, transport, admitted, input)));
@@ -279,7 +279,8 @@ async fn introduced(
     Some(origin)
 }
 
-/// The transport a listener speaks, and the user name that a certificate proves.
+/// The transport a listener speaks, and the user name that a certificate proves. Handshakes are boxed: a connection that
+/// waits to say CONNECT has no room for them.
 async fn open(door: &Door, socket: Socket, config: &ListenerConfig) -> Result<(Transport, Option<Arc<str>>), String> {
     // The largest packet in one message, and a few of its neighbours.
     let message_max = config.clients.max_packet_size as usize + limits::READ_BYTES;
@@ -287,18 +288,19 @@ async fn open(door: &Door, socket: Socket, config: &ListenerConfig) -> Result<(T
         Carrier::Tcp => Ok((Transport::Plain(socket), None)),
         Carrier::Ws => {
             speaks_http(&socket).await?;
-            let ws = websocket::accept(socket, &config.ws_path, &config.ws_origins, message_max).await?;
+            let ws = Box::pin(websocket::accept(socket, &config.ws_path, &config.ws_origins, message_max)).await?;
             Ok((Transport::Ws(Box::new(ws)), None))
         }
         Carrier::Tls(tls) => {
             speaks_tls(&socket).await?;
-            let accepted = tls.accept(socket).await?;
+            let accepted = Box::pin(tls.accept(socket)).await?;
             Ok((Transport::Tls(Box::new(accepted.stream)), accepted.name))
         }
         Carrier::Wss(tls) => {
             speaks_tls(&socket).await?;
-            let accepted = tls.accept(socket).await?;
-            let ws = websocket::accept(accepted.stream, &config.ws_path, &config.ws_origins, message_max).await?;
+            let accepted = Box::pin(tls.accept(socket)).await?;
+            let ws = websocket::accept(accepted.stream, &config.ws_path, &config.ws_origins, message_max);
+            let ws = Box::pin(ws).await?;
             Ok((Transport::Wss(Box::new(ws)), accepted.name))
         }
     }

@@ -31,14 +31,17 @@ pub struct Consumed {
 type Handled = Result<(), Close>;
 
 impl Shard {
-    /// Handles every whole packet at the front of `input`, from the client of this link.
+    /// Handles whole packets at the front of `input`, from the client of this link: all of them, unless they are very
+    /// small and others have to have their turn.
     pub fn receive(&mut self, slot: u32, link: u64, input: &[u8]) -> Consumed {
         let mut consumed = Consumed { bytes: 0, stalled: false };
         let Some(known) = self.linked(slot, link).and_then(|s| s.link.as_ref()) else {
             return Consumed { bytes: input.len(), stalled: true };
         };
         let (version, packet_max, has_rates) = (known.version, known.limits().max_packet_size, known.rates.is_some());
-        while consumed.bytes < input.len() {
+        let mut packets = 0;
+        while consumed.bytes < input.len() && packets < limits::PACKETS_PER_READ {
+            packets += 1;
             let first_byte = input[consumed.bytes];
             if self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
                 consumed.stalled = true;
