@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::Sleep;
 
 use crate::codec::{self, ReasonCode};
 use crate::limits;
@@ -35,8 +34,6 @@ struct Connection<S> {
     written: usize,
     /// TLS and WebSocket gather; nothing may lie there while the task sleeps.
     unflushed: bool,
-    /// Wakes a client that was too fast.
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why the loop ended.
@@ -51,7 +48,7 @@ enum End {
 /// Serves an admitted client until either side ends it. `rest` is what was read behind its CONNECT.
 pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(shared: Shared, stream: S, at: Admitted, rest: Vec<u8>) {
     let mut connection =
-        Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0, unflushed: false, timer: None };
+        Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0, unflushed: false };
     let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
     // Apart, so that a connection that goes on has no room for its end.
     Box::pin(connection.end(end)).await;
@@ -78,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 (stalled, link.rates.is_some())
             };
-            if stalled || has_rates && self.pauses(cx) {
+            if stalled || has_rates && self.pauses() {
                 return Poll::Pending;
             }
             if !self.partial.is_empty() && self.receive_partial() {
@@ -103,16 +100,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Poll::Pending
     }
 
-    /// Whether the client was too fast and is not read now; the task is woken when it is.
-    fn pauses(&mut self, cx: &mut Context<'_>) -> bool {
-        let wait = {
-            let mut shard = self.shared.borrow_mut();
-            shard.read_clock();
-            shard.pause(self.at.slot, self.at.link)
-        };
-        let Some(wait) = wait else { return false };
-        let timer = self.timer.insert(Box::pin(tokio::time::sleep(wait)));
-        timer.as_mut().poll(cx).is_pending()
+    fn pauses(&self) -> bool {
+        self.shared.borrow_mut().pauses(&self.shared, self.at.slot, self.at.link)
     }
 
     /// Nothing to read: what the reads before it left in the outbox goes out before the task sleeps.
