@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod health;
 mod logs;
+mod memory;
 mod passwd;
 mod serve;
 

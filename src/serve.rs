@@ -35,7 +35,7 @@ use crate::admin::api::Api;
 use crate::admin::gate::{Gate, Token};
 use crate::admin::{self, AdminState, Readiness};
 use crate::config::{Config, Loaded, Protocol};
-use crate::logs;
+use crate::{logs, memory};
 
 use access::KafkaAccess;
 use listeners::{Bound, Further, Listeners, said};
@@ -193,6 +193,7 @@ async fn serve(
         () = kafka::accept(front, all.kafka, None) => Ok(()),
         () = kafka::accept(front, all.kafka_tls, tls.clone()) => Ok(()),
         () = admin => Ok(()),
+        () = memory::give_back() => Ok(()),
     }
 }
 

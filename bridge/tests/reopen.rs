@@ -336,3 +336,44 @@ fn of_two_changes_the_newer_stays_in_whatever_order_they_are_submitted() {
     let state = Bridge::open(options(home.path())).unwrap().take_recovered(STATE);
     assert_eq!(state, [((*b"other").into(), (*b"2").into())]);
 }
+
+#[test]
+fn an_append_that_a_newer_change_overtook_is_left_out() {
+    let home = tempfile::tempdir().unwrap();
+    let bridge = Bridge::open(options(home.path())).unwrap();
+    let (first, second) = (bridge.lane(), bridge.lane());
+    let (topic, _) = bridge.create_topic(&first, "t", 1, BTreeMap::new()).unwrap();
+    let tell = |order, key: &[u8], value: &str| {
+        let mut operation = first.begin();
+        operation.unless_newer(order, STATE, key);
+        operation.append((topic.id, 0), 1_000, std::iter::empty(), |out| {
+            batch::encode_body(out, Some(b"k"), Some(value.as_bytes()), std::iter::empty());
+        });
+        // What stands behind it is read all the same.
+        operation.change_in_order(order, Change::Put(STATE, value.as_bytes(), b""));
+        let ticket = operation.submit();
+        first.flush();
+        wait(&first, ticket);
+    };
+    let change = |order, change| {
+        let mut operation = second.begin();
+        operation.change_in_order(order, change);
+        let ticket = operation.submit();
+        second.flush();
+        wait(&second, ticket);
+    };
+    change(2, Change::Put(STATE, b"key", b"2"));
+    tell(1, b"key", "overtaken");
+    tell(2, b"key", "as it is");
+    tell(1, b"other", "never changed");
+    change(3, Change::Delete(STATE, b"key"));
+    tell(2, b"key", "removed meanwhile");
+    assert!(bridge.close(Instant::now() + Duration::from_secs(20)));
+    drop(bridge);
+    let bridge = Bridge::open(options(home.path())).unwrap();
+    assert_eq!(values(&bridge.topic("t").unwrap().partitions[0]), ["as it is", "never changed"]);
+    let mut keys: Vec<_> = bridge.take_recovered(STATE);
+    keys.sort();
+    let keys: Vec<&[u8]> = keys.iter().map(|(key, _)| &**key).collect();
+    assert_eq!(keys, [&b"as it is"[..], b"never changed", b"overtaken", b"removed meanwhile"]);
+}

@@ -34,6 +34,9 @@ struct Connection<S> {
     written: usize,
     /// TLS and WebSocket gather; nothing may lie there while the task sleeps.
     unflushed: bool,
+    /// The client has closed it, and takes nothing more. What it said before is still read: its DISCONNECT, without
+    /// which its will would be sent.
+    gone: Option<io::Error>,
 }
 
 /// Why the loop ended.
@@ -45,22 +48,30 @@ enum End {
     Lost(String),
 }
 
-/// Serves an admitted client until either side ends it. `rest` is what was read behind its CONNECT.
-pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(shared: Shared, stream: S, at: Admitted, rest: Vec<u8>) {
+/// Serves an admitted client until either side ends it. `rest` is what was read behind its CONNECT. No `async fn`, whose
+/// arguments would be kept beside what they became.
+pub fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: Shared,
+    stream: S,
+    at: Admitted,
+    rest: Vec<u8>,
+) -> impl Future<Output = ()> {
     let mut connection =
-        Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0, unflushed: false };
-    let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
-    // Apart, so that a connection that goes on has no room for its end.
-    Box::pin(connection.end(end)).await;
+        Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0, unflushed: false, gone: None };
+    async move {
+        let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
+        // Apart, so that a connection that goes on has no room for its end.
+        Box::pin(connection.end(end)).await;
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..limits::READS_PER_TURN {
-            if let Err(error) = self.poll_write(cx) {
+            if let Err(error) = self.write_unless_gone(cx) {
                 return Poll::Ready(End::Lost(error.to_string()));
             }
-            let (stalled, has_rates) = {
+            let (stalled, clogged, has_rates) = {
                 let mut shard = self.shared.borrow_mut();
                 let stalled = shard.stall(self.at.slot, self.at.link);
                 let Some(session) = shard.linked(self.at.slot, self.at.link) else {
@@ -73,9 +84,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if !link.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                     link.waker = Some(cx.waker().clone());
                 }
-                (stalled, link.rates.is_some())
+                (stalled, link.is_clogged(), link.rates.is_some())
             };
-            if stalled || has_rates && self.pauses() {
+            if stalled {
+                // What waits to be written to it waits for ever.
+                return match self.gone.take_if(|_| clogged) {
+                    Some(error) => Poll::Ready(End::Lost(error.to_string())),
+                    None => Poll::Pending,
+                };
+            }
+            if has_rates && self.pauses() {
                 return Poll::Pending;
             }
             if !self.partial.is_empty() && self.receive_partial() {
@@ -92,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Lost(error.to_string())),
             }
         }
-        if let Err(error) = self.poll_write(cx) {
+        if let Err(error) = self.write_unless_gone(cx) {
             return Poll::Ready(End::Lost(error.to_string()));
         }
         // Others have their turn; this one is not done.
@@ -106,7 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Nothing to read: what the reads before it left in the outbox goes out before the task sleeps.
     fn flush_and_wait(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        match self.poll_write(cx) {
+        match self.write_unless_gone(cx) {
             Ok(()) => Poll::Pending,
             Err(error) => Poll::Ready(End::Lost(error.to_string())),
         }
@@ -174,6 +192,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.receive_partial();
         }
         Poll::Ready(Ok(got))
+    }
+
+    /// Writes what there is. A client that closes with messages unread resets the connection: then reading comes to
+    /// an end as well, behind what there is to read.
+    fn write_unless_gone(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        if self.gone.is_some() {
+            return Ok(());
+        }
+        match self.poll_write(cx) {
+            Err(error) if matches!(error.kind(), ConnectionReset | BrokenPipe) => {
+                self.gone = Some(error);
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     /// Writes what there is until the socket takes no more.

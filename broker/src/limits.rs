@@ -18,6 +18,8 @@ pub const PAUSE_MS_MIN: u64 = 20;
 pub const PAUSE_MS_MAX: u64 = 1_000;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
+/// Packets that are handled at a time; a read may hold 32,000 PINGREQs.
+pub const PACKETS_PER_READ: usize = 1_000;
 /// Acknowledgements of one client that wait for their commit, above which it is not read.
 pub const HELD_MAX: usize = 1_000;
 /// Journal backlog of a shard above which its publishers are not read.
@@ -79,6 +81,8 @@ pub const CLOSE_BYTES_MAX: usize = 1 << 20;
 pub const PROXY_HEADER_BYTES_MAX: usize = 4 << 10;
 /// Seconds between two lines of the log that say the same of a listener.
 pub const SAY_AGAIN_S: u64 = 10;
+/// Lines within that time on clients that were refused, each with its reason: those that were told it, and the others.
+pub const REFUSALS_SAID_MAX: u32 = 100;
 /// Open files that connections leave to log, journal and state; a quarter, where few are allowed.
 pub const FILES_RESERVED: u64 = 256;
 /// Bytes that a client may send before it is let in, and nobody counts: TLS, an upgrade to WebSocket and a CONNECT

@@ -59,7 +59,7 @@ impl Broker {
         for (topic, value) in bridge.take_recovered(store::RETAINED) {
             match store::decode_retained(&topic, &value) {
                 Some(message) => {
-                    router.retained.set(Arc::new(message));
+                    router.retained.set(message);
                 }
                 None => tracing::error!("a stored retained message does not parse and is left out"),
             }

@@ -148,6 +148,7 @@ pub fn decode_retained(topic: &[u8], mut bytes: &[u8]) -> Option<Retained> {
         client_id: text(rest)?,
         properties: take_bytes(rest)?.into(),
         payload: take_bytes(rest)?.into(),
+        order: 0,
     })
 }
 
@@ -193,6 +194,7 @@ mod tests {
             payload: (*b"21.5").into(),
             expires_s: 77,
             client_id: "c".into(),
+            order: 0,
         };
         assert_eq!(decode_retained(b"a/b", &encode_retained(&message)), Some(message));
     }

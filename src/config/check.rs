@@ -117,15 +117,19 @@ impl Config {
     }
 
     fn shared_addresses(&self) -> Vec<Conflict> {
-        let mut listeners: Vec<_> =
-            self.listeners().into_iter().map(|one| (one.key, one.address.into_owned())).collect();
-        listeners.insert(6, ("admin.http".to_owned(), Endpoint::Net(self.admin.http.clone())));
+        let all = self.listeners().into_iter().filter(Listener::is_on);
+        let mut listeners: Vec<_> = all.map(|one| (one.key, one.address.into_owned())).collect();
+        let is_further = |key: &str| key.starts_with("mqtt.listener[");
+        if self.admin.http != Address::Off {
+            let at = listeners.iter().position(|(key, _)| is_further(key)).unwrap_or(listeners.len());
+            listeners.insert(at, ("admin.http".to_owned(), Endpoint::Net(self.admin.http.clone())));
+        }
         let mut conflicts = Vec::new();
         for (at, (key, address)) in listeners.iter().enumerate() {
-            // A further one is known by its address, even where the system chooses the port.
-            let is_name = at > 6 && *address != Endpoint::Net(Address::Off);
-            let taken = listeners[..at].iter().find(|(_, other)| other == address);
-            if let Some((other, _)) = taken.filter(|_| is_name || address.is_fixed()) {
+            // The system may choose two ports, but a further listener is known by its address.
+            let is_taken =
+                |(other, its): &&(String, Endpoint)| its == address && (address.is_fixed() || is_further(other));
+            if let Some((other, _)) = listeners[..at].iter().find(is_taken) {
                 let message = format!("is the address of {other} already");
                 conflicts.push(Conflict::new(key.clone(), Some(other.clone()), message));
             }

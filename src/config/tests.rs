@@ -436,7 +436,8 @@ fn settings_that_contradict_each_other_are_refused() {
     ] {
         assert_eq!(problems(text, &[]), [expected]);
     }
-    let zero = "[mqtt]\ntcp = \"127.0.0.1:0\"\n[kafka]\ntcp = \"127.0.0.1:0\"";
+    let zero = "[mqtt]\ntcp = \"127.0.0.1:0\"\n[kafka]\ntcp = \"127.0.0.1:0\"\n\
+                [[mqtt.listener]]\naddress = \"127.0.0.1:0\"";
     config(zero, &[]);
 }
 

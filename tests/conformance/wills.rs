@@ -43,6 +43,23 @@ fn mqtt311_3_1_2_8() {
     assert!(watcher.take_until("end").is_empty());
 }
 
+/// A client that closes with messages unread resets the connection, so that writing to it fails.
+#[test]
+fn a_disconnect_is_heard_from_a_client_that_takes_nothing_more() {
+    let (mut watcher, topic) = watcher(V5);
+    let (flood, payload) = (fresh(), "x".repeat(1_000_000));
+    for _ in 0..10 {
+        let mut client = join_as(&with_will(V5, &topic));
+        client.subscribe(&flood, 0);
+        for _ in 0..12 {
+            publish(&flood, &payload);
+        }
+        client.send(b"\xE0\0");
+    }
+    publish(&topic, "end");
+    assert!(watcher.take_until("end").is_empty());
+}
+
 fn a_will_is_sent_once(version: Version) {
     let (mut watcher, topic) = watcher(version);
     let id = fresh();

@@ -162,3 +162,20 @@ fn connections_above_the_rate_wait() {
     (0..25).for_each(one);
     assert!(start.elapsed() < Duration::from_millis(1400), "{:?}", start.elapsed());
 }
+
+#[test]
+fn many_strangers_do_not_fill_the_log() {
+    let (broker, at, _port) = with_listener("");
+    for _ in 0..400 {
+        let mut stranger = tcp(at);
+        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("open");
+        read_to_close(&mut stranger);
+    }
+    refused(&broker, "no_connect", 400.0);
+    let lines = || broker.stderr().lines().filter(|line| line.contains("HTTP where MQTT is spoken")).count();
+    assert!((100..=200).contains(&lines()), "{} lines of 400", lines());
+    // What is said of others is still said.
+    let mut other = tcp(broker.mqtt());
+    other.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("open");
+    broker.log_line(&["HTTP", &other.local_addr().expect("connected").to_string()]);
+}

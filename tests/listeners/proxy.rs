@@ -175,29 +175,42 @@ fn only_those_that_are_trusted_may_speak_for_others() {
     let said = broker.reload();
     assert!(!said.contains("restart"), "{said}");
     accepted(Client::over(through(at, &v2()), &Connect::v5("a")));
+    // Without proxies clients come by themselves, and a header is no CONNECT.
+    broker.write_config(&config("").replace("proxy_protocol = true", "proxy_protocol = false"));
+    assert!(!broker.reload().contains("restart"));
+    accepted(Client::connect(at, &Connect::v5("a")));
+    for header in [v2(), b"PROXY UNKNOWN\r\n".to_vec()] {
+        let mut stream = through(at, &header);
+        assert_eq!(read_to_close(&mut stream), b"");
+        let own = stream.local_addr().expect("connected").to_string();
+        broker.log_line(&["a PROXY header where MQTT is spoken", &own]);
+    }
 }
 
 #[test]
 fn nobody_behind_a_proxy_is_of_this_machine() {
-    // Where only this machine comes in and there are no users, who gives no name is let in: not so behind a proxy.
-    let users = "passwd";
-    let port = lease();
-    let at: SocketAddr = (Ipv4Addr::LOCALHOST, port.port).into();
-    let listener = format!("[[mqtt.listener]]\naddress = \"{at}\"\n{TRUSTED}");
-    let mut broker = Broker::prepared().config(&format!("password_file = \"{users}\"\n{listener}"));
-    support::passwords::write(&broker.folder().join(users), &[("alice", "a")]);
+    let (direct, proxied) = (lease(), lease());
+    let at = |port: &Lease| SocketAddr::from((Ipv4Addr::LOCALHOST, port.port));
+    let listener = |port: &Lease, rest: &str| {
+        format!("[[mqtt.listener]]\naddress = \"{}\"\nprotocol = \"mqtts\"\n{rest}", at(port))
+    };
+    // Certificates say who somebody is, and there are no users.
+    let config = listener(&direct, "") + &listener(&proxied, TRUSTED);
+    let broker = Broker::prepared().config(&config);
+    let certs = Certs::make(&broker.folder().join("certs"));
+    let mut broker = broker.certs(certs.folder());
     broker.restart();
+    // Where only this machine comes in, who shows none is let in. Not so behind a proxy, whatever it says.
+    let nobody = Tls::trusting(&certs);
+    accepted(Client::over(nobody.connect(at(&direct)), &Connect::v5("a")));
     let local = b"PROXY TCP4 127.0.0.1 127.0.0.1 1 1883\r\n".to_vec();
-    let headers = [local, b"PROXY UNKNOWN\r\n".to_vec(), v2(), binary(0x20, 0, b"")];
-    for header in &headers {
-        assert_eq!(Client::over(through(at, header), &Connect::v5("a")).connack.code, 0x87);
-        accepted(Client::over(through(at, header), &Connect::v5("a").user("alice").password("a")));
+    for header in [local, b"PROXY UNKNOWN\r\n".to_vec(), v2(), binary(0x20, 0, b"")] {
+        let connect = |tls: &Tls| Client::over(tls.on(through(at(&proxied), &header)).expect("TLS"), &Connect::v5("b"));
+        assert_eq!(connect(&nobody).connack.code, 0x87, "{header:?}");
+        accepted(connect(&nobody.clone().showing(&certs, "client")));
     }
-    // Nor when the users go while it runs: a start would refuse that, and so does a reload.
-    broker.write_config(&listener);
-    assert!(broker.reload().contains("nothing was reloaded"));
-    // What is said of all listeners is meant for this one, too.
-    broker.write_config(&format!("{listener}allow_anonymous = \"auto\"\n[mqtt]\nallow_anonymous = true\n"));
+    // A configuration that lets in everyone, and does not say so, is refused by a reload as by a start.
+    broker.write_config(&(listener(&direct, "") + &listener(&proxied, TRUSTED).replace("mqtts", "mqtt")));
     assert!(broker.reload().contains("nothing was reloaded"));
 }
 

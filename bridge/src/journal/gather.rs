@@ -11,7 +11,9 @@ use crate::state::{Change, Entry, Pointer, Space};
 
 use super::changes::Key;
 use super::frame::{Frame, u32_at, u64_at};
-use super::lane::{self, APPEND, ATTACH, BATCH, Delivery, ORDERED, Pending, ProduceSlot, Produced, REQUEUE, Target};
+use super::lane::{
+    self, APPEND, ATTACH, BATCH, Delivery, ORDERED, Pending, ProduceSlot, Produced, REQUEUE, Target, UNLESS_NEWER,
+};
 
 /// A builder's batch is closed at this size, so that readers get batches they can hold.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -134,6 +136,15 @@ impl Gather {
                         rest = self.take_change(lane, change);
                     }
                 }
+                UNLESS_NEWER => {
+                    let (order, key_end) = (u64_at(rest, 1), 14 + u32_at(rest, 10) as usize);
+                    let key = (Space(rest[9]), rest[14..key_end].into());
+                    let append = &rest[key_end + 1..];
+                    rest = match self.newest_of(&key).is_some_and(|newest| newest > order) {
+                        true => &append[append_end(append)..],
+                        false => self.take_append(append),
+                    };
+                }
                 ATTACH => {
                     if let Some(queue) = self.queues.get_mut(&u64_at(rest, 1)) {
                         queue.lane = Some(lane);
@@ -157,8 +168,7 @@ impl Gather {
         let timestamp_ms = u64_at(bytes, 8) as i64;
         let targets_bytes = u32_at(bytes, 16) as usize * Target::BYTES;
         let targets = &bytes[20..20 + targets_bytes];
-        let body_at = 24 + targets_bytes;
-        let body_end = body_at + u32_at(bytes, body_at - 4) as usize;
+        let (body_at, body_end) = (24 + targets_bytes, append_end(bytes));
         let body = &bytes[body_at..body_end];
         if let Some(index) = self.touch(topic, partition) {
             self.records += 1;
@@ -235,7 +245,7 @@ impl Gather {
     fn overtaken(&mut self, order: u64, change: Option<Change<'_>>) -> bool {
         let (Some(Change::Put(space, key, _)) | Some(Change::Delete(space, key))) = change else { return false };
         let key = (space, key.into());
-        if self.newest.get(&key).or_else(|| self.newer_before.get(&key)).is_some_and(|newest| *newest > order) {
+        if self.newest_of(&key).is_some_and(|newest| newest > order) {
             return true;
         }
         if self.newest.len() >= ORDERED_KEYS_MAX {
@@ -243,6 +253,11 @@ impl Gather {
         }
         self.newest.insert(key, order);
         false
+    }
+
+    /// The newest change of a key that was gathered, unless that was long ago.
+    fn newest_of(&self, key: &(Space, Box<[u8]>)) -> Option<u64> {
+        self.newest.get(key).or_else(|| self.newer_before.get(key)).copied()
     }
 
     fn take_change<'a>(&mut self, lane: usize, bytes: &'a [u8]) -> &'a [u8] {
@@ -322,4 +337,10 @@ impl Head {
             self.builder.restart(self.next);
         }
     }
+}
+
+/// Where a lane's append ends; `bytes` begin behind its kind.
+fn append_end(bytes: &[u8]) -> usize {
+    let body_at = 24 + u32_at(bytes, 16) as usize * Target::BYTES;
+    body_at + u32_at(bytes, body_at - 4) as usize
 }

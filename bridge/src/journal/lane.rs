@@ -226,6 +226,7 @@ pub(crate) const BATCH: u8 = 33;
 pub(crate) const ATTACH: u8 = 34;
 pub(crate) const ORDERED: u8 = 35;
 pub(crate) const REQUEUE: u8 = 36;
+pub(crate) const UNLESS_NEWER: u8 = 37;
 
 impl Lane {
     /// Starts an operation. The committer waits while one is open: fill it and submit it without pausing.
@@ -397,6 +398,17 @@ impl Operation<'_> {
         self.pending.bytes.push(ORDERED);
         self.pending.bytes.extend_from_slice(&order.to_le_bytes());
         self.change(change);
+    }
+
+    /// Has the append that follows left out if by then a newer change of this key has been gathered, whichever lane it
+    /// came by: what the append says of the key is out of date. See [`Operation::change_in_order`].
+    pub fn unless_newer(&mut self, order: u64, space: Space, key: &[u8]) {
+        let out = &mut self.pending.bytes;
+        out.push(UNLESS_NEWER);
+        out.extend_from_slice(&order.to_le_bytes());
+        out.push(space.0);
+        out.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        out.extend_from_slice(key);
     }
 
     /// Makes this lane the one that gets a recovered queue's deliveries; `Change::Open` does it for new ones.

@@ -86,6 +86,8 @@ pub struct Door {
     /// As many at most as there are connections.
     addresses: Mutex<HashMap<NonZeroU64, OfAddress>>,
     said: Mutex<[Said; Bite::COUNT]>,
+    /// On clients that were refused: without a word, and with one.
+    refused_said: Mutex<[Said; 2]>,
 }
 
 /// Connections of one address.
@@ -107,6 +109,7 @@ impl Door {
             strangers_bytes: AtomicUsize::new(0),
             addresses: Mutex::default(),
             said: Mutex::default(),
+            refused_said: Mutex::default(),
         }
     }
 
@@ -130,31 +133,47 @@ impl Door {
 
     /// Says in the log what became of one, if the like was not said a moment ago.
     pub fn say(&self, bite: Bite, what: &str, peer: &dyn Display) {
-        let Some(untold) = self.said.lock()[bite as usize].say(Instant::now()) else { return };
+        let Some(untold) = self.said.lock()[bite as usize].say(Instant::now(), 1) else { return };
         let listener = self.name();
         match untold {
             0 => tracing::warn!(listener, %peer, "{what}"),
             _ => tracing::warn!(listener, %peer, "{what}; {untold} more since this was last said"),
         }
     }
+
+    /// Says why a client was refused, but not of thousands.
+    pub fn refuses(&self, is_told: bool, why: &str, peer: &str) {
+        let said = &mut self.refused_said.lock()[usize::from(is_told)];
+        let Some(untold) = said.say(Instant::now(), limits::REFUSALS_SAID_MAX) else { return };
+        let listener = self.name();
+        match untold {
+            0 => tracing::info!(peer, listener, "refused: {why}"),
+            _ => tracing::info!(peer, listener, "refused: {why}; before it {untold} of which nothing was said"),
+        }
+    }
 }
 
-/// When something was said last, and how often it was not since.
+/// How often something was said lately, and how often it was not.
 #[derive(Default)]
 struct Said {
-    at: Option<Instant>,
+    /// When it was first said of late.
+    since: Option<Instant>,
+    times: u32,
     untold: u64,
 }
 
 impl Said {
-    /// Whether to say it now; then how often it was not said since.
-    fn say(&mut self, now: Instant) -> Option<u64> {
+    /// Whether to say it now, as it may be said so many times in a while; then how often it was not before.
+    fn say(&mut self, now: Instant, times_max: u32) -> Option<u64> {
         let again = Duration::from_secs(limits::SAY_AGAIN_S);
-        if self.at.is_some_and(|at| now.saturating_duration_since(at) < again) {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= again) {
+            (self.since, self.times) = (Some(now), 0);
+        }
+        if self.times >= times_max {
             self.untold += 1;
             return None;
         }
-        self.at = Some(now);
+        self.times += 1;
         Some(std::mem::take(&mut self.untold))
     }
 }
@@ -395,11 +414,14 @@ mod tests {
     #[test]
     fn what_is_said_often_is_said_now_and_then() {
         let start = Instant::now();
-        let mut said = Said::default();
-        assert_eq!(said.say(start), Some(0));
-        assert_eq!((1..100).find_map(|ms| said.say(start + Duration::from_millis(ms))), None);
+        let (mut once, mut thrice) = (Said::default(), Said::default());
+        let spoken = |said: &mut Said, times| {
+            (0..100).filter(|ms| said.say(start + Duration::from_millis(*ms), times).is_some()).count()
+        };
+        assert_eq!((spoken(&mut once, 1), spoken(&mut thrice, 3)), (1, 3));
         let later = start + Duration::from_secs(limits::SAY_AGAIN_S);
-        assert_eq!((said.say(later), said.say(later)), (Some(99), None));
+        assert_eq!((once.say(later, 1), once.say(later, 1)), (Some(99), None));
+        assert_eq!((thrice.say(later, 3), thrice.say(later, 3)), (Some(97), Some(0)));
     }
 
     #[test]

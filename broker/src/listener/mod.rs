@@ -142,7 +142,7 @@ async fn admit(shared: Shared, arrival: Arrival) {
         admitted
     };
     match admitted {
-        // A task of its own: this one has room for TLS and WebSocket handshakes, some 10 KB.
+        // A task of its own: this one has room for what came before, some 2 KB.
         Ok(admitted) => {
             transport.visit().is_client();
             drop(tokio::task::spawn_local(connection::run(shared, transport, admitted, input)));
@@ -192,7 +192,7 @@ async fn shake_hands(
         let Ok(introduced) = timeout_at(end, introduced(shared, &mut socket, origin, &config, door)).await else {
             shared.borrow_mut().counts.refused_timeout += 1;
             let timeout_s = config.connect_timeout.as_secs();
-            tracing::info!(peer = &*peer, listener = door.name(), "refused: no PROXY header within {timeout_s} s");
+            door.refuses(false, &format!("no PROXY header within {timeout_s} s"), &peer);
             return None;
         };
         origin = introduced?;
@@ -200,17 +200,16 @@ async fn shake_hands(
     // Whoever comes by a proxy may be anywhere.
     let loopback = door.loopback && !is_proxied;
     let peer = origin.peer;
-    let refused = |why: &str| tracing::info!(peer = &*peer, listener = door.name(), "refused: {why}");
     let late = || {
         shared.borrow_mut().counts.refused_timeout += 1;
-        refused(&format!("no CONNECT within {} s", config.connect_timeout.as_secs()));
+        door.refuses(false, &format!("no CONNECT within {} s", config.connect_timeout.as_secs()), &peer);
     };
     let opened = timeout_at(end, open(door, socket, &config)).await;
     let (mut transport, certified) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(why)) => {
             shared.borrow_mut().counts.refused_handshake += 1;
-            refused(&why);
+            door.refuses(false, &why, &peer);
             return None;
         }
         Err(_) => {
@@ -235,7 +234,7 @@ async fn shake_hands(
         }
         Err(Refused { answer, why }) => {
             shared.borrow_mut().counts.refused(answer.map(|(_, reason)| reason));
-            refused(&why);
+            door.refuses(answer.is_some(), &why, &peer);
             if let Some((version, reason)) = answer {
                 connection::refuse(&mut transport, version, reason).await;
             }
@@ -252,14 +251,11 @@ async fn introduced(
     config: &ListenerConfig,
     door: &Door,
 ) -> Option<Origin> {
-    let refused = |why: &str| {
-        shared.borrow_mut().counts.refused_proxy += 1;
-        tracing::info!(peer = &*origin.peer, listener = door.name(), "refused: {why}");
-    };
     let header = match socket.read_proxy_header().await {
         Ok(header) => header,
         Err(why) => {
-            refused(&why);
+            shared.borrow_mut().counts.refused_proxy += 1;
+            door.refuses(false, &why, &origin.peer);
             return None;
         }
     };
@@ -283,7 +279,8 @@ async fn introduced(
     Some(origin)
 }
 
-/// The transport a listener speaks, and the user name that a certificate proves.
+/// The transport a listener speaks, and the user name that a certificate proves. Handshakes are boxed: a connection that
+/// waits to say CONNECT has no room for them.
 async fn open(door: &Door, socket: Socket, config: &ListenerConfig) -> Result<(Transport, Option<Arc<str>>), String> {
     // The largest packet in one message, and a few of its neighbours.
     let message_max = config.clients.max_packet_size as usize + limits::READ_BYTES;
@@ -291,18 +288,19 @@ async fn open(door: &Door, socket: Socket, config: &ListenerConfig) -> Result<(T
         Carrier::Tcp => Ok((Transport::Plain(socket), None)),
         Carrier::Ws => {
             speaks_http(&socket).await?;
-            let ws = websocket::accept(socket, &config.ws_path, &config.ws_origins, message_max).await?;
+            let ws = Box::pin(websocket::accept(socket, &config.ws_path, &config.ws_origins, message_max)).await?;
             Ok((Transport::Ws(Box::new(ws)), None))
         }
         Carrier::Tls(tls) => {
             speaks_tls(&socket).await?;
-            let accepted = tls.accept(socket).await?;
+            let accepted = Box::pin(tls.accept(socket)).await?;
             Ok((Transport::Tls(Box::new(accepted.stream)), accepted.name))
         }
         Carrier::Wss(tls) => {
             speaks_tls(&socket).await?;
-            let accepted = tls.accept(socket).await?;
-            let ws = websocket::accept(accepted.stream, &config.ws_path, &config.ws_origins, message_max).await?;
+            let accepted = Box::pin(tls.accept(socket)).await?;
+            let ws = websocket::accept(accepted.stream, &config.ws_path, &config.ws_origins, message_max);
+            let ws = Box::pin(ws).await?;
             Ok((Transport::Wss(Box::new(ws)), accepted.name))
         }
     }
@@ -371,6 +369,10 @@ fn not_mqtt(input: &[u8], otherwise: &str) -> String {
         [TLS_HANDSHAKE, ..] => "TLS where plain MQTT is spoken: the client wants the port of mqtt.tls".to_owned(),
         [b'G', b'E', b'T', b' ', ..] => {
             "HTTP where MQTT is spoken: WebSocket clients want the port of mqtt.ws".to_owned()
+        }
+        [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
+            "a PROXY header where MQTT is spoken: proxies want a [[mqtt.listener]] with proxy_protocol = true"
+                .to_owned()
         }
         _ => otherwise.to_owned(),
     }

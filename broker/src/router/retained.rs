@@ -27,6 +27,8 @@ pub struct Retained {
     pub expires_s: u32,
     /// Who published it.
     pub client_id: Box<str>,
+    /// Its place in the order of all changes, which the store gives.
+    pub order: u64,
 }
 
 /// How much may be retained; 0: without limit.
@@ -98,14 +100,14 @@ impl PartialEq for Due {
 impl Eq for Due {}
 
 impl RetainedStore {
-    /// Sets a topic's message. Gives the change's place in the order of all changes, which the journal keeps
+    /// Sets a topic's message. Gives it back with its place in the order of all changes, which the journal keeps
     /// whichever shard submits first.
-    pub fn set(&self, message: Arc<Retained>) -> u64 {
+    pub fn set(&self, message: Retained) -> Arc<Retained> {
         self.inner.write().set(message)
     }
 
     /// The same, unless that were more than may be. What replaces a message and is no larger always may.
-    pub fn set_within(&self, bounds: Bounds, message: Arc<Retained>) -> Result<u64, Full> {
+    pub fn set_within(&self, bounds: Bounds, message: Retained) -> Result<Arc<Retained>, Full> {
         let mut inner = self.inner.write();
         inner.check(bounds, &message)?;
         Ok(inner.set(message))
@@ -113,7 +115,7 @@ impl RetainedStore {
 
     /// The same, and where the message has no place the older one of its topic goes: nobody is to take that for the
     /// newest. Its removal's place in the order comes with the reason, if there was one.
-    pub fn set_or_clear(&self, bounds: Bounds, message: Arc<Retained>) -> Result<u64, (Full, Option<u64>)> {
+    pub fn set_or_clear(&self, bounds: Bounds, message: Retained) -> Result<Arc<Retained>, (Full, Option<u64>)> {
         let mut inner = self.inner.write();
         match inner.check(bounds, &message) {
             Ok(()) => Ok(inner.set(message)),
@@ -126,7 +128,7 @@ impl RetainedStore {
         *self.inner.write() = Inner::default();
     }
 
-    /// Removes a topic's message, if there is one. Gives the change's place as [`RetainedStore::set`] does.
+    /// Removes a topic's message, if there is one. Gives the change's place in the order.
     pub fn remove(&self, topic: &str) -> u64 {
         let mut inner = self.inner.write();
         inner.remove(topic).unwrap_or_else(|| inner.next_order())
@@ -199,7 +201,9 @@ impl Inner {
         Ok(())
     }
 
-    fn set(&mut self, message: Arc<Retained>) -> u64 {
+    fn set(&mut self, mut message: Retained) -> Arc<Retained> {
+        message.order = self.next_order();
+        let message = Arc::new(message);
         let mut node = &mut self.root;
         for level in message.topic.split('/') {
             if node.children.is_none() {
@@ -220,9 +224,9 @@ impl Inner {
         self.count += 1;
         self.bytes += message.bytes();
         if message.expires_s != 0 {
-            self.expiring.insert(Due(message));
+            self.expiring.insert(Due(message.clone()));
         }
-        self.next_order()
+        message
     }
 
     fn remove(&mut self, topic: &str) -> Option<u64> {
@@ -348,18 +352,19 @@ mod tests {
         tree + messages.iter().map(each).sum::<usize>()
     }
 
-    fn sized(topic: &str, expires_s: u32, payload_bytes: usize) -> Arc<Retained> {
-        Arc::new(Retained {
+    fn sized(topic: &str, expires_s: u32, payload_bytes: usize) -> Retained {
+        Retained {
             topic: topic.into(),
             qos: QoS::AtLeastOnce,
             properties: [].into(),
             payload: vec![b'x'; payload_bytes].into(),
             expires_s,
             client_id: "c".into(),
-        })
+            order: 0,
+        }
     }
 
-    fn message(topic: &str, expires_s: u32) -> Arc<Retained> {
+    fn message(topic: &str, expires_s: u32) -> Retained {
         sized(topic, expires_s, 1)
     }
 
@@ -479,9 +484,9 @@ mod tests {
                         let fits = !too_many && !too_large;
                         let set = store.set_within(bounds, sized(topic, expires_s, bytes));
                         prop_assert_eq!(set.is_ok(), fits);
-                        if let Ok(order) = set {
-                            prop_assert!(order > last_order);
-                            last_order = order;
+                        if let Ok(set) = set {
+                            prop_assert!(set.order > last_order);
+                            last_order = set.order;
                             naive = after;
                         }
                     }

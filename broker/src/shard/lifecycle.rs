@@ -382,7 +382,7 @@ impl Shard {
         let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
         // Nobody is there to be told that it is not retained: that is no error.
         let retained = self.keep_retained(&message, from, false).ok().flatten();
-        self.route(&message, from, retained, also);
+        self.route(&message, from, retained.as_ref(), also);
     }
 
     /// A user's session is that user's alone, whoever knows its client id; one of nobody's is anybody's. Where

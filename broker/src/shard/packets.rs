@@ -31,14 +31,17 @@ pub struct Consumed {
 type Handled = Result<(), Close>;
 
 impl Shard {
-    /// Handles every whole packet at the front of `input`, from the client of this link.
+    /// Handles whole packets at the front of `input`, from the client of this link: all of them, unless they are very
+    /// small and others have to have their turn.
     pub fn receive(&mut self, slot: u32, link: u64, input: &[u8]) -> Consumed {
         let mut consumed = Consumed { bytes: 0, stalled: false };
         let Some(known) = self.linked(slot, link).and_then(|s| s.link.as_ref()) else {
             return Consumed { bytes: input.len(), stalled: true };
         };
         let (version, packet_max, has_rates) = (known.version, known.limits().max_packet_size, known.rates.is_some());
-        while consumed.bytes < input.len() {
+        let mut packets = 0;
+        while consumed.bytes < input.len() && packets < limits::PACKETS_PER_READ {
+            packets += 1;
             let first_byte = input[consumed.bytes];
             if self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
                 consumed.stalled = true;
@@ -147,11 +150,16 @@ impl Shard {
             publisher: me.id,
         };
         let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
-        let can_be_told = publish.qos > QoS::AtMostOnce && self.speaks_v5(slot);
-        let Ok(retained) = self.keep_retained(&message, from, can_be_told) else {
-            self.counts.refused_retained += 1;
-            return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
-        };
+        let mut retained = None;
+        if publish.retain {
+            let can_be_told = publish.qos > QoS::AtMostOnce && self.speaks_v5(slot);
+            let Ok(change) = self.keep_retained(&message, from, can_be_told) else {
+                self.counts.refused_retained += 1;
+                return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
+            };
+            retained = change;
+        }
+        let retained = retained.as_ref();
         match publish.qos {
             QoS::AtMostOnce => {
                 self.route(&message, from, retained, &[]);

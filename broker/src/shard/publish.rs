@@ -168,7 +168,7 @@ impl Shard {
         &mut self,
         message: &Message<'_>,
         from: Publisher<'_>,
-        retained: Option<RetainedChange>,
+        retained: Option<&RetainedChange>,
         also: &[Change<'_>],
     ) -> Option<Ticket> {
         let set = self.matches(message.topic);
@@ -291,7 +291,7 @@ impl Shard {
         picked: &[QueueTarget],
         message: &Message<'_>,
         from: Publisher<'_>,
-        (retained, also): (Option<RetainedChange>, &[Change<'_>]),
+        (retained, also): (Option<&RetainedChange>, &[Change<'_>]),
     ) -> Option<Ticket> {
         let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
         if message.qos > QoS::AtMostOnce {
@@ -334,7 +334,7 @@ impl Shard {
                 message.encode_record(out, message.topic.as_bytes(), from.client_id, false, now.unix_s);
             });
         }
-        if let Some(RetainedChange { order, value }) = &retained {
+        if let Some(RetainedChange { order, value }) = retained {
             let topic = message.topic.as_bytes();
             let change = match value {
                 Some(value) => Change::Put(store::RETAINED, topic, value),

@@ -1,7 +1,5 @@
 //! Retained messages: kept when they are published, sent to who subscribes, removed when they expire (S5).
 
-use std::sync::Arc;
-
 use bridge::Target as Enqueued;
 use bridge::state::Change;
 
@@ -40,14 +38,14 @@ impl Shard {
         if message.payload.is_empty() {
             return Ok(Some(RetainedChange { order: store.remove(message.topic), value: None }));
         }
-        let kept = Arc::new(retained(message, from));
+        let kept = retained(message, from);
         let bounds = Bounds { messages: self.config.max_retained_messages, bytes: self.config.max_retained_bytes };
         let set = match can_be_told {
-            true => store.set_within(bounds, kept.clone()).map_err(|full| (full, None)),
-            false => store.set_or_clear(bounds, kept.clone()),
+            true => store.set_within(bounds, kept).map_err(|full| (full, None)),
+            false => store.set_or_clear(bounds, kept),
         };
         match set {
-            Ok(order) => Ok(Some(RetainedChange { order, value: Some(store::encode_retained(&kept)) })),
+            Ok(kept) => Ok(Some(RetainedChange { order: kept.order, value: Some(store::encode_retained(&kept)) })),
             Err((full, removed)) => {
                 self.note_full(full, message, from);
                 match can_be_told {
@@ -111,6 +109,8 @@ impl Shard {
             let target = Enqueued { queue: me.id, tag, expires_s: kept.expires_s };
             let now = self.now;
             let mut operation = self.lane.begin();
+            // Another shard's newer value may be queued first: this one is not to follow it.
+            operation.unless_newer(kept.order, store::RETAINED, kept.topic.as_bytes());
             operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
                 message.encode_record(out, kept.topic.as_bytes(), &kept.client_id, false, now.unix_s);
             });
@@ -153,5 +153,6 @@ fn retained(message: &Message<'_>, from: Publisher<'_>) -> Retained {
         payload: message.payload.into(),
         expires_s: message.expires_s,
         client_id: from.client_id.into(),
+        order: 0,
     }
 }

@@ -1,6 +1,5 @@
 //! `$SYS` is told: from the counts of all shards, by one of them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::param::page_size;
@@ -57,8 +56,9 @@ impl Shard {
             payload: payload.into(),
             expires_s,
             client_id: "".into(),
+            order: 0,
         };
-        self.router.sys.set(Arc::new(kept));
+        self.router.sys.set(kept);
         let message = Message { topic, qos, retain: false, properties: &[], expires_s, payload, publisher: 0 };
         self.route(&message, Publisher { client_id: "", user: None }, None, &[]);
     }
