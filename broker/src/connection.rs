@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::Sleep;
 
 use crate::codec::{self, ReasonCode};
 use crate::limits;
@@ -35,8 +34,6 @@ struct Connection<S> {
     written: usize,
     /// TLS and WebSocket gather; nothing may lie there while the task sleeps.
     unflushed: bool,
-    /// Wakes a client that was too fast.
-    timer: Option<Pin<Box<Sleep>>>,
     /// The client has closed it, and takes nothing more. What it said before is still read: its DISCONNECT, without
     /// which its will would be sent.
     gone: Option<io::Error>,
@@ -51,22 +48,21 @@ enum End {
     Lost(String),
 }
 
-/// Serves an admitted client until either side ends it. `rest` is what was read behind its CONNECT.
-pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(shared: Shared, stream: S, at: Admitted, rest: Vec<u8>) {
-    let mut connection = Connection {
-        shared,
-        stream,
-        at,
-        partial: rest,
-        out: Vec::new(),
-        written: 0,
-        unflushed: false,
-        timer: None,
-        gone: None,
-    };
-    let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
-    // Apart, so that a connection that goes on has no room for its end.
-    Box::pin(connection.end(end)).await;
+/// Serves an admitted client until either side ends it. `rest` is what was read behind its CONNECT. No `async fn`, whose
+/// arguments would be kept beside what they became.
+pub fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: Shared,
+    stream: S,
+    at: Admitted,
+    rest: Vec<u8>,
+) -> impl Future<Output = ()> {
+    let mut connection =
+        Connection { shared, stream, at, partial: rest, out: Vec::new(), written: 0, unflushed: false, gone: None };
+    async move {
+        let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
+        // Apart, so that a connection that goes on has no room for its end.
+        Box::pin(connection.end(end)).await;
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -97,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     None => Poll::Pending,
                 };
             }
-            if has_rates && self.pauses(cx) {
+            if has_rates && self.pauses() {
                 return Poll::Pending;
             }
             if !self.partial.is_empty() && self.receive_partial() {
@@ -122,16 +118,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Poll::Pending
     }
 
-    /// Whether the client was too fast and is not read now; the task is woken when it is.
-    fn pauses(&mut self, cx: &mut Context<'_>) -> bool {
-        let wait = {
-            let mut shard = self.shared.borrow_mut();
-            shard.read_clock();
-            shard.pause(self.at.slot, self.at.link)
-        };
-        let Some(wait) = wait else { return false };
-        let timer = self.timer.insert(Box::pin(tokio::time::sleep(wait)));
-        timer.as_mut().poll(cx).is_pending()
+    fn pauses(&self) -> bool {
+        self.shared.borrow_mut().pauses(&self.shared, self.at.slot, self.at.link)
     }
 
     /// Nothing to read: what the reads before it left in the outbox goes out before the task sleeps.

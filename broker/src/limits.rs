@@ -14,6 +14,8 @@ pub const READ_BYTES: usize = 64 << 10;
 pub const PROGRESS_BYTES_MIN: usize = 1 << 10;
 /// Milliseconds that a client which is too fast is not read at least: fewer pauses, as long in all.
 pub const PAUSE_MS_MIN: u64 = 20;
+/// Milliseconds after which it is looked at again, however long it has to wait: the connection may be gone by then.
+pub const PAUSE_MS_MAX: u64 = 1_000;
 /// Reads a connection may do before others get their turn.
 pub const READS_PER_TURN: usize = 2;
 /// Packets that are handled at a time; a read may hold 32,000 PINGREQs.

@@ -56,6 +56,8 @@ pub struct Rates {
     /// A PUBLISH is there and has to wait.
     waits: bool,
     paused_since_ms: Option<u64>,
+    /// Someone sleeps and wakes it then.
+    pub is_timed: bool,
 }
 
 impl Rates {
@@ -69,6 +71,7 @@ impl Rates {
                 bytes: Bucket::full(bytes, bytes.max(limits.max_packet_size), now_ms),
                 waits: false,
                 paused_since_ms: None,
+                is_timed: false,
             })
         })
     }
@@ -129,7 +132,7 @@ mod tests {
 
     fn rates(messages: u32, bytes: u32, packet: u32) -> Rates {
         let (messages, size) = (Bucket::full(messages, messages, 0), bytes.max(packet));
-        Rates { messages, bytes: Bucket::full(bytes, size, 0), waits: false, paused_since_ms: None }
+        Rates { messages, bytes: Bucket::full(bytes, size, 0), waits: false, paused_since_ms: None, is_timed: false }
     }
 
     /// Takes messages as fast as it may from `now_ms` on; when the last one was taken.

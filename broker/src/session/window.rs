@@ -271,7 +271,7 @@ mod tests {
             "nothing goes for what never fits"
         );
         assert_eq!((window.make_room(4, oldest), window.waiting()), (Some(1), (1, 4)));
-        [1, 1].into_iter().for_each(|bytes| window.wait(waiting(bytes)));
+        (0..2).for_each(|_| window.wait(waiting(1)));
         assert_eq!((window.make_room(1, newest), window.make_room(1, oldest)), (None, Some(1)));
         assert_eq!(window.waiting(), (2, 2));
         assert_eq!((window.shrink_to(2, true), window.shrink_to(1, true), window.shrink_to(0, false)), (0, 1, 1));

@@ -8,7 +8,7 @@ use crate::session::{Close, Link};
 use crate::stats::Limit;
 
 use super::Shard;
-use super::packets::refuse_topic;
+use super::packets::is_the_servers;
 
 /// What came up against which limit, and what its client is told.
 type Refused = (Limit, ReasonCode);
@@ -98,9 +98,9 @@ impl Shard {
 
     /// Why a message is not taken, if so.
     pub(super) fn refuse_message(&mut self, slot: u32, topic: &str, publish: &Publish<'_>) -> Option<ReasonCode> {
-        if let Some(refused) = refuse_topic(topic) {
+        if is_the_servers(topic) {
             self.counts.refused_topics += 1;
-            return Some(refused);
+            return Some(ReasonCode::NotAuthorized);
         }
         let limits = self.sessions[slot as usize].link.as_ref()?.limits();
         if let Some(limit) = limits.refuse_size(topic) {

@@ -479,9 +479,14 @@ fn fault(error: DecodeError) -> Close {
     Close::Fault(error.reason(), error.to_string())
 }
 
-/// Why a topic may not be published to, if so.
+/// Whether only the server publishes there.
+pub(super) fn is_the_servers(topic: &str) -> bool {
+    topic.starts_with("$SYS/")
+}
+
+/// Why a topic may not be published to by anyone, if so.
 pub fn refuse_topic(topic: &str) -> Option<ReasonCode> {
-    if topic.starts_with("$SYS/") {
+    if is_the_servers(topic) {
         return Some(ReasonCode::NotAuthorized);
     }
     (topic.bytes().filter(|byte| *byte == b'/').count() >= limits::TOPIC_LEVELS_MAX)

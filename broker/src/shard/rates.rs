@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::Shard;
+use crate::limits;
+
+use super::{Shard, Shared};
 
 /// The packet type of PUBLISH.
 const PUBLISH: u8 = 3;
@@ -33,22 +35,41 @@ impl Shard {
         }
     }
 
-    /// How long this link's client is not to be read, if it is not.
-    pub fn pause(&mut self, slot: u32, link: u64) -> Option<Duration> {
+    /// Whether this link's client was too fast and is not to be read now; its task is woken when it is.
+    pub fn pauses(&mut self, shared: &Shared, slot: u32, link: u64) -> bool {
+        self.read_clock();
         let now_ms = self.now.up_ms;
-        let link = self.linked(slot, link)?.link.as_mut()?;
-        let rates = link.rates.as_mut()?;
+        let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut()) else { return false };
+        let Some(rates) = link.rates.as_mut() else { return false };
         let Some((limit, wait_ms)) = rates.pause(now_ms) else {
             if let Some(paused_ms) = rates.end_pause(now_ms) {
                 // What it said meanwhile is read only now.
                 link.heard_ms = now_ms;
                 self.counts.paused_ms += paused_ms;
             }
-            return None;
+            return false;
         };
-        if rates.begin_pause(now_ms) {
+        let begins = rates.begin_pause(now_ms);
+        if !std::mem::replace(&mut rates.is_timed, true) {
+            let (shared, link, wait_ms) = (shared.clone(), link.id, wait_ms.min(limits::PAUSE_MS_MAX));
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                shared.borrow_mut().wake_paused(slot, link);
+            });
+        }
+        if begins {
             self.reached(slot, limit);
         }
-        Some(Duration::from_millis(wait_ms))
+        true
+    }
+
+    fn wake_paused(&mut self, slot: u32, link: u64) {
+        let link = self.linked(slot, link).and_then(|session| session.link.as_mut());
+        if let Some(link) = link
+            && let Some(rates) = link.rates.as_mut()
+        {
+            rates.is_timed = false;
+            link.wake();
+        }
     }
 }
