@@ -222,7 +222,7 @@ impl File {
     /// Fills it with `bytes` zeros and makes them durable, so that later writes cost no metadata (J3).
     pub fn fill_with_zeros(&self, bytes: u64) -> Result<(), DiskError> {
         let counted = disk(Purpose::Zeros);
-        let zeros = vec![0u8; 1 << 20];
+        let zeros = vec![0u8; bytes.min(1 << 20) as usize];
         let mut position = 0;
         while position < bytes {
             let n = (bytes - position).min(zeros.len() as u64);
@@ -242,27 +242,40 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens one of the operating system's; made when missing, with those above it, and their names made durable.
+    /// Opens one of the operating system's; made when missing, with those above it, and its name made durable.
     pub fn open(path: &Path) -> Result<Folder, DiskError> {
         Folder::open_in(Arc::new(Real), path)
     }
 
     /// The same in any file system.
     pub(crate) fn open_in(system: Arc<dyn System>, path: &Path) -> Result<Folder, DiskError> {
-        if !system.is_folder(path)
-            && let Some(parent) = path.parent()
-        {
-            let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            let parent = Folder::open_in(system.clone(), here)?;
-            system.make_folder(path).map_err(failed("make folder", path))?;
-            parent.sync()?;
+        let folder = Folder { system, path: path.to_owned() };
+        let Some(above) = path.parent() else { return Ok(folder) };
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        if folder.system.is_folder(path) {
+            // A process that was killed may have made it, and its name be in memory only.
+            let above = Folder { path: above.to_owned(), ..folder.clone() };
+            let _not_ours_to_read = above.sync();
+            return Ok(folder);
         }
-        Ok(Folder { system, path: path.to_owned() })
+        let above = Folder::open_in(folder.system.clone(), above)?;
+        folder.make()?;
+        above.sync()?;
+        Ok(folder)
     }
 
-    /// A folder in it, as [`Folder::open`].
+    fn make(&self) -> Result<(), DiskError> {
+        self.system.make_folder(&self.path).map_err(failed("make folder", &self.path))
+    }
+
+    /// A folder in it, made when missing. Its name is durable after [`Folder::sync`], also when it was there: a process
+    /// that was killed may have made it.
     pub fn folder(&self, name: &str) -> Result<Folder, DiskError> {
-        Folder::open_in(self.system.clone(), &self.path.join(name))
+        let folder = Folder { path: self.path.join(name), ..self.clone() };
+        if !self.system.is_folder(&folder.path) {
+            folder.make()?;
+        }
+        Ok(folder)
     }
 
     /// A file in it, opened for reading and writing; made when missing.

@@ -21,12 +21,13 @@ const TOPICS: [(&str, u32, std::ops::RangeInclusive<u8>); 5] = [
     ("__retained", 5, 32..=255),
 ];
 
-/// Segments of internal topics roll at this size.
-const SEGMENT_BYTES_MAX: u64 = 4 << 20;
+/// Segments of internal topics roll at this size. All three are small in the crate's own tests, where the simulation
+/// has to come by them.
+const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
 /// A batch is closed at about this size.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
 /// An internal topic smaller than this is not worth compacting.
-const COMPACT_BYTES_MIN: u64 = 8 << 20;
+const COMPACT_BYTES_MIN: u64 = if cfg!(test) { 8 << 10 } else { 8 << 20 };
 
 /// The internal topics of keyed state.
 #[derive(Debug)]
@@ -51,9 +52,10 @@ impl KeyedLogs {
         let mut logs = Vec::new();
         for (name, id, _) in TOPICS {
             let folder = topics.folder(&format!("{name}.{id}")).map_err(OpenError::Disk)?;
-            let folder = folder.folder("0").map_err(OpenError::Disk)?;
+            let partition = folder.folder("0").map_err(OpenError::Disk)?;
+            folder.sync().map_err(OpenError::Disk)?;
             let extent = extents.get(&(id, 0)).cloned().unwrap_or_default();
-            let partition = Arc::new(Partition::open(folder, (id, 0), extent, SEGMENT_BYTES_MAX)?);
+            let partition = Arc::new(Partition::open(partition, (id, 0), extent, SEGMENT_BYTES_MAX)?);
             // Counted as half its size, what the last process left is compacted about when it would have.
             let compacted_bytes = partition.size_bytes() / 2;
             logs.push(KeyedLog { partition, compacted_bytes });

@@ -14,6 +14,17 @@
 //!
 //! [`disk`] is the only caller of the file system. Rules cited as J1, C2, R1 … are numbered in ARCHITECTURE.md.
 
+/// Whether a rule is switched off, which happens in the simulation alone: it must notice.
+macro_rules! off {
+    ($rule:ident) => {{
+        #[cfg(test)]
+        let off = crate::sim::mutation::Mutation::$rule.is_off();
+        #[cfg(not(test))]
+        let off = false;
+        off
+    }};
+}
+
 pub mod batch;
 pub mod disk;
 pub mod group;
@@ -24,6 +35,8 @@ pub mod log;
 pub mod metrics;
 mod producer;
 mod reader;
+#[cfg(test)]
+mod sim;
 pub mod state;
 
 use std::collections::BTreeMap;
@@ -227,6 +240,7 @@ impl Bridge {
             segment_bytes_max: core.options.segment_bytes_max,
         };
         let topic = opener.make(*next_id, &definition, &BTreeMap::new())?;
+        core.topics_folder.sync().map_err(log::segment::OpenError::Disk)?;
         *next_id += 1;
         // In this order: whoever finds the topic may append to it, and the committer must know it by then.
         core.shared.new_topics.lock().push(topic.clone());
@@ -337,6 +351,7 @@ impl Machine {
         let lock = folder.lock()?.ok_or_else(|| OpenError::InUse(options.data_dir.clone()))?;
         let topics_folder = folder.folder("topics")?;
         let journal = Journal::open(folder.folder("journal")?)?;
+        folder.sync()?;
         let checkpoint = read_checkpoint(&folder)?;
         let epoch = checkpoint.epoch.max(journal.last_epoch()) + 1;
         let kafka_epoch = epoch as i32;
@@ -355,6 +370,8 @@ impl Machine {
         });
         opened?;
         let replayed = replayed?;
+        // Nothing is served from a folder whose name a power cut could take away.
+        topics_folder.sync()?;
         whole.apply(&applied.changes);
 
         let shared = Arc::new(Shared::default());
@@ -501,10 +518,11 @@ impl Opener<'_> {
         let folder = self.folder.folder(&format!("{}.{id}", definition.name))?;
         let mut partitions = Vec::new();
         for index in 0..definition.partitions {
-            let folder = folder.folder(&index.to_string())?;
+            let partition = folder.folder(&index.to_string())?;
             let extent = extents.get(&(id, index)).cloned().unwrap_or_default();
-            partitions.push(Arc::new(Partition::open(folder, (id, index), extent, self.segment_bytes_max)?));
+            partitions.push(Arc::new(Partition::open(partition, (id, index), extent, self.segment_bytes_max)?));
         }
+        folder.sync()?;
         let Definition { uuid, name, config, .. } = definition.clone();
         Ok(Arc::new(Topic { id, uuid, name, partitions, config }))
     }

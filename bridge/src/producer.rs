@@ -49,7 +49,8 @@ impl Producers {
         if header.producer_epoch < 0 || header.base_sequence < 0 {
             return Verdict::OutOfOrder;
         }
-        let Some(state) = self.states.get(&(topic, partition, header.producer_id)) else { return Verdict::Next };
+        let known = self.states.get(&(topic, partition, header.producer_id));
+        let Some(state) = known.filter(|_| !off!(ProducerRepeat)) else { return Verdict::Next };
         if header.producer_epoch < state.epoch {
             return Verdict::OldEpoch;
         }

@@ -162,6 +162,9 @@ impl Checkpointer {
         for partition in &job.touched {
             partition.settle()?;
         }
+        if off!(RecycleAfter) {
+            self.files.recycle(job.lsn);
+        }
         let outdated = self.state.store(&job.changes)?;
         let mut checkpoint = Checkpoint {
             lsn: job.lsn,

@@ -131,7 +131,7 @@ pub fn find(bytes: &[u8], salt: u32) -> Option<Found<'_>> {
     }
     let end = HEADER_BYTES.checked_add(u32_at(bytes, 24) as usize)?;
     let covered = bytes.get(8..end)?;
-    if crc32c::crc32c_append(salt, covered) != u32_at(bytes, 4) {
+    if crc32c::crc32c_append(salt, covered) != u32_at(bytes, 4) && !off!(FrameCrc) {
         return None;
     }
     Some(Found { lsn: u64_at(bytes, 8), durable_lsn: u64_at(bytes, 16), body: &bytes[HEADER_BYTES..end] })

@@ -7,6 +7,6 @@ pub(crate) mod changes;
 pub(crate) mod checkpoint;
 pub(crate) mod commit;
 pub(crate) mod files;
-mod frame;
+pub mod frame;
 pub(crate) mod gather;
 pub(crate) mod recovery;

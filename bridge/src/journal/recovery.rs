@@ -144,7 +144,7 @@ impl Journal {
         let first_lsn = tail.front().map_or(applied.lsn + 1, |(lsn, _)| *lsn);
         let files = Arc::new(self.into_files(checkpoint_lsn));
         let mut writer = Writer::new(files.clone(), epoch, first_lsn, applied.lsn + 1);
-        for (_, body) in &tail {
+        for (_, body) in tail.iter().filter(|_| !off!(TailAgain)) {
             writer.write(&mut Frame::with_body(body))?;
         }
         let synced_lsn = writer.sync()?;

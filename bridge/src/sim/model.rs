@@ -1,0 +1,316 @@
+//! What was asked for and what was acknowledged, and what must therefore be found.
+//!
+//! Every operation of a lane sets the lane's marker to its number, in the same operation. So the marker that is found
+//! says which operations are there: all up to that number, whole, and none after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::world::{MARKERS, STATE};
+use crate::batch::{self, Header};
+use crate::state::{Entry, Pointer};
+use crate::{Bridge, Fetched, RecoveredQueue};
+
+/// An operation's place: its lane and its number there, from 1.
+pub type Place = (usize, u64);
+
+/// What an operation did besides its marker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Appended a record to a partition, or to the hidden topic, with a pointer in each of these queues.
+    Append { to: (u32, u32), queues: Vec<u64> },
+    /// Opened a queue.
+    Open(u64),
+    /// Closed it, after what is in it went to another (sequence, queue).
+    Close { queue: u64, moved: Vec<(u64, u64)> },
+    /// (queue, sequence)
+    Remove(u64, u64),
+    /// (queue, sequence)
+    Release(u64, u64),
+    /// Set a key of the lane's own, or deleted it.
+    Set(u64, Option<u64>),
+}
+
+/// One lane's operations that may be there.
+#[derive(Clone, Debug, Default)]
+pub struct LaneModel {
+    pub deeds: Vec<Deed>,
+    /// Operations that were acknowledged.
+    pub acknowledged: u64,
+}
+
+/// A queue entry as its owner was told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub place: Place,
+    pub pointer: Pointer,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub lanes: Vec<LaneModel>,
+    /// Delivered entries by queue and sequence.
+    pub told: BTreeMap<(u64, u64), Told>,
+    /// (topic, partition): the places of its records as readers have seen them.
+    pub seen: BTreeMap<(u32, u32), Vec<String>>,
+    /// Sequences of the idempotent producer: sent, acknowledged.
+    pub produced: (i32, i32),
+}
+
+/// The payload of an operation's record: its place, and as many bytes as that says.
+pub fn payload((lane, number): Place) -> String {
+    let bytes = (number as usize).wrapping_mul(7919) % 1500;
+    format!("{lane}/{number}/{}", "x".repeat(bytes))
+}
+
+fn place_of(value: &[u8]) -> Result<Place, String> {
+    let text = std::str::from_utf8(value).map_err(|_| "a record nobody sent".to_owned())?;
+    let mut parts = text.split('/');
+    let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok());
+    match (number(), number()) {
+        (Some(lane), Some(number)) if payload((lane as usize, number)) == text => Ok((lane as usize, number)),
+        _ => Err(format!("a record nobody sent: {:.40}", text)),
+    }
+}
+
+/// Everything readers see of a partition, as text.
+pub fn read_all(bridge: &Bridge, (topic, partition): (u32, u32)) -> Result<Vec<String>, String> {
+    let found = bridge.topics_and_hidden().into_iter().find(|one| one.id == topic).ok_or("the topic is gone")?;
+    let partition = &found.partitions[partition as usize];
+    let mut offset = partition.log_start();
+    let mut values = Vec::new();
+    while offset < partition.high_watermark() {
+        let bytes = partition.read_blocking(offset, 64 << 10).map_err(|error| format!("a read: {error}"))?;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let header = Header::parse(rest).map_err(|error| error.to_string())?;
+            let (one, after) = rest.split_at_checked(header.total_bytes()).ok_or("a cut batch")?;
+            if !batch::crc_ok(&header, one) {
+                return Err(format!("offset {}: a batch whose CRC is wrong", header.base_offset));
+            }
+            let mut records = batch::records(one, &header);
+            while let Some(record) = records.next().map_err(|error| error.to_string())? {
+                if record.offset != offset {
+                    return Err(format!("offset {} where {offset} is due", record.offset));
+                }
+                offset += 1;
+                values.push(String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned());
+            }
+            rest = after;
+        }
+    }
+    Ok(values)
+}
+
+impl Model {
+    /// Compares what a start found with what must be there, and goes on from it.
+    pub fn check(&mut self, bridge: &Bridge, producer_at: Option<(u32, u32)>) -> Result<(), String> {
+        self.take_markers(bridge)?;
+        self.check_state(bridge)?;
+        let queues = bridge.take_recovered_queues();
+        self.check_log(bridge, producer_at)?;
+        self.check_queues(bridge, &queues)
+    }
+
+    /// Operations after those that are found never were; acknowledged ones must be among them.
+    fn take_markers(&mut self, bridge: &Bridge) -> Result<(), String> {
+        let markers: BTreeMap<_, _> = bridge.take_recovered(MARKERS).into_iter().collect();
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let marker = markers.get(&[index as u8][..]).map_or(Ok(0), |value| number(value))?;
+            if marker < lane.acknowledged {
+                return Err(format!("lane {index}: {} were acknowledged, {marker} are there", lane.acknowledged));
+            }
+            if marker > lane.deeds.len() as u64 {
+                return Err(format!("lane {index}: {marker} are there, {} were asked for", lane.deeds.len()));
+            }
+            lane.deeds.truncate(marker as usize);
+            lane.acknowledged = marker;
+        }
+        Ok(())
+    }
+
+    fn check_state(&self, bridge: &Bridge) -> Result<(), String> {
+        let mut expected: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for (index, lane) in self.lanes.iter().enumerate() {
+            for deed in &lane.deeds {
+                match deed {
+                    Deed::Set(key, Some(value)) => drop(expected.insert(key_of(index, *key), *value)),
+                    Deed::Set(key, None) => drop(expected.remove(&key_of(index, *key))),
+                    _ => {}
+                }
+            }
+        }
+        let mut found = BTreeMap::new();
+        for (key, value) in bridge.take_recovered(STATE) {
+            found.insert(key.into_vec(), number(&value)?);
+        }
+        if found != expected {
+            return Err(format!("keyed state: {found:?} where {expected:?} is due"));
+        }
+        Ok(())
+    }
+
+    fn appends(&self) -> impl Iterator<Item = (Place, (u32, u32), &[u64])> {
+        self.lanes.iter().enumerate().flat_map(|(lane, model)| {
+            model.deeds.iter().zip(1..).filter_map(move |(deed, number)| match deed {
+                Deed::Append { to, queues } => Some(((lane, number), *to, &queues[..])),
+                _ => None,
+            })
+        })
+    }
+
+    fn check_log(&mut self, bridge: &Bridge, producer_at: Option<(u32, u32)>) -> Result<(), String> {
+        let mut due: BTreeMap<(u32, u32), BTreeSet<Place>> = BTreeMap::new();
+        for (place, to, _) in self.appends() {
+            due.entry(to).or_default().insert(place);
+        }
+        let everywhere: BTreeSet<_> = due.keys().chain(self.seen.keys()).chain(&producer_at).copied().collect();
+        for at in everywhere {
+            let values = read_all(bridge, at).map_err(|wrong| format!("{at:?}: {wrong}"))?;
+            let seen = self.seen.get(&at).map_or(&[][..], |seen| seen);
+            if !values.starts_with(seen) {
+                return Err(format!("{at:?}: readers saw {} records that are others now, or gone", seen.len()));
+            }
+            if producer_at == Some(at) {
+                self.check_produced(&values)?;
+            } else {
+                let mut last = BTreeMap::new();
+                let mut found = BTreeSet::new();
+                for value in &values {
+                    let (lane, number) = place_of(value.as_bytes())?;
+                    if last.insert(lane, number).is_some_and(|before| before >= number) {
+                        return Err(format!("{at:?}: lane {lane}'s {number} is twice there, or out of order"));
+                    }
+                    found.insert((lane, number));
+                }
+                let due = due.get(&at).cloned().unwrap_or_default();
+                if found != due {
+                    let lost: Vec<_> = due.difference(&found).take(5).collect();
+                    let strange: Vec<_> = found.difference(&due).take(5).collect();
+                    return Err(format!("{at:?}: lost {lost:?}, there without their operation {strange:?}"));
+                }
+            }
+            if !values.is_empty() {
+                self.seen.insert(at, values);
+            }
+        }
+        Ok(())
+    }
+
+    /// Batches of the idempotent producer: each once, in order, and all that were acknowledged.
+    fn check_produced(&self, values: &[String]) -> Result<(), String> {
+        let (sent, acknowledged) = self.produced;
+        for (value, due) in values.iter().zip(0..) {
+            if *value != format!("produced {due}") {
+                return Err(format!("{value:?} where the producer's {due} is due"));
+            }
+        }
+        let found = values.len() as i32;
+        if found < acknowledged || found > sent {
+            return Err(format!("the producer sent {sent}, {acknowledged} were acknowledged, {found} are there"));
+        }
+        Ok(())
+    }
+
+    fn check_queues(&mut self, bridge: &Bridge, found: &BTreeMap<u64, RecoveredQueue>) -> Result<(), String> {
+        // Live entries by queue: what is in each, as the operations that are there say.
+        let mut due: BTreeMap<u64, BTreeSet<Place>> = BTreeMap::new();
+        let mut gone: BTreeSet<(u64, u64)> = BTreeSet::new();
+        let mut released: BTreeSet<(u64, u64)> = BTreeSet::new();
+        let mut moved: Vec<(u64, Place)> = Vec::new();
+        let mut closed = BTreeSet::new();
+        for deed in self.lanes.iter().flat_map(|lane| &lane.deeds) {
+            match deed {
+                Deed::Open(queue) => drop(due.insert(*queue, BTreeSet::new())),
+                Deed::Remove(queue, sequence) => drop(gone.insert((*queue, *sequence))),
+                Deed::Release(queue, sequence) => drop(released.insert((*queue, *sequence))),
+                Deed::Close { queue, moved: moves } => {
+                    closed.insert(*queue);
+                    for (sequence, to) in moves {
+                        let told = self.told.get(&(*queue, *sequence)).ok_or("moved and never told of")?;
+                        moved.push((*to, told.place));
+                    }
+                }
+                Deed::Append { .. } | Deed::Set(..) => {}
+            }
+        }
+        closed.iter().for_each(|queue| drop(due.remove(queue)));
+        for (place, _, queues) in self.appends() {
+            for queue in queues {
+                due.get_mut(queue).map(|due| due.insert(place));
+            }
+        }
+        for (queue, place) in moved {
+            due.get_mut(&queue).map(|due| due.insert(place));
+        }
+        // The queue of a session that never came to be may hold nothing.
+        let (is, must): (Vec<_>, Vec<_>) = (found.keys().collect(), due.keys().collect());
+        if is != must {
+            return Err(format!("queues {is:?} where {must:?} are due"));
+        }
+        let mut reader = bridge.reader();
+        for (queue, held) in found {
+            let mut places = BTreeSet::new();
+            for (sequence, entry) in &held.entries {
+                if *sequence >= held.next {
+                    return Err(format!("queue {queue}: entry {sequence}, and the next is {}", held.next));
+                }
+                if entry.released != released.contains(&(*queue, *sequence)) {
+                    return Err(format!("queue {queue}, entry {sequence}: released is {}", entry.released));
+                }
+                let told = self.told.get(&(*queue, *sequence));
+                let place = match (entry.released, told) {
+                    // Its record is meaningless; who owns it was told of it, or it could not be released.
+                    (true, told) => told.ok_or("released and never told of")?.place,
+                    (false, told) => {
+                        let place = read_place(&mut reader, entry)?;
+                        if told.is_some_and(|told| told.place != place) {
+                            return Err(format!("queue {queue}, entry {sequence}: another message than before"));
+                        }
+                        self.told.insert((*queue, *sequence), Told { place, pointer: entry.pointer });
+                        place
+                    }
+                };
+                if gone.contains(&(*queue, *sequence)) || !places.insert(place) {
+                    return Err(format!("queue {queue}, entry {sequence}: removed, or there twice"));
+                }
+            }
+            let told = self.told.range((*queue, 0)..=(*queue, u64::MAX)).next_back();
+            if told.is_some_and(|((_, sequence), _)| *sequence >= held.next) {
+                return Err(format!("queue {queue}: its next sequence {} was given before", held.next));
+            }
+            let mut due = due.remove(queue).unwrap_or_default();
+            for ((_, sequence), told) in self.told.range((*queue, 0)..=(*queue, u64::MAX)) {
+                if gone.contains(&(*queue, *sequence)) {
+                    due.remove(&told.place);
+                }
+            }
+            if places != due {
+                let lost: Vec<_> = due.difference(&places).take(5).collect();
+                let strange: Vec<_> = places.difference(&due).take(5).collect();
+                return Err(format!("queue {queue}: lost {lost:?}, there and not due {strange:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The place of the record behind an entry.
+pub fn read_place(reader: &mut crate::Reader, entry: &Entry) -> Result<Place, String> {
+    match reader.get(&entry.pointer) {
+        Ok(Fetched::Record(record)) => place_of(record.value.unwrap_or_default()),
+        other => Err(format!("{:?} leads to {other:?}", entry.pointer)),
+    }
+}
+
+/// The place of a record that is delivered from memory.
+pub fn place_of_delivery(record: &batch::Record<'_>) -> Result<Place, String> {
+    place_of(record.value.unwrap_or_default())
+}
+
+pub fn key_of(lane: usize, key: u64) -> Vec<u8> {
+    [&[lane as u8][..], &key.to_be_bytes()].concat()
+}
+
+fn number(value: &[u8]) -> Result<u64, String> {
+    value.try_into().map(u64::from_be_bytes).map_err(|_| "a value nobody set".to_owned())
+}

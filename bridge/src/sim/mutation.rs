@@ -1,0 +1,60 @@
+//! Rules that can be switched off, one at a time and in this thread only, to see that the simulation notices.
+
+use std::cell::Cell;
+
+thread_local! {
+    static OFF: Cell<Option<Mutation>> = const { Cell::new(None) };
+}
+
+/// A rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// J1: the journal is synced before anyone is told.
+    JournalSync,
+    /// J2: a frame's CRC is checked.
+    FrameCrc,
+    /// J3: the name of a new journal file is made durable.
+    JournalName,
+    /// R2: what was found and not declared durable is written again.
+    TailAgain,
+    /// C1: a checkpoint names what was there at its LSN.
+    CheckpointCut,
+    /// C2: segments are synced before the checkpoint names them.
+    SegmentSync,
+    /// C2: journal files are used again only after the checkpoint.
+    RecycleAfter,
+    /// K1: a producer's repeated batch is noticed.
+    ProducerRepeat,
+}
+
+impl Mutation {
+    pub(crate) const ALL: [Mutation; 8] = [
+        Mutation::JournalSync,
+        Mutation::FrameCrc,
+        Mutation::JournalName,
+        Mutation::TailAgain,
+        Mutation::CheckpointCut,
+        Mutation::SegmentSync,
+        Mutation::RecycleAfter,
+        Mutation::ProducerRepeat,
+    ];
+
+    /// Switches it off until the guard is dropped.
+    pub(crate) fn switch_off(self) -> SwitchedOff {
+        OFF.set(Some(self));
+        SwitchedOff
+    }
+
+    /// Whether it is.
+    pub(crate) fn is_off(self) -> bool {
+        OFF.get() == Some(self)
+    }
+}
+
+pub(crate) struct SwitchedOff;
+
+impl Drop for SwitchedOff {
+    fn drop(&mut self) {
+        OFF.set(None);
+    }
+}

@@ -1,0 +1,554 @@
+//! What is done to the disk, and when the process ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use super::disk::{End, SimulatedDisk};
+use super::model::{Deed, LaneModel, Model, Place, Told, key_of, payload, place_of_delivery, read_all};
+use super::mutation::Mutation;
+use super::random::Random;
+use crate::batch::{self, Builder};
+use crate::disk::Folder;
+use crate::journal::apply::ApplyError;
+use crate::journal::checkpoint::Job;
+use crate::log::partition::AppendError;
+use crate::state::{Change, Space};
+use crate::{Durability, Lane, Machine, Options, ProduceSlot, Produced, Target};
+
+/// The lanes' markers, and keys of theirs.
+pub const MARKERS: Space = Space(17);
+pub const STATE: Space = Space(16);
+
+const LANES: usize = 3;
+/// The producer's own lane comes behind them.
+const PRODUCER: i64 = 77;
+const TOPICS: [&str; 2] = ["first", "second"];
+const PARTITIONS: u32 = 2;
+const STARTS: u64 = 6;
+const STEPS_MAX: u64 = 300;
+/// Frames that wait to be applied, as the channel between the threads holds.
+const UNAPPLIED_MAX: usize = crate::UNAPPLIED_FRAMES_MAX - 1;
+
+/// What was done, for the record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub starts: u64,
+    pub kills: u64,
+    pub power_cuts: u64,
+    pub disk_operations: u64,
+    pub operations: u64,
+    pub acknowledged: u64,
+    pub checkpoints: u64,
+    pub failed_syncs: u64,
+    pub disk_full: u64,
+    trace: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, other: &Counts) {
+        self.starts += other.starts;
+        self.kills += other.kills;
+        self.power_cuts += other.power_cuts;
+        self.disk_operations += other.disk_operations;
+        self.operations += other.operations;
+        self.acknowledged += other.acknowledged;
+        self.checkpoints += other.checkpoints;
+        self.failed_syncs += other.failed_syncs;
+        self.disk_full += other.disk_full;
+    }
+}
+
+pub struct World {
+    random: Random,
+    disk: SimulatedDisk,
+    model: Model,
+    /// (queue, place) that exist or may come to exist: no message is put into a queue twice.
+    placed: BTreeSet<(u64, Place)>,
+    /// Topics that were asked for and may be there; those that are acknowledged.
+    topics: BTreeMap<&'static str, bool>,
+    next_queue: u64,
+    counts: Counts,
+}
+
+/// One process.
+struct Run {
+    machine: Machine,
+    lanes: Vec<Lane>,
+    /// Tickets of each lane and the operation each stands for.
+    tickets: Vec<Vec<(u64, u64)>>,
+    /// Topics made and not acknowledged: lane, ticket, name.
+    making: Vec<(usize, u64, &'static str)>,
+    producing: Option<(u64, ProduceSlot)>,
+    job: Option<Job>,
+    /// What an unfinished application waits with.
+    frame: Option<std::sync::Arc<crate::journal::frame::Frame>>,
+    unapplied: usize,
+    /// Open queues that are known to be durable, by owner.
+    open: BTreeMap<u64, usize>,
+}
+
+/// The process goes on, or not.
+enum Step {
+    Goes,
+    Ends,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let mut random = Random::new(seed);
+        let disk = SimulatedDisk::new(random.next());
+        let model = Model { lanes: vec![LaneModel::default(); LANES], ..Model::default() };
+        World {
+            random,
+            disk,
+            model,
+            placed: BTreeSet::new(),
+            topics: BTreeMap::new(),
+            next_queue: 1,
+            counts: Counts::default(),
+        }
+    }
+
+    pub fn run(mut self) -> Result<Counts, String> {
+        for start in 0..STARTS {
+            let mut run = self.start().map_err(|wrong| format!("start {start}: {wrong}"))?;
+            if self.random.one_in(4) {
+                // Ends between two steps.
+                self.work(&mut run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
+            } else {
+                self.disk.end_after(self.random.below(400));
+                self.work(&mut run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
+            }
+            self.note_what_is_seen(&run)?;
+            drop(run);
+            self.end();
+        }
+        self.start().map_err(|wrong| format!("last start: {wrong}"))?;
+        let (operations, failed_syncs, trace) = self.disk.counts();
+        (self.counts.disk_operations, self.counts.failed_syncs, self.counts.trace) = (operations, failed_syncs, trace);
+        Ok(self.counts)
+    }
+
+    fn end(&mut self) {
+        let end = if self.random.one_in(3) { End::Killed } else { End::PowerCut };
+        match end {
+            End::Killed => self.counts.kills += 1,
+            End::PowerCut | End::PowerCutLosingAll => self.counts.power_cuts += 1,
+        }
+        self.disk = self.disk.clone().next(end);
+    }
+
+    pub fn options() -> Options {
+        Options {
+            data_dir: "/data".into(),
+            durability: Durability::Fsync,
+            commit_interval: Duration::ZERO,
+            segment_bytes_max: 8 << 10,
+            checkpoint_bytes: 24 << 10,
+            checkpoint_interval: Duration::from_secs(60),
+        }
+    }
+
+    /// Starts a process, which may end while it starts, and compares.
+    fn start(&mut self) -> Result<Run, String> {
+        for attempt in 0.. {
+            if attempt < 3 && self.random.one_in(3) {
+                self.disk.end_after(self.random.below(60));
+            }
+            self.counts.starts += 1;
+            let folder = Folder::open_in(std::sync::Arc::new(self.disk.clone()), Path::new("/data"));
+            let opened = folder.map_err(crate::OpenError::Disk).and_then(|f| Machine::open(World::options(), f));
+            match opened {
+                Ok(machine) if !self.disk.has_ended() => return self.check(machine),
+                _ if self.disk.has_ended() => self.end(),
+                Ok(_) => return Err("it came up on a disk that has ended".to_owned()),
+                Err(error) => return Err(format!("it does not come up: {error}")),
+            }
+        }
+        unreachable!("attempts are counted for ever")
+    }
+
+    fn check(&mut self, machine: Machine) -> Result<Run, String> {
+        let bridge = machine.bridge.clone();
+        for (name, acknowledged) in std::mem::take(&mut self.topics) {
+            match bridge.topic(name) {
+                Some(_) => drop(self.topics.insert(name, true)),
+                None if acknowledged => return Err(format!("topic {name} was acknowledged and is not there")),
+                None => {}
+            }
+        }
+        let producer_at = bridge.topic(TOPICS[0]).map(|topic| (topic.id, 0));
+        self.model.check(&bridge, producer_at)?;
+        self.placed.clear();
+        for ((queue, _), told) in &self.model.told {
+            self.placed.insert((*queue, told.place));
+        }
+        for (index, lane) in self.model.lanes.iter().enumerate() {
+            for (deed, number) in lane.deeds.iter().zip(1..) {
+                if let Deed::Append { queues, .. } = deed {
+                    self.placed.extend(queues.iter().map(|queue| (*queue, (index, number))));
+                }
+            }
+        }
+        let mut lanes: Vec<Lane> = (0..LANES).map(|_| bridge.lane()).collect();
+        lanes.push(bridge.lane());
+        let mut run = Run {
+            machine,
+            lanes,
+            tickets: vec![Vec::new(); LANES],
+            making: Vec::new(),
+            producing: None,
+            job: None,
+            frame: None,
+            unapplied: 0,
+            open: BTreeMap::new(),
+        };
+        for (queue, owner) in self.live_queues() {
+            let mut operation = run.lanes[owner].begin();
+            operation.attach(queue);
+            let ticket = operation.submit();
+            let number = self.model.lanes[owner].deeds.len() as u64;
+            run.tickets[owner].push((ticket, number));
+            run.open.insert(queue, owner);
+        }
+        Ok(run)
+    }
+
+    fn live_queues(&self) -> Vec<(u64, usize)> {
+        let mut live = BTreeMap::new();
+        for (owner, lane) in self.model.lanes.iter().enumerate() {
+            for deed in &lane.deeds {
+                match deed {
+                    Deed::Open(queue) => drop(live.insert(*queue, owner)),
+                    Deed::Close { queue, .. } => drop(live.remove(queue)),
+                    _ => {}
+                }
+            }
+        }
+        live.into_iter().collect()
+    }
+
+    /// What readers have seen must be there ever after: it was applied, so it was durable.
+    fn note_what_is_seen(&mut self, run: &Run) -> Result<(), String> {
+        if self.disk.has_ended() {
+            return Ok(());
+        }
+        for topic in run.machine.bridge.topics_and_hidden() {
+            for partition in &topic.partitions {
+                let at = (topic.id, partition.index);
+                let values = read_all(&run.machine.bridge, at)?;
+                if !values.is_empty() {
+                    self.model.seen.insert(at, values);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn work(&mut self, run: &mut Run) -> Result<(), String> {
+        for _ in 0..self.random.below(STEPS_MAX) {
+            let step = match self.random.below(24) {
+                0..=9 => self.submit(run),
+                10..=13 => self.commit(run)?,
+                14..=16 => self.apply(run)?,
+                17 => self.start_checkpoint(run),
+                18..=19 => self.checkpoint(run)?,
+                20 => self.produce(run),
+                21 => self.make_topic(run),
+                22 => match run.machine.checkpointer.files.ensure_spare() {
+                    Ok(()) | Err(_) => self.goes(),
+                },
+                _ => self.disturb(),
+            };
+            if matches!(step, Step::Ends) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn goes(&self) -> Step {
+        if self.disk.has_ended() { Step::Ends } else { Step::Goes }
+    }
+
+    fn disturb(&mut self) -> Step {
+        match self.random.below(6) {
+            0 => self.disk.fail_a_sync(self.random.below(6)),
+            1 | 2 => {
+                self.counts.disk_full += 1;
+                self.disk.set_full(true);
+            }
+            _ => self.disk.set_full(false),
+        }
+        Step::Goes
+    }
+
+    /// An operation of some lane: its deed and its marker.
+    fn submit(&mut self, run: &mut Run) -> Step {
+        let lane = self.random.below(LANES as u64) as usize;
+        let Some(deed) = self.deed(run, lane) else { return Step::Goes };
+        let number = self.model.lanes[lane].deeds.len() as u64 + 1;
+        let place = (lane, number);
+        let mut operation = run.lanes[lane].begin();
+        operation.change(Change::Put(MARKERS, &[lane as u8], &number.to_be_bytes()));
+        match &deed {
+            Deed::Append { to, queues } => {
+                let targets = queues.iter().map(|queue| Target { queue: *queue, tag: lane as u32, expires_s: 0 });
+                let targets: Vec<Target> = targets.collect();
+                operation.append(*to, number as i64, targets.into_iter(), |out| {
+                    batch::encode_body(out, None, Some(payload(place).as_bytes()), std::iter::empty());
+                });
+            }
+            Deed::Open(queue) => operation.change(Change::Open(*queue)),
+            Deed::Close { queue, moved } => {
+                for (sequence, to) in moved {
+                    let pointer = self.model.told[&(*queue, *sequence)].pointer;
+                    operation.requeue(pointer, Target { queue: *to, tag: lane as u32, expires_s: 0 });
+                }
+                operation.change(Change::Close(*queue));
+            }
+            Deed::Remove(queue, sequence) => operation.change(Change::Remove(*queue, *sequence)),
+            Deed::Release(queue, sequence) => operation.change(Change::Release(*queue, *sequence)),
+            Deed::Set(key, Some(value)) => {
+                operation.change(Change::Put(STATE, &key_of(lane, *key), &value.to_be_bytes()));
+            }
+            Deed::Set(key, None) => operation.change(Change::Delete(STATE, &key_of(lane, *key))),
+        }
+        let ticket = operation.submit();
+        run.tickets[lane].push((ticket, number));
+        if let Deed::Append { queues, .. } = &deed {
+            self.placed.extend(queues.iter().map(|queue| (*queue, place)));
+        }
+        self.model.lanes[lane].deeds.push(deed);
+        self.counts.operations += 1;
+        Step::Goes
+    }
+
+    fn deed(&mut self, run: &mut Run, lane: usize) -> Option<Deed> {
+        let bridge = &run.machine.bridge;
+        Some(match self.random.below(16) {
+            0..=5 => {
+                let topics: Vec<_> = self.topics.keys().filter_map(|name| bridge.topic(name)).collect();
+                let hidden = bridge.hidden();
+                let to = match self.random.below(topics.len() as u64 + 1) as usize {
+                    0 => hidden,
+                    // The producer has partition 0 of the first to itself.
+                    n if topics[n - 1].name == TOPICS[0] => (topics[n - 1].id, 1),
+                    n => (topics[n - 1].id, self.random.below(PARTITIONS.into()) as u32),
+                };
+                let random = &mut self.random;
+                let queues: Vec<u64> = run.open.keys().copied().filter(|_| random.one_in(2)).collect();
+                Deed::Append { to, queues }
+            }
+            6 | 7 if run.open.len() < 4 => {
+                let queue = self.next_queue;
+                self.next_queue += 1;
+                Deed::Open(queue)
+            }
+            8 => {
+                let mine = run.open.iter().filter(|(_, owner)| **owner == lane).map(|(queue, _)| *queue);
+                let queue = pick(&mut self.random, &mine.collect::<Vec<_>>())?;
+                run.open.remove(&queue);
+                Deed::Close { queue, moved: self.moves(run, queue) }
+            }
+            9..=11 => {
+                let (queue, sequence) = self.some_entry(run, lane)?;
+                Deed::Remove(queue, sequence)
+            }
+            12 => {
+                let (queue, sequence) = self.some_entry(run, lane)?;
+                Deed::Release(queue, sequence)
+            }
+            n => Deed::Set(self.random.below(6), (n != 13).then(|| self.random.next())),
+        })
+    }
+
+    /// Entries of a queue that closes, to another one.
+    fn moves(&mut self, run: &Run, queue: u64) -> Vec<(u64, u64)> {
+        let others: Vec<u64> = run.open.keys().copied().collect();
+        let Some(to) = pick(&mut self.random, &others) else { return Vec::new() };
+        let live = self.live_entries(queue);
+        let fresh = live.into_iter().filter(|(_, place)| self.placed.insert((to, *place)));
+        fresh.map(|(sequence, _)| (sequence, to)).collect()
+    }
+
+    /// Entries the owner was told of and has neither removed nor released.
+    fn live_entries(&self, queue: u64) -> Vec<(u64, Place)> {
+        let over: BTreeSet<u64> = self
+            .model
+            .lanes
+            .iter()
+            .flat_map(|lane| &lane.deeds)
+            .filter_map(|deed| match deed {
+                Deed::Remove(of, sequence) | Deed::Release(of, sequence) if *of == queue => Some(*sequence),
+                _ => None,
+            })
+            .collect();
+        let told = self.model.told.range((queue, 0)..=(queue, u64::MAX));
+        let live = told.filter(|((_, sequence), _)| !over.contains(sequence));
+        live.map(|((_, sequence), told)| (*sequence, told.place)).collect()
+    }
+
+    fn some_entry(&mut self, run: &Run, lane: usize) -> Option<(u64, u64)> {
+        let mine: Vec<u64> = run.open.iter().filter(|(_, owner)| **owner == lane).map(|(queue, _)| *queue).collect();
+        let queue = pick(&mut self.random, &mine)?;
+        let live = self.live_entries(queue);
+        Some((queue, pick(&mut self.random, &live)?.0))
+    }
+
+    fn make_topic(&mut self, run: &mut Run) -> Step {
+        let missing = TOPICS.into_iter().find(|name| !self.topics.contains_key(name));
+        if let Some(name) = missing
+            && self.model.lanes.iter().all(|lane| !lane.deeds.is_empty())
+            && let Ok((_, ticket)) = run.machine.bridge.create_topic(&run.lanes[0], name, PARTITIONS, BTreeMap::new())
+        {
+            self.topics.insert(name, false);
+            run.making.push((0, ticket, name));
+            let number = self.model.lanes[0].deeds.len() as u64;
+            run.tickets[0].push((ticket, number));
+        }
+        self.goes()
+    }
+
+    /// The idempotent producer's next batch, which may be one that it had no answer to.
+    fn produce(&mut self, run: &mut Run) -> Step {
+        let Some(topic) = run.machine.bridge.topic(TOPICS[0]) else { return Step::Goes };
+        if run.producing.is_some() {
+            return Step::Goes;
+        }
+        let sequence = self.model.produced.1;
+        let mut body = Vec::new();
+        batch::encode_body(&mut body, None, Some(format!("produced {sequence}").as_bytes()), std::iter::empty());
+        let mut builder = Builder::default();
+        builder.restart(0);
+        builder.push(1, &body);
+        let mut bytes = builder.finish(0).to_vec();
+        set_producer(&mut bytes, sequence);
+        self.model.produced.0 = sequence + 1;
+        let (slot, ticket) = run.lanes[LANES].produce(&topic.partitions[0], &bytes);
+        run.producing = Some((ticket, slot));
+        Step::Goes
+    }
+
+    fn commit(&mut self, run: &mut Run) -> Result<Step, String> {
+        if run.unapplied >= UNAPPLIED_MAX {
+            return Ok(Step::Goes);
+        }
+        match run.machine.committer.commit_group() {
+            Ok(_) => {}
+            // The journal failed: the process says so and exits.
+            Err(_) => return Ok(Step::Ends),
+        }
+        run.unapplied = UNAPPLIED_MAX.min(run.unapplied + 1);
+        // Also when the disk ended with this very operation: nobody was told.
+        if self.disk.has_ended() {
+            return Ok(Step::Ends);
+        }
+        self.hear(run)?;
+        Ok(Step::Goes)
+    }
+
+    /// Acknowledgements and deliveries of the last commit.
+    fn hear(&mut self, run: &mut Run) -> Result<(), String> {
+        for lane in 0..LANES {
+            let durable = run.lanes[lane].durable();
+            let heard = run.tickets[lane].iter().take_while(|(ticket, _)| *ticket <= durable).count();
+            for (_, number) in run.tickets[lane].drain(..heard) {
+                let model = &mut self.model.lanes[lane];
+                if number > model.acknowledged {
+                    self.counts.acknowledged += number - model.acknowledged;
+                    model.acknowledged = number;
+                }
+                if let Some(Deed::Open(queue)) = number.checked_sub(1).and_then(|at| model.deeds.get(at as usize)) {
+                    run.open.insert(*queue, lane);
+                }
+            }
+            let (made, making) = std::mem::take(&mut run.making)
+                .into_iter()
+                .partition(|(of, ticket, _)| *of == lane && *ticket <= durable);
+            run.making = making;
+            let made: Vec<(usize, u64, &'static str)> = made;
+            self.topics.extend(made.iter().map(|(_, _, name)| (*name, true)));
+            for delivery in run.lanes[lane].take_deliveries() {
+                let place = match delivery.record() {
+                    Some(record) => place_of_delivery(&record)?,
+                    None => {
+                        let moved = self.model.told.values().find(|told| told.pointer == delivery.entry.pointer);
+                        moved.ok_or("an entry was moved that nobody was told of")?.place
+                    }
+                };
+                let told = Told { place, pointer: delivery.entry.pointer };
+                if self.model.told.insert((delivery.queue, delivery.sequence), told).is_some() {
+                    return Err(format!("queue {}: {} was delivered twice", delivery.queue, delivery.sequence));
+                }
+            }
+        }
+        // A queue that was closed again before its opening was heard of is not open.
+        let live: BTreeSet<u64> = self.live_queues().into_iter().map(|(queue, _)| queue).collect();
+        run.open.retain(|queue, _| live.contains(queue));
+        if let Some((ticket, slot)) = &run.producing
+            && *ticket <= run.lanes[LANES].durable()
+        {
+            let sequence = self.model.produced.1;
+            match slot.get() {
+                Some(Produced::Appended { base_offset, .. }) if base_offset == i64::from(sequence) => {}
+                other => return Err(format!("the producer's {sequence} was answered {other:?}")),
+            }
+            self.model.produced.1 = sequence + 1;
+            run.producing = None;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, run: &mut Run) -> Result<Step, String> {
+        let applier = &mut run.machine.applier;
+        let Some(frame) = run.frame.take().or_else(|| applier.frames.try_recv().ok()) else {
+            run.unapplied = 0;
+            return Ok(Step::Goes);
+        };
+        match applier.try_apply(&frame) {
+            Ok(()) => run.unapplied = run.unapplied.saturating_sub(1),
+            Err(ApplyError::Append(_, _, AppendError::Disk(_))) => run.frame = Some(frame),
+            Err(error) => return Err(format!("a committed frame cannot be applied: {error}")),
+        }
+        Ok(self.goes())
+    }
+
+    fn start_checkpoint(&mut self, run: &mut Run) -> Step {
+        // Between frames only.
+        if run.frame.is_none() {
+            run.machine.applier.start_checkpoint(false);
+        }
+        Step::Goes
+    }
+
+    fn checkpoint(&mut self, run: &mut Run) -> Result<Step, String> {
+        let Some(mut job) = run.job.take().or_else(|| run.machine.jobs.try_recv().ok()) else { return Ok(Step::Goes) };
+        if Mutation::CheckpointCut.is_off() {
+            // As if it looked when it got round to it.
+            let later = run.machine.applier.applied.checkpoint_job(0);
+            (job.extents, job.dirty) = (later.extents, later.dirty);
+        }
+        match run.machine.checkpointer.checkpoint(&job) {
+            Ok(()) => self.counts.checkpoints += 1,
+            // The process exits.
+            Err(error) if error.is_sync() => return Ok(Step::Ends),
+            Err(_) => run.job = Some(job),
+        }
+        Ok(self.goes())
+    }
+}
+
+/// Makes a batch the producer's; the layout is Kafka's.
+fn set_producer(bytes: &mut [u8], sequence: i32) {
+    bytes[43..51].copy_from_slice(&PRODUCER.to_be_bytes());
+    bytes[51..53].copy_from_slice(&0i16.to_be_bytes());
+    bytes[53..57].copy_from_slice(&sequence.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+fn pick<T: Copy>(random: &mut Random, from: &[T]) -> Option<T> {
+    (!from.is_empty()).then(|| from[random.below(from.len() as u64) as usize])
+}
