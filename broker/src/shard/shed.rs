@@ -91,22 +91,27 @@ impl Shard {
         if now.is_scarce {
             self.cut_to_share();
         }
-        if self.index == 0 && (before.is_scarce, before.is_full) != (now.is_scarce, now.is_full) {
+        if (before.is_scarce, before.is_full) != (now.is_scarce, now.is_full) {
             self.say_pressure(buffered);
         }
     }
 
-    /// A line in the log for all shards, once a second at most.
+    /// A line in the log, once a second at most: each shard sees the others' a little late, and one may not see at all
+    /// what another has seen to.
     fn say_pressure(&self, buffered_bytes: u64) {
-        let max_buffered_bytes = self.config.max_buffered_bytes;
+        let (shard, max_buffered_bytes) = (self.index, self.config.max_buffered_bytes);
         match (self.room.is_scarce, self.room.is_full) {
-            (false, _) => tracing::info!(buffered_bytes, "little enough waits for clients again: nothing is dropped"),
+            (false, _) => {
+                tracing::info!(shard, buffered_bytes, "little enough waits for clients again: nothing is dropped")
+            }
             (true, false) => tracing::warn!(
+                shard,
                 buffered_bytes,
                 max_buffered_bytes,
                 "too much waits for clients that do not keep up: messages for them are dropped"
             ),
             (true, true) => tracing::warn!(
+                shard,
                 buffered_bytes,
                 max_buffered_bytes,
                 "twice too much waits for clients that do not keep up: new clients are refused"
