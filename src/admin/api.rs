@@ -1,10 +1,12 @@
 //! What the admin listener tells of sessions and retained messages, and what it changes about them, in JSON.
 //!
-//!     GET    /clients?limit=N&after=ID       sessions in the order of their client ids
-//!     GET    /clients/ID                     one, with its subscriptions
-//!     DELETE /clients/ID?session=true        closes its connection; with session=true ends the session, too
-//!     GET    /retained?filter=F&limit=N      retained messages
-//!     DELETE /retained?filter=F              removes them, durably
+//! ```text
+//! GET    /clients?limit=N&after=ID       sessions in the order of their client ids
+//! GET    /clients/ID                     one, with its subscriptions
+//! DELETE /clients/ID?session=true        closes its connection; with session=true ends the session, too
+//! GET    /retained?filter=F&limit=N      retained messages
+//! DELETE /retained?filter=F              removes them, durably
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
