@@ -88,7 +88,7 @@ pub struct Client {
     pub peer: Arc<str>,
     /// Where it came in.
     pub listener: Arc<ListenerConfig>,
-    /// Only this machine can come in there, and by itself.
+    /// Only this machine can come in there, and by itself: by no proxy, and for no web page of another.
     pub loopback: bool,
     /// Clients connected at its listener when it came to its shard.
     pub at_listener: usize,
@@ -190,8 +190,6 @@ async fn shake_hands(
     if is_proxied {
         origin = introduced(shared, &mut socket, origin, &config, door, end).await?;
     }
-    // Whoever comes by a proxy may be anywhere.
-    let loopback = door.loopback && !is_proxied;
     let peer = origin.peer;
     let late = || {
         shared.borrow_mut().counts.refused_timeout += 1;
@@ -215,6 +213,8 @@ async fn shake_hands(
         late();
         return None;
     };
+    // Whoever comes by a proxy may be anywhere, and so may be whoever wrote a page that a browser here shows.
+    let loopback = door.loopback && !is_proxied && !transport.is_strangers_page();
     // A reload may have come while it took its time.
     let config = shared.borrow().config.of(&door.config).clone();
     let proved = match read {
@@ -434,6 +434,10 @@ async fn prove(
         (None, name) => {
             let why = match name {
                 Some(_) => "it gives a user name, and no password_file says who may come in",
+                None if config.allow_anonymous.is_none() && !access.has_users() => {
+                    "it gives no user name; allow_anonymous = \"auto\" lets in this machine's clients, and no web pages of \
+                     others but those that ws_origins names"
+                }
                 None => "it gives no user name, and anonymous clients are not allowed here",
             };
             return Err(Refused::with(connect.version, ReasonCode::NotAuthorized, why));
