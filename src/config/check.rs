@@ -57,7 +57,11 @@ impl Config {
 
     /// TLS listeners need a certificate and its key.
     fn certificates(&self) -> Vec<Conflict> {
-        let missing = |listener: &&Listener<'_>| listener.is_tls && listener.is_on() && self.tls.pair.is_none();
+        // TLS through a Unix socket is refused in any case: to ask for a certificate first would be a detour.
+        let missing = |listener: &&Listener<'_>| {
+            let is_net = matches!(*listener.address, Endpoint::Net(_));
+            listener.is_tls && is_net && listener.is_on() && self.tls.pair.is_none()
+        };
         let message = "needs a certificate: millstream certs DIR makes one, then give --certs DIR or tls.certs; for one \
                        of your own set tls.certfile and tls.keyfile";
         let conflict = |listener: &Listener<'_>| Conflict::new(listener.key.clone(), None, message.to_owned());
@@ -184,6 +188,15 @@ impl Config {
         let readable = |one: &&Listener<'_>| !one.is_tls && !one.address.is_loopback() && self.password_file.is_some();
         for Listener { key, address, .. } in listeners.iter().filter(readable) {
             warnings.push(format!("{key} = \"{address}\": passwords cross the network unencrypted; TLS hides them"));
+        }
+        for (at, listener) in self.mqtt.listener.iter().enumerate() {
+            if !listener.proxy_protocol && !listener.proxy_trusted.trim().is_empty() {
+                warnings.push(format!(
+                    "mqtt.listener[{at}].proxy_trusted = {:?} says nothing without proxy_protocol = true: whoever \
+                     connects to {} counts as itself",
+                    listener.proxy_trusted, listener.address
+                ));
+            }
         }
         if self.tls.pair.is_some() && !self.serves_tls() {
             warnings

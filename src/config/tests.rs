@@ -334,6 +334,11 @@ fn listeners_that_cannot_be_are_refused() {
              make it \"mqtt\" or \"ws\"",
         ),
         (
+            "[[mqtt.listener]]\naddress = \"unix:/m\"\nprotocol = \"mqtts\"",
+            "test.toml:3: mqtt.listener[0].protocol = \"mqtts\": what goes through a Unix socket stays in this machine: \
+             make it \"mqtt\" or \"ws\"",
+        ),
+        (
             &format!("{tcp}unix_mode = \"0888\""),
             "test.toml:3: mqtt.listener[0].unix_mode = \"0888\": must be permissions in octal digits, as \"0660\"",
         ),
@@ -370,6 +375,10 @@ fn who_comes_by_a_proxy_comes_from_afar() {
     assert!(refused.len() == 1 && refused[0].contains("others reach this address"), "{refused:?}");
     let meant = config(&format!("{proxied}allow_anonymous = true"), &[]);
     assert!(meant.how_to_open().is_none() && meant.warnings().is_empty());
+    // Who names proxies and does not believe them has forgotten a line.
+    let forgotten = config(&proxied.replace("proxy_protocol = true\n", ""), &[]);
+    let [warning] = &forgotten.warnings()[..] else { panic!("one warning: {:?}", forgotten.warnings()) };
+    assert!(warning.starts_with("mqtt.listener[0].proxy_trusted = \"::1\" says nothing"), "{warning}");
     // By a Unix socket nobody has to be named.
     let unix =
         proxied.replace("127.0.0.1:1884", "unix:/m").replace("proxy_trusted = \"::1\"", "allow_anonymous = true");

@@ -140,6 +140,10 @@ fn what_is_no_header_is_refused_and_said() {
         assert!(line.contains(why), "{line}");
     }
     refused(&broker, "proxy", all.len() as f64);
+    // Two proxies in a row that both send one: the second's is for us, the first's is no CONNECT.
+    let mut stream = through(at, &[v2(), v2()].concat());
+    assert_eq!(read_to_close(&mut stream), b"");
+    broker.log_line(&["refused", "a second PROXY header", "203.0.113.7:4660"]);
     // Who closes it or keeps silent half way is no better off than with half a CONNECT.
     drop(through(at, &v2()[..20]));
     refused(&broker, "proxy", all.len() as f64 + 1.0);
@@ -216,12 +220,14 @@ fn nobody_behind_a_proxy_is_of_this_machine() {
 
 #[test]
 fn a_health_check_of_a_proxy_is_no_news() {
-    let (broker, at, _port) = behind_proxy("allow_anonymous = true\n");
+    let (broker, at, _port) = behind_proxy("allow_anonymous = true\nconnect_timeout_s = 2\n");
     for _ in 0..5 {
         let mut check = through(at, &binary(0x20, 0, b""));
         check.shutdown(std::net::Shutdown::Write).expect("open");
         assert_eq!(read_to_close(&mut check), b"");
     }
+    // One may wait for us to close it, too.
+    assert_eq!(read_to_close(&mut through(at, &binary(0x20, 0, b""))), b"");
     // Behind them, and heard after them.
     accepted(Client::over(through(at, &v2()), &Connect::v5("a")));
     assert!(!broker.stderr().contains("refused"));

@@ -161,3 +161,23 @@ fn pages_of_other_origins_are_not_let_in() {
     broker.reload();
     accepted(Client::over(ask(&broker).expect("an upgrade"), &Connect::v5("b")));
 }
+
+#[test]
+fn a_page_of_elsewhere_is_not_this_machine() {
+    let mut broker = Broker::prepared().listen(&[Way::Ws]).config("");
+    broker.restart();
+    let page = |broker: &Broker, id: &str| {
+        let asked = WebSocket::ask_from("https://evil.example", tcp(broker.at(Way::Ws)), "/mqtt", Some("mqtt"));
+        Client::over(asked.expect("an upgrade").0, &Connect::v5(id))
+    };
+    // Nobody has set anything: who is here comes in as nobody, and a page that a browser here shows does not.
+    assert_eq!(page(&broker, "a").connack.code, 0x87);
+    broker.log_line(&["refused", "ws_origins"]);
+    accepted(Client::over(WebSocket::open(tcp(broker.at(Way::Ws))), &Connect::v5("b")));
+    // Whoever means it says so.
+    for meant in ["ws_origins = \"https://evil.example\"", "allow_anonymous = true"] {
+        broker.write_config(&format!("[mqtt]\n{meant}"));
+        broker.reload();
+        accepted(page(&broker, "c"));
+    }
+}

@@ -88,7 +88,7 @@ pub struct Client {
     pub peer: Arc<str>,
     /// Where it came in.
     pub listener: Arc<ListenerConfig>,
-    /// Only this machine can come in there, and by itself.
+    /// Only this machine can come in there, and by itself: by no proxy, and for no web page of another.
     pub loopback: bool,
     /// Clients connected at its listener when it came to its shard.
     pub at_listener: usize,
@@ -188,17 +188,8 @@ async fn shake_hands(
     let end = Instant::now() + config.connect_timeout;
     let is_proxied = config.proxies.is_some();
     if is_proxied {
-        let peer = origin.peer.clone();
-        let Ok(introduced) = timeout_at(end, introduced(shared, &mut socket, origin, &config, door)).await else {
-            shared.borrow_mut().counts.refused_timeout += 1;
-            let timeout_s = config.connect_timeout.as_secs();
-            door.refuses(false, &format!("no PROXY header within {timeout_s} s"), &peer);
-            return None;
-        };
-        origin = introduced?;
+        origin = introduced(shared, &mut socket, origin, &config, door, end).await?;
     }
-    // Whoever comes by a proxy may be anywhere.
-    let loopback = door.loopback && !is_proxied;
     let peer = origin.peer;
     let late = || {
         shared.borrow_mut().counts.refused_timeout += 1;
@@ -217,10 +208,13 @@ async fn shake_hands(
             return None;
         }
     };
-    let Ok(read) = timeout_at(end, read_connect(&mut transport, config.clients.max_packet_size)).await else {
+    let Ok(read) = timeout_at(end, read_connect(&mut transport, config.clients.max_packet_size, is_proxied)).await
+    else {
         late();
         return None;
     };
+    // Whoever comes by a proxy may be anywhere, and so may be whoever wrote a page that a browser here shows.
+    let loopback = door.loopback && !is_proxied && !transport.is_strangers_page();
     // A reload may have come while it took its time.
     let config = shared.borrow().config.of(&door.config).clone();
     let proved = match read {
@@ -250,12 +244,19 @@ async fn introduced(
     origin: Origin,
     config: &ListenerConfig,
     door: &Door,
+    end: Instant,
 ) -> Option<Origin> {
-    let header = match socket.read_proxy_header().await {
-        Ok(header) => header,
-        Err(why) => {
+    let header = match timeout_at(end, socket.read_proxy_header()).await {
+        Ok(Ok(header)) => header,
+        Ok(Err(why)) => {
             shared.borrow_mut().counts.refused_proxy += 1;
             door.refuses(false, &why, &origin.peer);
+            return None;
+        }
+        Err(_) => {
+            shared.borrow_mut().counts.refused_timeout += 1;
+            let timeout_s = config.connect_timeout.as_secs();
+            door.refuses(false, &format!("no PROXY header within {timeout_s} s"), &origin.peer);
             return None;
         }
     };
@@ -263,8 +264,8 @@ async fn introduced(
         Header::From(address) => {
             (Some(address.ip()), Origin { peer: address.to_string().into(), ip: Some(address.ip()) })
         }
-        // A proxy that wants to know whether we are there has nothing more to say.
-        Header::Local if !matches!(socket.peek().await, Ok(Some(_))) => {
+        // A proxy that wants to know whether we are there has nothing more to say, whether it closes or waits.
+        Header::Local if !matches!(timeout_at(end, socket.peek()).await, Ok(Ok(Some(_)))) => {
             tracing::debug!(peer = &*origin.peer, listener = door.name(), "a proxy's health check");
             return None;
         }
@@ -330,8 +331,9 @@ async fn speaks_http(socket: &Socket) -> Result<(), String> {
 }
 
 /// Reads until a whole CONNECT is there that makes sense; gives all that was read.
-async fn read_connect(stream: &mut Transport, packet_max: u32) -> Result<Vec<u8>, Refused> {
+async fn read_connect(stream: &mut Transport, packet_max: u32, is_proxied: bool) -> Result<Vec<u8>, Refused> {
     let mut input = Vec::with_capacity(512);
+    let not_mqtt = |input: &[u8], otherwise: &str| Refused::silently(not_mqtt(input, is_proxied, otherwise));
     loop {
         match stream.read_buf(&mut input).await {
             Ok(0) => return Err(Refused::silently("closed before a CONNECT was complete")),
@@ -342,8 +344,8 @@ async fn read_connect(stream: &mut Transport, packet_max: u32) -> Result<Vec<u8>
             Ok(Some(found)) => found,
             // Another protocol is noticed by its first byte, not after a time-out.
             Ok(None) if input[0] == CONNECT => continue,
-            Ok(None) => return Err(Refused::silently(not_mqtt(&input, "its first packet is not a CONNECT"))),
-            Err(error) => return Err(Refused::silently(not_mqtt(&input, &format!("not MQTT: {error}")))),
+            Ok(None) => return Err(not_mqtt(&input, "its first packet is not a CONNECT")),
+            Err(error) => return Err(not_mqtt(&input, &format!("not MQTT: {error}"))),
         };
         let answer_in = connect_version(&found).ok();
         let connect = Connect::decode(&found).map_err(|error| undecodable(&error, answer_in))?;
@@ -364,11 +366,14 @@ async fn read_connect(stream: &mut Transport, packet_max: u32) -> Result<Vec<u8>
     }
 }
 
-fn not_mqtt(input: &[u8], otherwise: &str) -> String {
+fn not_mqtt(input: &[u8], is_proxied: bool, otherwise: &str) -> String {
     match input {
         [TLS_HANDSHAKE, ..] => "TLS where plain MQTT is spoken: the client wants the port of mqtt.tls".to_owned(),
         [b'G', b'E', b'T', b' ', ..] => {
             "HTTP where MQTT is spoken: WebSocket clients want the port of mqtt.ws".to_owned()
+        }
+        [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] if is_proxied => {
+            "a second PROXY header: of several proxies in a row only the last one may send one".to_owned()
         }
         [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
             "a PROXY header where MQTT is spoken: proxies want a [[mqtt.listener]] with proxy_protocol = true"
@@ -429,6 +434,10 @@ async fn prove(
         (None, name) => {
             let why = match name {
                 Some(_) => "it gives a user name, and no password_file says who may come in",
+                None if config.allow_anonymous.is_none() && !access.has_users() => {
+                    "it gives no user name; allow_anonymous = \"auto\" lets in this machine's clients, and no web pages of \
+                     others but those that ws_origins names"
+                }
                 None => "it gives no user name, and anonymous clients are not allowed here",
             };
             return Err(Refused::with(connect.version, ReasonCode::NotAuthorized, why));

@@ -40,6 +40,15 @@ impl Transport {
         self.socket().visit()
     }
 
+    /// Whether a web page of another machine speaks by it that `ws_origins` does not name.
+    pub fn is_strangers_page(&self) -> bool {
+        match self {
+            Transport::Plain(_) | Transport::Tls(_) => false,
+            Transport::Ws(ws) => ws.is_strangers_page,
+            Transport::Wss(ws) => ws.is_strangers_page,
+        }
+    }
+
     fn socket(&mut self) -> &mut Socket {
         match self {
             Transport::Plain(socket) => socket,

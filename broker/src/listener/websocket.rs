@@ -1,6 +1,7 @@
 //! MQTT over WebSocket [MQTT-6.0.0]: binary messages whose borders mean nothing, made a stream of bytes.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -29,6 +30,8 @@ pub struct WebSocket<S> {
     inner: WebSocketStream<S>,
     /// What is left of the message that was read last.
     message: Bytes,
+    /// A page of another machine opened it, and nobody named that one.
+    pub is_strangers_page: bool,
     /// Why no more is read: said at every further read, for the first may have been one too many.
     failed: Option<String>,
 }
@@ -51,6 +54,7 @@ where
         .max_write_buffer_size(UNWRITTEN_BYTES_MAX)
         .max_message_size(Some(message_bytes_max))
         .max_frame_size(Some(message_bytes_max));
+    let mut is_strangers_page = false;
     // The crate's trait wants this error by value.
     #[allow(clippy::result_large_err)]
     let answer = |request: &Request, response| {
@@ -60,10 +64,11 @@ where
         if !is_welcome(request, origins) {
             return Err(refusal(StatusCode::FORBIDDEN, "ws_origins does not name the page's Origin"));
         }
+        is_strangers_page = origins.is_empty() && !request.headers().get_all(ORIGIN).iter().all(is_of_this_machine);
         choose_subprotocol(request, response)
     };
     match accept_hdr_async_with_config(stream, answer, Some(config)).await {
-        Ok(inner) => Ok(WebSocket { inner, message: Bytes::new(), failed: None }),
+        Ok(inner) => Ok(WebSocket { inner, message: Bytes::new(), is_strangers_page, failed: None }),
         Err(error) => Err(format!("no WebSocket: {error}")),
     }
 }
@@ -73,6 +78,16 @@ fn is_welcome(request: &Request, origins: &[String]) -> bool {
     let named =
         |origin: &HeaderValue| origins.iter().any(|known| origin.as_bytes().eq_ignore_ascii_case(known.as_bytes()));
     origins.is_empty() || request.headers().get_all(ORIGIN).iter().all(named)
+}
+
+/// A browser on this machine lends its pages this machine's address, wherever they are from.
+fn is_of_this_machine(origin: &HeaderValue) -> bool {
+    let host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map_or("", |(_, host)| host);
+    let name = match host.strip_prefix('[') {
+        Some(ip) => ip.split_once(']').map_or("", |(ip, _)| ip),
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn refusal(status: StatusCode, why: &str) -> ErrorResponse {
@@ -157,6 +172,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
         match ready!(Pin::new(&mut *inner).poll_close(cx)) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(told(error))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_this_machine_is_one_by_a_name_that_cannot_be_anybody_elses() {
+        let is = |origin: &'static str| is_of_this_machine(&HeaderValue::from_static(origin));
+        for origin in ["http://localhost", "https://LOCALHOST:3000", "http://127.0.0.1:8080", "http://[::1]:1"] {
+            assert!(is(origin), "{origin}");
+        }
+        for origin in
+            ["https://evil.example", "http://localhost.evil.example", "http://10.0.0.1", "null", "", "http://["]
+        {
+            assert!(!is(origin), "{origin}");
         }
     }
 }

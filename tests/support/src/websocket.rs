@@ -78,11 +78,21 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 impl<S: Duplex> WebSocket<S> {
     /// Asks for an upgrade with these subprotocols, and gives the connection if the server agrees.
-    pub fn ask(mut stream: S, path: &str, protocols: Option<&str>) -> Result<(WebSocket<S>, Answer), Answer> {
+    pub fn ask(stream: S, path: &str, protocols: Option<&str>) -> Result<(WebSocket<S>, Answer), Answer> {
+        WebSocket::ask_from("http://localhost", stream, path, protocols)
+    }
+
+    /// The same as a script of a page of this origin.
+    pub fn ask_from(
+        origin: &str,
+        mut stream: S,
+        path: &str,
+        protocols: Option<&str>,
+    ) -> Result<(WebSocket<S>, Answer), Answer> {
         let offered = protocols.map_or_else(String::new, |names| format!("Sec-WebSocket-Protocol: {names}\r\n"));
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
-             Origin: http://localhost\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{offered}\r\n"
+             Origin: {origin}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{offered}\r\n"
         );
         stream.write_all(request.as_bytes()).expect("an open connection");
         let mut head = Vec::new();
