@@ -67,8 +67,7 @@ impl Rates {
         (messages > 0 || bytes > 0).then(|| {
             Box::new(Rates {
                 messages: Bucket::full(messages, messages, now_ms),
-                // The largest packet may come in one piece.
-                bytes: Bucket::full(bytes, bytes.max(limits.max_packet_size), now_ms),
+                bytes: Bucket::full(bytes, bytes, now_ms),
                 waits: false,
                 paused_since_ms: None,
                 is_timed: false,
