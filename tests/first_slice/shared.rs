@@ -149,15 +149,20 @@ fn taken(broker: &Broker, member: &mut Client) -> Vec<String> {
 
 #[test]
 fn what_a_member_had_not_acknowledged_goes_to_others_when_its_session_ends() {
-    for (version, durable, heir_is_durable) in [
+    let kinds = [
         (V5, true, true),
         (V5, true, false),
         (V311, true, true),
         (V5, false, true),
         (V5, false, false),
         (V311, false, false),
-    ] {
-        let broker = Broker::with_config("shards = 2\n");
+    ];
+    // On one shard, and from one to the other.
+    let shards = ["shards = 1\n", "shards = 2\n"];
+    for ((version, durable, heir_is_durable), shards) in
+        kinds.iter().flat_map(|kind| shards.map(|shards| (*kind, shards)))
+    {
+        let broker = Broker::with_config(shards);
         let mut first = member(&broker, version, "first", durable);
         for (text, qos) in [("1", 1), ("2", 1), ("q", 2), ("3", 1)] {
             broker.publish(Publish::new("t", text).qos(qos));

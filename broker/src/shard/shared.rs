@@ -85,6 +85,7 @@ impl Shard {
             return;
         };
         if !through_queue(&member, message.qos) {
+            self.scratch.restart();
             return self.send_to(&member, group, message);
         }
         let Some(target) = self.queue_target(&member, group.key, message.qos, message.expires_s) else { return };
