@@ -238,3 +238,16 @@ fn what_moves_survives_a_crash_before_and_after() {
     assert_eq!(got, due, "at QoS 2 it may have had them");
     assert_eq!(taken(&broker, &mut heir), [""; 0]);
 }
+
+#[test]
+fn members_that_are_closed_together_hand_nothing_to_each_other_for_ever() {
+    let mut broker = Broker::with_config("shards = 1\n");
+    let mut members = members(&broker, "$share/g/t");
+    for n in 0..30 {
+        broker.publish(Publish::new("t", n.to_string()).qos(1));
+    }
+    // They acknowledge nothing.
+    members.iter_mut().for_each(|member| drop(member.expect_publish()));
+    let (status, _) = broker.sigterm_and_wait();
+    assert!(status.success(), "{status}: {}", broker.stderr());
+}

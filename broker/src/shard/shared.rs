@@ -12,7 +12,7 @@ use crate::codec::QoS;
 use crate::codec::topic::split_share;
 use crate::message::Message;
 use crate::router::trie::{SharedGroup, Subscriber};
-use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
+use crate::router::{MatchSet, QueueTarget, SessionRef, Target, picked, picked_queue};
 use crate::session::subscriptions::Subscriptions;
 use crate::session::window::Shared;
 use crate::session::{Out, Session, Tag, now_before};
@@ -66,20 +66,28 @@ impl Shard {
 
     /// The same on the member's own shard. It may have gone since it was picked: then the next one gets it.
     pub(super) fn deliver_picked(&mut self, target: &Target, group: &Arc<SharedGroup>, message: &Message<'_>) {
-        let is_there = self.sessions.get(target.slot as usize).is_some_and(|session| {
-            session.me.id == target.session && session.link.as_ref().is_some_and(|link| link.closing.is_none())
-        });
-        if is_there || message.qos.min(target.qos) == QoS::AtMostOnce {
+        if self.is_there(target.slot, target.session) || message.qos.min(target.qos) == QoS::AtMostOnce {
             self.deliver(target, Some(group), message);
         } else {
             self.hand_over(group, message, Some(target.session));
         }
     }
 
+    /// Whether this session of this shard has a client that is not being closed.
+    fn is_there(&self, slot: u32, id: u64) -> bool {
+        self.sessions.get(slot as usize).is_some_and(|session| {
+            session.me.id == id && session.link.as_ref().is_some_and(|link| link.closing.is_none())
+        })
+    }
+
     /// Finds a member for a message that is another's no longer. `gone` has had it and is not asked again.
     fn hand_over(&mut self, group: &Arc<SharedGroup>, message: &Message<'_>, gone: Option<u64>) {
-        let router = &self.router;
-        let member = group.pick(|one| Some(one.id) != gone && router.may_receive(one, message.topic));
+        // Those of this shard that are being closed would hand it to each other without end.
+        let may = |one: &SessionRef| {
+            let takes = one.durable || one.shard != self.index || self.is_there(one.slot, one.id);
+            takes && Some(one.id) != gone && self.router.may_receive(one, message.topic)
+        };
+        let member = group.pick(may);
         let Some(member) = member else {
             self.counts.dropped_session_ended += 1;
             return;
