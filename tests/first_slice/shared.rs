@@ -251,3 +251,27 @@ fn members_that_are_closed_together_hand_nothing_to_each_other_for_ever() {
     let (status, _) = broker.sigterm_and_wait();
     assert!(status.success(), "{status}: {}", broker.stderr());
 }
+
+#[test]
+fn what_was_on_its_way_to_a_member_that_ends_goes_to_others() {
+    for shards in ["shards = 1\n", "shards = 2\n"] {
+        for heir_is_durable in [true, false] {
+            // Nothing is durable before all of it was said.
+            let broker = Broker::with_config(&format!("commit_interval_ms = 200\n{shards}"));
+            let first = member(&broker, V5, "first", true);
+            let mut heir = member(&broker, V5, "heir", heir_is_durable);
+            let mut observer = broker.connect(Connect::v311("observer"));
+            observer.subscribe("t", 0);
+            let mut from = broker.connect(Connect::v311("from"));
+            for n in 0..10 {
+                from.send_publish(&Publish { id: n + 1, ..Publish::new("t", n.to_string()).qos(1) });
+            }
+            (0..10).for_each(|_| drop(observer.expect_publish()));
+            first.disconnect_with(0, &[Prop::SessionExpiryS(0)]);
+            let mut got: Vec<_> = (0..10).map(|_| heir.take().text()).collect();
+            got.sort();
+            assert_eq!(got, numbers(10));
+            assert_eq!(taken(&broker, &mut heir), [""; 0]);
+        }
+    }
+}

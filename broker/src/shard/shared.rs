@@ -4,12 +4,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use ahash::HashMap;
 use bridge::state::{Entry, Pointer};
-use bridge::{Fetched, ReadError, Target as Enqueued};
+use bridge::{Delivery, Fetched, ReadError, Target as Enqueued};
 use smallvec::SmallVec;
 
 use crate::codec::QoS;
 use crate::codec::topic::split_share;
+use crate::limits;
 use crate::message::Message;
 use crate::router::trie::{SharedGroup, Subscriber};
 use crate::router::{MatchSet, QueueTarget, SessionRef, Target, picked, picked_queue};
@@ -27,6 +29,13 @@ pub struct Orphans {
     waiting: VecDeque<Orphan>,
     /// The first waits for the disk.
     reading: bool,
+    /// Sessions that ended lately, by queue: what was on its way to them may only become durable now.
+    ended: HashMap<u64, Ended>,
+}
+
+struct Ended {
+    at_ms: u64,
+    subscriptions: Subscriptions,
 }
 
 struct Orphan {
@@ -141,6 +150,43 @@ impl Shard {
             }
         }
         moves
+    }
+
+    /// Keeps what says where that goes which is still on its way to a session that ends.
+    pub(super) fn note_ended(&mut self, queue: u64, subscriptions: Subscriptions) {
+        if subscriptions.has_shared() {
+            self.orphans.ended.insert(queue, Ended { at_ms: self.now.up_ms, subscriptions });
+        }
+    }
+
+    /// Once a second: nothing is on its way any more to who ended long ago.
+    pub(super) fn forget_ended(&mut self) {
+        let now_ms = self.now.up_ms;
+        self.orphans.ended.retain(|_, ended| now_ms - ended.at_ms <= 1000 * limits::ENDED_S);
+        if self.orphans.ended.is_empty() {
+            self.orphans.ended = HashMap::default();
+        }
+    }
+
+    /// Entries that became durable for queues that have ended find other members like those before.
+    pub(super) fn take_late(&mut self, late: Vec<Delivery>) {
+        let mut moves = Vec::new();
+        for Delivery { queue, entry, .. } in late {
+            let ended = self.orphans.ended.get(&queue);
+            match ended.and_then(|ended| self.group_of(&ended.subscriptions, &entry, false)) {
+                Some(group) => moves.extend(self.adopt(entry, group)),
+                None => self.counts.dropped_session_ended += 1,
+            }
+        }
+        if moves.is_empty() {
+            return;
+        }
+        let mut operation = self.lane.begin();
+        moves.into_iter().for_each(|(pointer, target)| operation.requeue(pointer, target));
+        operation.submit();
+        // They were acknowledged to who published them.
+        self.awaited = true;
+        self.schedule_turn();
     }
 
     /// Whose an entry becomes when its session ends.
