@@ -149,15 +149,20 @@ fn taken(broker: &Broker, member: &mut Client) -> Vec<String> {
 
 #[test]
 fn what_a_member_had_not_acknowledged_goes_to_others_when_its_session_ends() {
-    for (version, durable, heir_is_durable) in [
+    let kinds = [
         (V5, true, true),
         (V5, true, false),
         (V311, true, true),
         (V5, false, true),
         (V5, false, false),
         (V311, false, false),
-    ] {
-        let broker = Broker::with_config("shards = 2\n");
+    ];
+    // On one shard, and from one to the other.
+    let shards = ["shards = 1\n", "shards = 2\n"];
+    for ((version, durable, heir_is_durable), shards) in
+        kinds.iter().flat_map(|kind| shards.map(|shards| (*kind, shards)))
+    {
+        let broker = Broker::with_config(shards);
         let mut first = member(&broker, version, "first", durable);
         for (text, qos) in [("1", 1), ("2", 1), ("q", 2), ("3", 1)] {
             broker.publish(Publish::new("t", text).qos(qos));
@@ -232,4 +237,41 @@ fn what_moves_survives_a_crash_before_and_after() {
     let due: Vec<_> = (0..20).step_by(2).map(|n| n.to_string()).collect();
     assert_eq!(got, due, "at QoS 2 it may have had them");
     assert_eq!(taken(&broker, &mut heir), [""; 0]);
+}
+
+#[test]
+fn members_that_are_closed_together_hand_nothing_to_each_other_for_ever() {
+    let mut broker = Broker::with_config("shards = 1\n");
+    let mut members = members(&broker, "$share/g/t");
+    for n in 0..30 {
+        broker.publish(Publish::new("t", n.to_string()).qos(1));
+    }
+    // They acknowledge nothing.
+    members.iter_mut().for_each(|member| drop(member.expect_publish()));
+    let (status, _) = broker.sigterm_and_wait();
+    assert!(status.success(), "{status}: {}", broker.stderr());
+}
+
+#[test]
+fn what_was_on_its_way_to_a_member_that_ends_goes_to_others() {
+    for shards in ["shards = 1\n", "shards = 2\n"] {
+        for heir_is_durable in [true, false] {
+            // Nothing is durable before all of it was said.
+            let broker = Broker::with_config(&format!("commit_interval_ms = 200\n{shards}"));
+            let first = member(&broker, V5, "first", true);
+            let mut heir = member(&broker, V5, "heir", heir_is_durable);
+            let mut observer = broker.connect(Connect::v311("observer"));
+            observer.subscribe("t", 0);
+            let mut from = broker.connect(Connect::v311("from"));
+            for n in 0..10 {
+                from.send_publish(&Publish { id: n + 1, ..Publish::new("t", n.to_string()).qos(1) });
+            }
+            (0..10).for_each(|_| drop(observer.expect_publish()));
+            first.disconnect_with(0, &[Prop::SessionExpiryS(0)]);
+            let mut got: Vec<_> = (0..10).map(|_| heir.take().text()).collect();
+            got.sort();
+            assert_eq!(got, numbers(10));
+            assert_eq!(taken(&broker, &mut heir), [""; 0]);
+        }
+    }
 }

@@ -19,6 +19,8 @@ use super::lane::{
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Keys whose order is remembered, twice over.
 const ORDERED_KEYS_MAX: usize = 10_000;
+/// Queues that have ended and whose owners are remembered, twice over.
+const CLOSED_QUEUES_MAX: usize = 10_000;
 
 /// The committer's view of what exists, and the group being gathered.
 #[derive(Debug)]
@@ -28,6 +30,10 @@ pub(crate) struct Gather {
     topics: HashMap<u32, (usize, u32)>,
     heads: Vec<Head>,
     queues: HashMap<u64, Queue>,
+    /// Lanes of queues that have ended: what was on its way to them is told there.
+    closed: HashMap<u64, usize>,
+    /// The same of those that ended longer ago; older ones are forgotten.
+    closed_before: HashMap<u64, usize>,
     producers: Producers,
     changes: Vec<u8>,
     /// Heads with something in this group.
@@ -81,6 +87,8 @@ impl Gather {
             topics: HashMap::new(),
             heads: Vec::new(),
             queues: HashMap::new(),
+            closed: HashMap::new(),
+            closed_before: HashMap::new(),
             producers,
             changes: Vec::new(),
             touched: Vec::new(),
@@ -192,9 +200,15 @@ impl Gather {
     }
 
     fn enqueue(&mut self, pointer: Pointer, target: &Target, record: Option<(usize, usize, usize)>) {
-        // J4: a queue that ended while the record waited gets nothing.
-        let Some(queue) = self.queues.get_mut(&target.queue) else { return };
         let entry = lane::entry(pointer, target);
+        let Some(queue) = self.queues.get_mut(&target.queue) else {
+            // J4: a queue that ended while the record waited gets nothing; whose it was may know who else is to (S7).
+            if let Some(&lane) = self.closed.get(&target.queue).or_else(|| self.closed_before.get(&target.queue)) {
+                let (queue, sequence) = (target.queue, Delivery::LATE);
+                self.deliveries.push(Unplaced { queue, sequence, entry, lane, record });
+            }
+            return;
+        };
         let sequence = queue.next;
         queue.next += 1;
         Change::Enqueue(target.queue, sequence, entry).encode(&mut self.changes);
@@ -268,7 +282,16 @@ impl Gather {
         };
         let applies = match change {
             Change::Open(queue) => self.queues.insert(queue, Queue { next: 0, lane: Some(lane) }).is_none(),
-            Change::Close(queue) => self.queues.remove(&queue).is_some(),
+            Change::Close(queue) => {
+                let closed = self.queues.remove(&queue);
+                if let Some(lane) = closed.as_ref().and_then(|queue| queue.lane) {
+                    if self.closed.len() >= CLOSED_QUEUES_MAX {
+                        self.closed_before = std::mem::take(&mut self.closed);
+                    }
+                    self.closed.insert(queue, lane);
+                }
+                closed.is_some()
+            }
             Change::Remove(queue, _) | Change::Release(queue, _) => self.queues.contains_key(&queue),
             Change::Put(..) | Change::Delete(..) => true,
             Change::Enqueue(..) => false,

@@ -92,7 +92,7 @@ impl Target {
 pub struct Delivery {
     /// Which queue.
     pub queue: u64,
-    /// Its sequence in the queue.
+    /// Its sequence in the queue; [`Delivery::LATE`] when that had ended.
     pub sequence: u64,
     /// What was queued.
     pub entry: Entry,
@@ -101,6 +101,9 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// In place of a sequence: the queue had ended, and nothing was queued.
+    pub const LATE: u64 = u64::MAX;
+
     pub(crate) fn new((queue, sequence): (u64, u64), entry: Entry, at: Option<(Arc<Frame>, usize)>) -> Delivery {
         // A frame is bounded far below 4 GiB: a group and one operation above its bound.
         Delivery { queue, sequence, entry, record: at.map(|(frame, position)| (frame, position as u32)) }

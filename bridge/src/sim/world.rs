@@ -14,7 +14,7 @@ use crate::journal::apply::ApplyError;
 use crate::journal::checkpoint::Job;
 use crate::log::partition::AppendError;
 use crate::state::{Change, Space};
-use crate::{Durability, Lane, Machine, Options, ProduceSlot, Produced, Target};
+use crate::{Delivery, Durability, Lane, Machine, Options, ProduceSlot, Produced, Target};
 
 /// The lanes' markers, and keys of theirs.
 pub const MARKERS: Space = Space(17);
@@ -470,7 +470,8 @@ impl World {
             run.making = making;
             let made: Vec<(usize, u64, &'static str)> = made;
             self.topics.extend(made.iter().map(|(_, _, name)| (*name, true)));
-            for delivery in run.lanes[lane].take_deliveries() {
+            let queued = |delivery: &Delivery| delivery.sequence != Delivery::LATE;
+            for delivery in run.lanes[lane].take_deliveries().into_iter().filter(queued) {
                 let place = match delivery.record() {
                     Some(record) => place_of_delivery(&record)?,
                     None => {

@@ -116,8 +116,10 @@ impl Queue {
     /// A new entry, durable now.
     pub fn push(&mut self, sequence: u64, entry: Entry) {
         if self.items.is_empty() {
+            // What was dropped meanwhile left gaps: all before this one is gone by the last removal.
             self.base = sequence;
             self.next = 0;
+            self.note_removals(self.removed.0);
         }
         debug_assert!(self.items.back().is_none_or(|last| last.sequence() < sequence), "given once, and in order");
         self.items.push_back(Item::new(sequence, entry, None));
@@ -230,7 +232,8 @@ impl Queue {
     }
 
     fn identifier_is_free(&mut self, durable: Ticket) -> bool {
-        if let Some((ticket, base)) = self.settling
+        // Both may be durable by now: who asks once more finds nothing to wait for.
+        while let Some((ticket, base)) = self.settling
             && ticket <= durable
         {
             self.settled = base;
@@ -426,6 +429,31 @@ mod tests {
         queue.note_removals(5);
         assert!(queue.next(4, 0).is_none() && queue.waits_for_removals(4));
         assert_eq!(queue.next(5, 0).map(|_| ()), Some(()));
+    }
+
+    #[test]
+    fn what_comes_after_many_drops_is_sent_though_the_queue_was_emptied() {
+        let mut queue = filled(QoS::ExactlyOnce, 1);
+        assert_eq!(send_all(&mut queue), [(1, false)]);
+        // It holds one message, which is in flight at QoS 2: every other is dropped.
+        let last = 3 * PACKET_IDS;
+        for sequence in 1..last {
+            queue.push(sequence, entry(0, QoS::AtLeastOnce));
+            assert_eq!(queue.drop_oldest(true), Some(sequence));
+            queue.note_removals(sequence);
+        }
+        queue.restart(10);
+        assert_eq!(queue.acknowledge(1, AckKind::PubRec, false).0, Acked::Unknown, "not sent again yet");
+        assert_eq!(send_all(&mut queue), [(1, true)]);
+        assert_eq!(queue.acknowledge(1, AckKind::PubRec, false), (Acked::Release, 0));
+        assert_eq!(queue.acknowledge(1, AckKind::PubComp, false), (Acked::Done, 0));
+        queue.note_removals(last);
+        queue.push(last, entry(0, QoS::AtLeastOnce));
+        assert!(queue.next(last - 1, 0).is_none() && queue.waits_for_removals(last - 1));
+        assert!(
+            matches!(queue.next(last, 0), Some(Next::Publish { dup: false, .. })),
+            "at once: nothing wakes it later"
+        );
     }
 
     proptest! {

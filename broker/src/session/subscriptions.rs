@@ -36,6 +36,11 @@ impl Subscriptions {
         self.shared.as_ref()?.get(&key).map(|filter| &**filter)
     }
 
+    /// Whether any is shared.
+    pub fn has_shared(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| !shared.is_empty())
+    }
+
     /// The Subscription Identifier of the shared subscription with this key.
     pub fn shared_id(&self, key: u32) -> Option<u32> {
         self.by_filter.get(self.shared_filter(key)?)?.id

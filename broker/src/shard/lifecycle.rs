@@ -434,6 +434,7 @@ impl Shard {
             operation.change(Change::Delete(store::INBOUND, &store::inbound_key(id, *packet_id)));
         }
         let ticket = operation.submit();
+        self.note_ended(id, session.subscriptions);
         self.schedule_turn();
         Some(ticket)
     }
@@ -518,6 +519,7 @@ impl Shard {
         }
         depths.put_into(&mut self.counts);
         self.weigh();
+        self.forget_ended();
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");

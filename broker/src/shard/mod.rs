@@ -282,10 +282,10 @@ impl Shard {
 
     /// Takes in what became durable for queues of this shard.
     fn take_deliveries(&mut self) {
-        let mut full = Vec::new();
+        let (mut full, mut late) = (Vec::new(), Vec::new());
         for delivery in self.lane.take_deliveries() {
             let Some(slot) = self.by_queue.get(&delivery.queue).copied() else {
-                self.counts.dropped_session_ended += 1;
+                late.push(delivery);
                 continue;
             };
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
@@ -317,6 +317,9 @@ impl Shard {
         if !full.is_empty() {
             full.dedup();
             self.drop_oldest(&full);
+        }
+        if !late.is_empty() {
+            self.take_late(late);
         }
     }
 

@@ -4,15 +4,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use ahash::HashMap;
 use bridge::state::{Entry, Pointer};
-use bridge::{Fetched, ReadError, Target as Enqueued};
+use bridge::{Delivery, Fetched, ReadError, Target as Enqueued};
 use smallvec::SmallVec;
 
 use crate::codec::QoS;
 use crate::codec::topic::split_share;
+use crate::limits;
 use crate::message::Message;
 use crate::router::trie::{SharedGroup, Subscriber};
-use crate::router::{MatchSet, QueueTarget, Target, picked, picked_queue};
+use crate::router::{MatchSet, QueueTarget, SessionRef, Target, picked, picked_queue};
 use crate::session::subscriptions::Subscriptions;
 use crate::session::window::Shared;
 use crate::session::{Out, Session, Tag, now_before};
@@ -27,6 +29,13 @@ pub struct Orphans {
     waiting: VecDeque<Orphan>,
     /// The first waits for the disk.
     reading: bool,
+    /// Sessions that ended lately, by queue: what was on its way to them may only become durable now.
+    ended: HashMap<u64, Ended>,
+}
+
+struct Ended {
+    at_ms: u64,
+    subscriptions: Subscriptions,
 }
 
 struct Orphan {
@@ -66,25 +75,34 @@ impl Shard {
 
     /// The same on the member's own shard. It may have gone since it was picked: then the next one gets it.
     pub(super) fn deliver_picked(&mut self, target: &Target, group: &Arc<SharedGroup>, message: &Message<'_>) {
-        let is_there = self.sessions.get(target.slot as usize).is_some_and(|session| {
-            session.me.id == target.session && session.link.as_ref().is_some_and(|link| link.closing.is_none())
-        });
-        if is_there || message.qos.min(target.qos) == QoS::AtMostOnce {
+        if self.is_there(target.slot, target.session) || message.qos.min(target.qos) == QoS::AtMostOnce {
             self.deliver(target, Some(group), message);
         } else {
             self.hand_over(group, message, Some(target.session));
         }
     }
 
+    /// Whether this session of this shard has a client that is not being closed.
+    fn is_there(&self, slot: u32, id: u64) -> bool {
+        self.sessions.get(slot as usize).is_some_and(|session| {
+            session.me.id == id && session.link.as_ref().is_some_and(|link| link.closing.is_none())
+        })
+    }
+
     /// Finds a member for a message that is another's no longer. `gone` has had it and is not asked again.
     fn hand_over(&mut self, group: &Arc<SharedGroup>, message: &Message<'_>, gone: Option<u64>) {
-        let router = &self.router;
-        let member = group.pick(|one| Some(one.id) != gone && router.may_receive(one, message.topic));
+        // Those of this shard that are being closed would hand it to each other without end.
+        let may = |one: &SessionRef| {
+            let takes = one.durable || one.shard != self.index || self.is_there(one.slot, one.id);
+            takes && Some(one.id) != gone && self.router.may_receive(one, message.topic)
+        };
+        let member = group.pick(may);
         let Some(member) = member else {
             self.counts.dropped_session_ended += 1;
             return;
         };
         if !through_queue(&member, message.qos) {
+            self.scratch.restart();
             return self.send_to(&member, group, message);
         }
         let Some(target) = self.queue_target(&member, group.key, message.qos, message.expires_s) else { return };
@@ -132,6 +150,43 @@ impl Shard {
             }
         }
         moves
+    }
+
+    /// Keeps what says where that goes which is still on its way to a session that ends.
+    pub(super) fn note_ended(&mut self, queue: u64, subscriptions: Subscriptions) {
+        if subscriptions.has_shared() {
+            self.orphans.ended.insert(queue, Ended { at_ms: self.now.up_ms, subscriptions });
+        }
+    }
+
+    /// Once a second: nothing is on its way any more to who ended long ago.
+    pub(super) fn forget_ended(&mut self) {
+        let now_ms = self.now.up_ms;
+        self.orphans.ended.retain(|_, ended| now_ms - ended.at_ms <= 1000 * limits::ENDED_S);
+        if self.orphans.ended.is_empty() {
+            self.orphans.ended = HashMap::default();
+        }
+    }
+
+    /// Entries that became durable for queues that have ended find other members like those before.
+    pub(super) fn take_late(&mut self, late: Vec<Delivery>) {
+        let mut moves = Vec::new();
+        for Delivery { queue, entry, .. } in late {
+            let ended = self.orphans.ended.get(&queue);
+            match ended.and_then(|ended| self.group_of(&ended.subscriptions, &entry, false)) {
+                Some(group) => moves.extend(self.adopt(entry, group)),
+                None => self.counts.dropped_session_ended += 1,
+            }
+        }
+        if moves.is_empty() {
+            return;
+        }
+        let mut operation = self.lane.begin();
+        moves.into_iter().for_each(|(pointer, target)| operation.requeue(pointer, target));
+        operation.submit();
+        // They were acknowledged to who published them.
+        self.awaited = true;
+        self.schedule_turn();
     }
 
     /// Whose an entry becomes when its session ends.
