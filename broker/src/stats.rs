@@ -408,7 +408,7 @@ impl Depths {
             Out::Window(window) => {
                 let (waiting, waiting_bytes) = window.waiting();
                 sum.queued_passing += waiting as u64;
-                sum.queued_passing_bytes += waiting_bytes as u64;
+                sum.queued_passing_bytes += (waiting_bytes + window.kept_bytes()) as u64;
                 sum.in_flight += window.in_flight() as u64;
                 holds_bytes = waiting > 0;
                 waiting

@@ -191,6 +191,23 @@ fn what_a_member_had_not_acknowledged_goes_to_others_when_its_session_ends() {
 }
 
 #[test]
+fn a_member_that_unsubscribes_before_it_leaves_takes_nothing_along() {
+    for durable in [true, false] {
+        let broker = Broker::start();
+        let mut first = member(&broker, V5, "first", durable);
+        for text in ["1", "2"] {
+            broker.publish(Publish::new("t", text).qos(1));
+        }
+        first.expect_publish();
+        first.expect_publish();
+        let mut heir = member(&broker, V5, "heir", true);
+        first.unsubscribe("$share/g/t");
+        first.disconnect_with(0, &[Prop::SessionExpiryS(0)]);
+        assert_eq!([heir.take().text(), heir.take().text()], ["1", "2"], "{durable}");
+    }
+}
+
+#[test]
 fn what_moves_has_the_heirs_own_identifier_and_what_was_published_with_it() {
     for heir_is_durable in [true, false] {
         let broker = Broker::start();

@@ -6,11 +6,15 @@ use crate::codec::topic::split_share;
 
 use super::{Options, share_key};
 
+/// Shared subscriptions that are no more and remembered.
+const FORMER_MAX: usize = 100;
+
 /// Subscriptions by filter, `$share/…/` included.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
     by_filter: HashMap<Box<str>, Options>,
-    /// Filters of the shared ones by their [`share_key`].
+    /// Filters of the shared ones by their [`share_key`]; also of some that are no more, for what came by them may still
+    /// be queued.
     shared: Option<Box<HashMap<u32, Box<str>>>>,
 }
 
@@ -25,13 +29,16 @@ impl Subscriptions {
 
     /// Removes one; whether it was there.
     pub fn remove(&mut self, filter: &str) -> bool {
-        if let (Some((group, name)), Some(shared)) = (split_share(filter), self.shared.as_mut()) {
-            shared.remove(&share_key(group, name));
+        let removed = self.by_filter.remove(filter).is_some();
+        if let Some(shared) = self.shared.as_mut()
+            && shared.len() > self.by_filter.len() + FORMER_MAX
+        {
+            shared.retain(|_, filter| self.by_filter.contains_key(filter));
         }
-        self.by_filter.remove(filter).is_some()
+        removed
     }
 
-    /// The filter of the shared subscription with this key, while there is one.
+    /// The filter of the shared subscription with this key, which may be a former one.
     pub fn shared_filter(&self, key: u32) -> Option<&str> {
         self.shared.as_ref()?.get(&key).map(|filter| &**filter)
     }
@@ -87,6 +94,11 @@ mod tests {
         assert!(!subscriptions.insert("$share/g/a/+", options(Some(7))));
         assert_eq!(subscriptions.shared_id(key), Some(7));
         assert!(subscriptions.remove("$share/g/a/+") && !subscriptions.remove("$share/g/a/+"));
+        assert_eq!((subscriptions.shared_filter(key), subscriptions.shared_id(key)), (Some("$share/g/a/+"), None));
+        for number in 0..FORMER_MAX + 1 {
+            let filter = format!("$share/g/{number}");
+            assert!(subscriptions.insert(&filter, options(None)) && subscriptions.remove(&filter));
+        }
         assert_eq!((subscriptions.shared_filter(key), subscriptions.len()), (None, 1));
     }
 }

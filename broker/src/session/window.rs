@@ -113,6 +113,7 @@ pub struct Window {
     waiting_bytes: usize,
     /// What came by shared subscriptions at QoS 1 and is in flight, by packet identifier, in order.
     kept: VecDeque<(u16, Box<Shared>)>,
+    kept_bytes: usize,
 }
 
 impl Window {
@@ -126,6 +127,7 @@ impl Window {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             kept: VecDeque::new(),
+            kept_bytes: 0,
         }
     }
 
@@ -150,7 +152,8 @@ impl Window {
         if acked == Acked::Done {
             self.in_flight -= 1;
             if let Some(at) = self.kept.iter().position(|(id, _)| *id == packet_id) {
-                self.kept.remove(at);
+                let done = self.kept.remove(at);
+                self.kept_bytes -= done.map_or(0, |(_, shared)| shared.message.bytes());
             }
             while self.sent.front() == Some(&Sent::Done) {
                 self.sent.pop_front();
@@ -183,8 +186,17 @@ impl Window {
         Some(dropped)
     }
 
-    /// Gives up messages that wait until they take no more than so many bytes; how many.
+    /// Memory in which what is in flight is kept for others.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Gives up messages that wait until they take no more than so many bytes; how many. What is in flight then stays
+    /// with who has it.
     pub fn shrink_to(&mut self, bytes_max: usize, drops_oldest: bool) -> usize {
+        if self.kept_bytes > bytes_max {
+            (self.kept, self.kept_bytes) = (VecDeque::new(), 0);
+        }
         let mut dropped = 0;
         while self.waiting_bytes > bytes_max && self.drop_waiting(drops_oldest).is_some() {
             dropped += 1;
@@ -216,6 +228,7 @@ impl Window {
 
     /// Keeps what was just sent at QoS 1 until it is acknowledged.
     pub fn keep(&mut self, packet_id: u16, shared: Box<Shared>) {
+        self.kept_bytes += shared.message.bytes();
         self.kept.push_back((packet_id, shared));
     }
 
@@ -223,6 +236,7 @@ impl Window {
     /// QoS 2 in flight is not among either.
     pub fn leftovers(&mut self) -> (usize, impl Iterator<Item = Shared>) {
         let (kept, waiting) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.waiting));
+        self.kept_bytes = 0;
         let alone = waiting.iter().filter(|waiting| waiting.shared.is_none()).count();
         let waiting = waiting.into_iter().filter_map(|waiting| waiting.shared);
         (alone, kept.into_iter().map(|(_, shared)| shared).chain(waiting).map(|shared| *shared))

@@ -43,7 +43,9 @@ impl Shard {
         while consumed.bytes < input.len() && packets < limits::PACKETS_PER_READ {
             packets += 1;
             let first_byte = input[consumed.bytes];
-            if self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
+            // One read may hold much that is little to say: a SUBSCRIBE to all that is retained.
+            let is_behind = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX;
+            if is_behind || self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
                 consumed.stalled = true;
                 break;
             }
