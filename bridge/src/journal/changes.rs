@@ -1,6 +1,11 @@
 //! Net changes of keyed state: what a checkpoint has to write (C1), and what recovery folds together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+// In an order of their own where a simulation is to do the same again.
+#[cfg(test)]
+use std::collections::BTreeMap as Map;
+#[cfg(not(test))]
+use std::collections::HashMap as Map;
 
 use crate::state::{Change, Entry, Pointer, Space};
 
@@ -11,9 +16,9 @@ pub type Key = (Space, Box<[u8]>);
 #[derive(Debug, Default)]
 pub struct Changes {
     /// By space and key; `None` is a delete.
-    pub keyed: HashMap<Key, Option<Box<[u8]>>>,
+    pub keyed: Map<Key, Option<Box<[u8]>>>,
     /// By queue.
-    pub queues: HashMap<u64, QueueChanges>,
+    pub queues: Map<u64, QueueChanges>,
 }
 
 /// Net changes of one queue.

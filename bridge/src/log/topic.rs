@@ -1,6 +1,6 @@
 //! Topics and their registry.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Buf;
@@ -91,7 +91,7 @@ pub struct Topics {
 #[derive(Debug, Default)]
 struct Inner {
     by_name: BTreeMap<String, Arc<Topic>>,
-    by_id: HashMap<u32, Arc<Topic>>,
+    by_id: BTreeMap<u32, Arc<Topic>>,
 }
 
 impl Topics {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::baton;
 use super::mutation::Mutation;
 use super::random::Random;
 use crate::disk::{RawFile, System};
@@ -92,7 +93,7 @@ enum NameChange {
 struct Open {
     disk: SimulatedDisk,
     file: usize,
-    is_journal: bool,
+    path: PathBuf,
 }
 
 impl SimulatedDisk {
@@ -115,6 +116,11 @@ impl SimulatedDisk {
     pub fn end_after(&self, operations: u64) {
         let mut state = self.0.lock();
         state.ends_at = Some(state.operations + 1 + operations);
+    }
+
+    /// The process ends here.
+    pub fn end_now(&self) {
+        self.0.lock().ended = true;
     }
 
     /// Whether it did.
@@ -155,9 +161,15 @@ impl SimulatedDisk {
     }
 
     fn state<T>(&self, what: &str, path: &Path, then: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
-        let mut state = self.0.lock();
-        state.operate(what, path)?;
-        then(&mut state)
+        let done = {
+            let mut state = self.0.lock();
+            state.operate(what, path).and_then(|()| then(&mut state))
+        };
+        // A partition's lock is held while its index is written: the other thread would wait for ever.
+        if !is_index(path) {
+            baton::pass();
+        }
+        done
     }
 }
 
@@ -318,6 +330,10 @@ fn rename(names: &mut BTreeMap<String, Node>, change: &NameChange) {
     }
 }
 
+fn is_index(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "index" || extension == "timeindex")
+}
+
 fn split(path: &Path) -> (PathBuf, String) {
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
     (folder, path.file_name().unwrap_or_default().to_string_lossy().into_owned())
@@ -332,7 +348,6 @@ impl Names {
 
 impl System for SimulatedDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn RawFile>> {
-        let is_journal = path.extension().is_some_and(|extension| extension == "journal");
         let found = {
             let state = self.0.lock();
             if state.ended {
@@ -354,7 +369,7 @@ impl System for SimulatedDisk {
                 state.answer(file)
             })?,
         };
-        Ok(Box::new(Open { disk: self.clone(), file, is_journal }))
+        Ok(Box::new(Open { disk: self.clone(), file, path: path.to_owned() }))
     }
 
     fn is_folder(&self, path: &Path) -> bool {
@@ -426,7 +441,7 @@ impl Open {
             What::Write { .. } => "write",
             What::Length(_) => "length",
         };
-        self.disk.state(name, Path::new(""), |state| {
+        self.disk.state(name, &self.path, |state| {
             let contents = &mut state.files[self.file];
             if let What::Write { at, bytes } = &what
                 && state.full
@@ -441,9 +456,10 @@ impl Open {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.state("sync", Path::new(""), |state| {
-            let skipped = (Mutation::JournalSync.is_off() && self.is_journal)
-                || (Mutation::SegmentSync.is_off() && !self.is_journal);
+        self.disk.state("sync", &self.path, |state| {
+            let is_journal = self.path.extension().is_some_and(|extension| extension == "journal");
+            let skipped =
+                (Mutation::JournalSync.is_off() && is_journal) || (Mutation::SegmentSync.is_off() && !is_journal);
             if !skipped {
                 state.sync(self.file)?;
             }

@@ -45,6 +45,11 @@ impl Mutation {
         SwitchedOff
     }
 
+    /// Which one is, in this thread.
+    pub(crate) fn which_is_off() -> Option<Mutation> {
+        OFF.get()
+    }
+
     /// Whether it is.
     pub(crate) fn is_off(self) -> bool {
         OFF.get() == Some(self)

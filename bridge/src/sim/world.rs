@@ -2,19 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use super::baton::Aside;
 use super::disk::{End, SimulatedDisk};
 use super::model::{Deed, LaneModel, Model, Place, Told, key_of, payload, place_of_delivery, read_all};
 use super::mutation::Mutation;
 use super::random::Random;
 use crate::batch::{self, Builder};
-use crate::disk::Folder;
-use crate::journal::apply::ApplyError;
-use crate::journal::checkpoint::Job;
+use crate::disk::{DiskError, Folder};
+use crate::journal::apply::{Applier, ApplyError};
+use crate::journal::checkpoint::{Checkpointer, Job};
+use crate::journal::commit::Committer;
+use crate::journal::files::Files;
+use crate::journal::frame::Frame;
 use crate::log::partition::AppendError;
 use crate::state::{Change, Space};
-use crate::{Delivery, Durability, Lane, Machine, Options, ProduceSlot, Produced, Target};
+use crate::{Bridge, Delivery, Durability, Lane, Machine, Options, ProduceSlot, Produced, Target};
 
 /// The lanes' markers, and keys of theirs.
 pub const MARKERS: Space = Space(17);
@@ -73,20 +79,31 @@ pub struct World {
 
 /// One process.
 struct Run {
-    machine: Machine,
+    bridge: Bridge,
+    committer: Committer,
+    applier: Applier,
+    files: Arc<Files>,
+    jobs: Receiver<Job>,
     lanes: Vec<Lane>,
     /// Tickets of each lane and the operation each stands for.
     tickets: Vec<Vec<(u64, u64)>>,
     /// Topics made and not acknowledged: lane, ticket, name.
     making: Vec<(usize, u64, &'static str)>,
     producing: Option<(u64, ProduceSlot)>,
+    /// The checkpoint thread, when it has nothing to do, and a checkpoint that it is at.
+    checkpointer: Option<Checkpointer>,
+    checkpoint: Option<Aside<Checkpointed>>,
+    /// One to be tried again.
     job: Option<Job>,
     /// What an unfinished application waits with.
-    frame: Option<std::sync::Arc<crate::journal::frame::Frame>>,
+    frame: Option<Arc<Frame>>,
     unapplied: usize,
     /// Open queues that are known to be durable, by owner.
     open: BTreeMap<u64, usize>,
 }
+
+/// The checkpoint thread, what it was about, and what came of it.
+type Checkpointed = (Checkpointer, Job, Result<(), DiskError>);
 
 /// The process goes on, or not.
 enum Step {
@@ -121,13 +138,22 @@ impl World {
                 self.work(&mut run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
             }
             self.note_what_is_seen(&run)?;
-            drop(run);
+            self.finish(run);
             self.end();
         }
         self.start().map_err(|wrong| format!("last start: {wrong}"))?;
         let (operations, failed_syncs, trace) = self.disk.counts();
         (self.counts.disk_operations, self.counts.failed_syncs, self.counts.trace) = (operations, failed_syncs, trace);
         Ok(self.counts)
+    }
+
+    /// A checkpoint that is under way ends with the process.
+    fn finish(&mut self, run: Run) {
+        self.disk.end_now();
+        if let Some(checkpoint) = run.checkpoint {
+            let ended = checkpoint.run(u64::MAX);
+            assert!(ended.is_ok(), "nothing is granted for ever");
+        }
     }
 
     fn end(&mut self) {
@@ -157,7 +183,7 @@ impl World {
                 self.disk.end_after(self.random.below(60));
             }
             self.counts.starts += 1;
-            let folder = Folder::open_in(std::sync::Arc::new(self.disk.clone()), Path::new("/data"));
+            let folder = Folder::open_in(Arc::new(self.disk.clone()), Path::new("/data"));
             let opened = folder.map_err(crate::OpenError::Disk).and_then(|f| Machine::open(World::options(), f));
             match opened {
                 Ok(machine) if !self.disk.has_ended() => return self.check(machine),
@@ -193,12 +219,19 @@ impl World {
         }
         let mut lanes: Vec<Lane> = (0..LANES).map(|_| bridge.lane()).collect();
         lanes.push(bridge.lane());
+        let Machine { bridge, committer, applier, checkpointer, jobs } = machine;
         let mut run = Run {
-            machine,
+            files: checkpointer.files.clone(),
+            bridge,
+            committer,
+            applier,
+            jobs,
             lanes,
             tickets: vec![Vec::new(); LANES],
             making: Vec::new(),
             producing: None,
+            checkpointer: Some(checkpointer),
+            checkpoint: None,
             job: None,
             frame: None,
             unapplied: 0,
@@ -234,10 +267,10 @@ impl World {
         if self.disk.has_ended() {
             return Ok(());
         }
-        for topic in run.machine.bridge.topics_and_hidden() {
+        for topic in run.bridge.topics_and_hidden() {
             for partition in &topic.partitions {
                 let at = (topic.id, partition.index);
-                let values = read_all(&run.machine.bridge, at)?;
+                let values = read_all(&run.bridge, at)?;
                 if !values.is_empty() {
                     self.model.seen.insert(at, values);
                 }
@@ -253,10 +286,10 @@ impl World {
                 10..=13 => self.commit(run)?,
                 14..=16 => self.apply(run)?,
                 17 => self.start_checkpoint(run),
-                18..=19 => self.checkpoint(run)?,
+                18..=19 => self.checkpoint(run),
                 20 => self.produce(run),
                 21 => self.make_topic(run),
-                22 => match run.machine.checkpointer.files.ensure_spare() {
+                22 => match run.files.ensure_spare() {
                     Ok(()) | Err(_) => self.goes(),
                 },
                 _ => self.disturb(),
@@ -326,7 +359,7 @@ impl World {
     }
 
     fn deed(&mut self, run: &mut Run, lane: usize) -> Option<Deed> {
-        let bridge = &run.machine.bridge;
+        let bridge = &run.bridge;
         Some(match self.random.below(16) {
             0..=5 => {
                 let topics: Vec<_> = self.topics.keys().filter_map(|name| bridge.topic(name)).collect();
@@ -401,7 +434,7 @@ impl World {
         let missing = TOPICS.into_iter().find(|name| !self.topics.contains_key(name));
         if let Some(name) = missing
             && self.model.lanes.iter().all(|lane| !lane.deeds.is_empty())
-            && let Ok((_, ticket)) = run.machine.bridge.create_topic(&run.lanes[0], name, PARTITIONS, BTreeMap::new())
+            && let Ok((_, ticket)) = run.bridge.create_topic(&run.lanes[0], name, PARTITIONS, BTreeMap::new())
         {
             self.topics.insert(name, false);
             run.making.push((0, ticket, name));
@@ -413,7 +446,7 @@ impl World {
 
     /// The idempotent producer's next batch, which may be one that it had no answer to.
     fn produce(&mut self, run: &mut Run) -> Step {
-        let Some(topic) = run.machine.bridge.topic(TOPICS[0]) else { return Step::Goes };
+        let Some(topic) = run.bridge.topic(TOPICS[0]) else { return Step::Goes };
         if run.producing.is_some() {
             return Step::Goes;
         }
@@ -435,7 +468,7 @@ impl World {
         if run.unapplied >= UNAPPLIED_MAX {
             return Ok(Step::Goes);
         }
-        match run.machine.committer.commit_group() {
+        match run.committer.commit_group() {
             Ok(_) => {}
             // The journal failed: the process says so and exits.
             Err(_) => return Ok(Step::Ends),
@@ -503,7 +536,7 @@ impl World {
     }
 
     fn apply(&mut self, run: &mut Run) -> Result<Step, String> {
-        let applier = &mut run.machine.applier;
+        let applier = &mut run.applier;
         let Some(frame) = run.frame.take().or_else(|| applier.frames.try_recv().ok()) else {
             run.unapplied = 0;
             return Ok(Step::Goes);
@@ -519,25 +552,40 @@ impl World {
     fn start_checkpoint(&mut self, run: &mut Run) -> Step {
         // Between frames only.
         if run.frame.is_none() {
-            run.machine.applier.start_checkpoint(false);
+            run.applier.start_checkpoint(false);
         }
         Step::Goes
     }
 
-    fn checkpoint(&mut self, run: &mut Run) -> Result<Step, String> {
-        let Some(mut job) = run.job.take().or_else(|| run.machine.jobs.try_recv().ok()) else { return Ok(Step::Goes) };
-        if Mutation::CheckpointCut.is_off() {
-            // As if it looked when it got round to it.
-            let later = run.machine.applier.applied.checkpoint_job(0);
-            (job.extents, job.dirty) = (later.extents, later.dirty);
+    /// A checkpoint goes on for a few operations of the disk.
+    fn checkpoint(&mut self, run: &mut Run) -> Step {
+        let under_way = run.checkpoint.take().or_else(|| {
+            let mut job = run.job.take().or_else(|| run.jobs.try_recv().ok())?;
+            if Mutation::CheckpointCut.is_off() {
+                // As if it looked when it got round to it.
+                let later = run.applier.applied.checkpoint_job(0);
+                (job.extents, job.dirty) = (later.extents, later.dirty);
+            }
+            let mut checkpointer = run.checkpointer.take()?;
+            Some(Aside::new(move || {
+                let done = checkpointer.checkpoint(&job);
+                (checkpointer, job, done)
+            }))
+        });
+        let Some(checkpoint) = under_way else { return Step::Goes };
+        match checkpoint.run(1 + self.random.below(12)) {
+            Err(goes_on) => run.checkpoint = Some(goes_on),
+            Ok((checkpointer, job, done)) => {
+                run.checkpointer = Some(checkpointer);
+                match done {
+                    Ok(()) => self.counts.checkpoints += 1,
+                    // The process exits.
+                    Err(error) if error.is_sync() => return Step::Ends,
+                    Err(_) => run.job = Some(job),
+                }
+            }
         }
-        match run.machine.checkpointer.checkpoint(&job) {
-            Ok(()) => self.counts.checkpoints += 1,
-            // The process exits.
-            Err(error) if error.is_sync() => return Ok(Step::Ends),
-            Err(_) => run.job = Some(job),
-        }
-        Ok(self.goes())
+        self.goes()
     }
 }
 
