@@ -100,7 +100,7 @@ fn exchange(handshake: &[u8], behind: &[u8], cuts: &[u8]) -> Option<(Vec<u8>, Op
     // A handshake in crumbs is an attack, says the crate, and is right; what is one by itself may come so.
     let early = if behind.is_empty() { cuts } else { b"" };
     let socket = Socket { unread: handshake.to_vec(), written: Vec::new(), cuts: early.to_vec(), turn: 0 };
-    let mut accepting = pin!(accept(socket, "/mqtt", MESSAGE_BYTES_MAX));
+    let mut accepting = pin!(accept(socket, "/mqtt", &[], MESSAGE_BYTES_MAX));
     let mut ws = wait(|cx| accepting.as_mut().poll(cx)).ok()?;
     let answer = ws.get_mut().written.len();
     ws.get_mut().unread.extend_from_slice(behind);

@@ -6,7 +6,7 @@ use crate::batch::Header;
 use crate::disk::{DiskError, File};
 
 /// An entry about every so many bytes of log, as Kafka's `log.index.interval.bytes`.
-const INTERVAL_BYTES: u64 = 4096;
+const INTERVAL_BYTES: u64 = if cfg!(test) { 512 } else { 4096 };
 const OFFSET_ENTRY_BYTES: usize = 8;
 const TIME_ENTRY_BYTES: usize = 12;
 
@@ -62,8 +62,25 @@ impl Index {
     }
 
     /// Reads the files of a segment of `log_bytes` bytes; gives the index and the position from which the
-    /// batches still have to be noted. Entries that cannot be true are dropped.
+    /// batches still have to be noted. Entries that cannot be true are dropped, from the files too: what a process wrote
+    /// of batches that no checkpoint named must not be found again when others are in their place.
     pub fn load(offsets: &File, times: &File, log_bytes: u64) -> Result<(Index, u64), DiskError> {
+        let (index, from) = Index::read(offsets, times, log_bytes)?;
+        // The last offset is noted again, and stands there already.
+        let offsets_kept = index.offsets.len() + usize::from(from > 0);
+        cut(offsets, (offsets_kept * OFFSET_ENTRY_BYTES) as u64)?;
+        cut(times, (index.times.len() * TIME_ENTRY_BYTES) as u64)?;
+        Ok((index, from))
+    }
+
+    /// An empty one, for files that lead nowhere.
+    pub fn reset(offsets: &File, times: &File) -> Result<Index, DiskError> {
+        cut(offsets, 0)?;
+        cut(times, 0)?;
+        Ok(Index::default())
+    }
+
+    fn read(offsets: &File, times: &File, log_bytes: u64) -> Result<(Index, u64), DiskError> {
         let mut index = Index::default();
         let bytes = offsets.read_at(0, offsets.size()? as usize)?;
         for entry in bytes.chunks_exact(OFFSET_ENTRY_BYTES) {
@@ -117,6 +134,15 @@ impl Index {
         self.times_written = self.times.len();
         Ok(())
     }
+}
+
+/// Durably, if there is more.
+fn cut(file: &File, bytes: u64) -> Result<(), DiskError> {
+    if file.size()? > bytes {
+        file.set_len(bytes)?;
+        file.sync_data()?;
+    }
+    Ok(())
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

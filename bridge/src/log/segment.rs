@@ -53,16 +53,26 @@ impl Segment {
         let (offsets, times) = index_files(folder, base)?;
         let (index, from) = Index::load(&offsets, &times, bytes)?;
         let mut segment = Segment { base, file, bytes, index, dirty: false };
+        let end = match segment.note_from(from) {
+            // What a power cut left of an index may lead anywhere: the batches say what is there.
+            Err(OpenError::Batch { .. }) if from > 0 => {
+                segment.index = Index::reset(&offsets, &times)?;
+                segment.note_from(0)
+            }
+            noted => noted,
+        }?;
+        Ok((segment, end))
+    }
+
+    /// Notes every batch from a position on; gives the offset after the last.
+    fn note_from(&mut self, from: u64) -> Result<i64, OpenError> {
+        let (base, index) = (self.base, &mut self.index);
         let mut end = base;
-        let mut notes = Vec::new();
-        walk(&segment.file, from, bytes, |header, position| {
-            notes.push((*header, position));
+        walk(&self.file, from, self.bytes, |header, position| {
+            index.note(base, header, position);
             end = header.last_offset() + 1;
         })?;
-        for (header, position) in notes {
-            segment.index.note(base, &header, position);
-        }
-        Ok((segment, end))
+        Ok(end)
     }
 
     /// Writes its index files, for Kafka's own tools and a quick start.
