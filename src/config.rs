@@ -331,7 +331,7 @@ impl Mqtt {
             tls: from.address("mqtt.tls", None),
             ws: from.address("mqtt.ws", None),
             wss: from.address("mqtt.wss", None),
-            listeners: ListenerSettings::read(from, "mqtt", None),
+            listeners: ListenerSettings::read(from, "mqtt", &ListenerSettings::default()),
             listener: Vec::new(),
             max_queued_messages: from.number("mqtt.max_queued_messages", 100_000, 1..=u32::MAX),
             max_queued_bytes: from.number("mqtt.max_queued_bytes", 67_108_864, 1024..=1 << 40),
@@ -348,66 +348,57 @@ impl Mqtt {
     }
 }
 
-impl ListenerSettings {
-    /// Of a section; where it says nothing, `all` says it for all listeners.
-    fn read(from: &mut Reader<'_>, section: &str, all: Option<&Self>) -> Self {
-        let key = |name: &str| format!("{section}.{name}");
-        let number = |own, pick: fn(&Self) -> u32| all.map_or(own, pick);
-        let short = |own, pick: fn(&Self) -> u16| all.map_or(own, pick);
-        let ws_path = all.map_or("", |all| &all.ws_path);
-        let ws_origins = all.map_or("", |all| &all.ws_origins);
-        let anonymous = all.and_then(|all| all.allow_anonymous);
+impl Default for ListenerSettings {
+    fn default() -> Self {
         Self {
-            ws_path: from.checked_text(&key("ws_path"), ws_path, |path| {
+            ws_path: String::new(),
+            ws_origins: String::new(),
+            allow_anonymous: None,
+            max_packet_size: 1_048_576,
+            max_inflight_messages: 1000,
+            receive_maximum: u16::MAX,
+            connect_timeout_s: 10,
+            max_keepalive_s: 0,
+            max_connection_rate: 0,
+            max_connections_per_address: 0,
+            max_handshakes: 10_000,
+            max_handshakes_per_address: 1_000,
+            clients: ClientSettings::default(),
+        }
+    }
+}
+
+impl ListenerSettings {
+    /// Of a section; where it says nothing, `default` does.
+    fn read(from: &mut Reader<'_>, section: &str, default: &Self) -> Self {
+        let key = |name: &str| format!("{section}.{name}");
+        let any = 0..=CONNECTIONS_MAX;
+        let some = 1..=CONNECTIONS_MAX;
+        let per_address = default.max_connections_per_address;
+        let handshakes_per_address = default.max_handshakes_per_address;
+        Self {
+            ws_path: from.checked_text(&key("ws_path"), &default.ws_path, |path| {
                 match path.is_empty() || path.starts_with('/') {
                     true => Ok(()),
                     false => Err("must begin with /, or be empty".to_owned()),
                 }
             }),
-            ws_origins: from.checked_text(&key("ws_origins"), ws_origins, listener::check_origins),
-            allow_anonymous: from.boolean_or_auto(&key("allow_anonymous"), anonymous),
-            max_packet_size: from.number(
-                &key("max_packet_size"),
-                number(1_048_576, |all| all.max_packet_size),
-                64..=PACKET_BYTES_MAX,
-            ),
+            ws_origins: from.checked_text(&key("ws_origins"), &default.ws_origins, listener::check_origins),
+            allow_anonymous: from.boolean_or_auto(&key("allow_anonymous"), default.allow_anonymous),
+            max_packet_size: from.number(&key("max_packet_size"), default.max_packet_size, 64..=PACKET_BYTES_MAX),
             max_inflight_messages: from.number(
                 &key("max_inflight_messages"),
-                short(1000, |all| all.max_inflight_messages),
+                default.max_inflight_messages,
                 1..=u16::MAX,
             ),
-            receive_maximum: from.number(
-                &key("receive_maximum"),
-                short(u16::MAX, |all| all.receive_maximum),
-                1..=u16::MAX,
-            ),
-            connect_timeout_s: from.number(
-                &key("connect_timeout_s"),
-                number(10, |all| all.connect_timeout_s),
-                1..=3600,
-            ),
-            max_keepalive_s: from.number(&key("max_keepalive_s"), short(0, |all| all.max_keepalive_s), 0..=u16::MAX),
-            max_connection_rate: from.number(
-                &key("max_connection_rate"),
-                number(0, |all| all.max_connection_rate),
-                0..=CONNECTIONS_MAX,
-            ),
-            max_connections_per_address: from.number(
-                &key("max_connections_per_address"),
-                number(0, |all| all.max_connections_per_address),
-                0..=CONNECTIONS_MAX,
-            ),
-            max_handshakes: from.number(
-                &key("max_handshakes"),
-                number(10_000, |all| all.max_handshakes),
-                1..=CONNECTIONS_MAX,
-            ),
-            max_handshakes_per_address: from.number(
-                &key("max_handshakes_per_address"),
-                number(1_000, |all| all.max_handshakes_per_address),
-                1..=CONNECTIONS_MAX,
-            ),
-            clients: ClientSettings::read(from, section, all.map(|all| &all.clients)),
+            receive_maximum: from.number(&key("receive_maximum"), default.receive_maximum, 1..=u16::MAX),
+            connect_timeout_s: from.number(&key("connect_timeout_s"), default.connect_timeout_s, 1..=3600),
+            max_keepalive_s: from.number(&key("max_keepalive_s"), default.max_keepalive_s, 0..=u16::MAX),
+            max_connection_rate: from.number(&key("max_connection_rate"), default.max_connection_rate, any.clone()),
+            max_connections_per_address: from.number(&key("max_connections_per_address"), per_address, any),
+            max_handshakes: from.number(&key("max_handshakes"), default.max_handshakes, some.clone()),
+            max_handshakes_per_address: from.number(&key("max_handshakes_per_address"), handshakes_per_address, some),
+            clients: ClientSettings::read(from, section, &default.clients),
         }
     }
 }

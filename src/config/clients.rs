@@ -59,10 +59,9 @@ impl Default for ClientSettings {
 }
 
 impl ClientSettings {
-    /// Of a section; where it says nothing, `all` says it for all listeners.
-    pub(super) fn read(from: &mut Reader<'_>, section: &str, all: Option<&Self>) -> Self {
+    /// Of a section; where it says nothing, `default` does.
+    pub(super) fn read(from: &mut Reader<'_>, section: &str, default: &Self) -> Self {
         let key = |name: &str| format!("{section}.{name}");
-        let default = all.cloned().unwrap_or_default();
         Self {
             min_keepalive_s: from.number(&key("min_keepalive_s"), default.min_keepalive_s, 0..=u16::MAX),
             max_qos: from.number(&key("max_qos"), default.max_qos, 0..=2),

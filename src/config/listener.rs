@@ -67,7 +67,7 @@ impl ListenerConfig {
                 text.parse::<Networks>().map(drop).map_err(|error| error.to_string())
             }),
             max_connections: from.number(&key("max_connections"), 0, 0..=CONNECTIONS_MAX),
-            settings: ListenerSettings::read(from, &section, Some(all)),
+            settings: ListenerSettings::read(from, &section, all),
         }
     }
 
