@@ -22,7 +22,6 @@ use crate::session::{Close, Link, NEVER, Options, Out, Session, Will};
 use crate::stats::{Depths, Limit};
 use crate::store::{self, Record};
 
-use super::publish::Publisher;
 use super::told::packet_bytes_max;
 use super::{Promise, Shard};
 
@@ -378,11 +377,11 @@ impl Shard {
             expires_s: will.expiry_s.map_or(0, |s| self.now.unix_s.saturating_add(s)),
             payload: &will.payload,
             publisher: me.id,
+            client_id: &me.client_id,
         };
-        let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
         // Nobody is there to be told that it is not retained: that is no error.
-        let retained = self.keep_retained(&message, from, false).ok().flatten();
-        self.route(&message, from, retained.as_ref(), also);
+        let retained = self.keep_retained(&message, false).ok().flatten();
+        self.route(&message, user.as_deref(), retained.as_ref(), also);
     }
 
     /// A user's session is that user's alone, whoever knows its client id; one of nobody's is anybody's. Where

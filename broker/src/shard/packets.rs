@@ -16,7 +16,6 @@ use crate::stats::Limit;
 use crate::store;
 
 use super::lifecycle::subscriber;
-use super::publish::Publisher;
 use super::{Promise, Shard};
 
 /// What came of a piece of input.
@@ -150,12 +149,13 @@ impl Shard {
             expires_s: publish.properties.message_expiry_s.map_or(0, |s| now_s.saturating_add(s).max(1)),
             payload: publish.payload,
             publisher: me.id,
+            client_id: &me.client_id,
         };
-        let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
+        let user = user.as_deref();
         let mut retained = None;
         if publish.retain {
             let can_be_told = publish.qos > QoS::AtMostOnce && self.speaks_v5(slot);
-            let Ok(change) = self.keep_retained(&message, from, can_be_told) else {
+            let Ok(change) = self.keep_retained(&message, can_be_told) else {
                 self.counts.refused_retained += 1;
                 return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
             };
@@ -164,16 +164,16 @@ impl Shard {
         let retained = retained.as_ref();
         match publish.qos {
             QoS::AtMostOnce => {
-                self.route(&message, from, retained, &[]);
+                self.route(&message, user, retained, &[]);
             }
             QoS::AtLeastOnce => {
-                let ticket = self.route(&message, from, retained, &[]);
+                let ticket = self.route(&message, user, retained, &[]);
                 self.acknowledge(slot, AckKind::PubAck, publish.packet_id, ticket);
             }
             QoS::ExactlyOnce => {
                 let key = store::inbound_key(me.id, publish.packet_id);
                 let received = [Change::Put(store::INBOUND, &key, &[])];
-                let ticket = self.route(&message, from, retained, if me.durable { &received } else { &[] });
+                let ticket = self.route(&message, user, retained, if me.durable { &received } else { &[] });
                 let session = &mut self.sessions[slot as usize];
                 session.inbound.insert(publish.packet_id, ticket.unwrap_or(0));
                 self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);

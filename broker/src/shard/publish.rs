@@ -40,6 +40,7 @@ struct Item {
     retain: bool,
     expires_s: u32,
     publisher: u64,
+    client_id: Range<usize>,
 }
 
 pub(super) enum To {
@@ -68,20 +69,24 @@ impl Burst {
         };
         let (topic, properties, payload) =
             (put(message.topic.as_bytes()), put(message.properties), put(message.payload));
+        // At QoS 0 nobody asks for it.
+        let client_id = put(if message.qos > QoS::AtMostOnce { message.client_id.as_bytes() } else { &[] });
         let Message { qos, retain, expires_s, publisher, .. } = *message;
-        self.items.push(Item { to, topic, properties, payload, qos, retain, expires_s, publisher });
+        self.items.push(Item { to, topic, properties, payload, qos, retain, expires_s, publisher, client_id });
     }
 
     fn message(&self, item: &Item) -> Message<'_> {
+        // They were a &str when they were put in.
+        let text = |at: &Range<usize>| std::str::from_utf8(&self.bytes[at.clone()]).unwrap_or_default();
         Message {
-            // It was a &str when it was put in.
-            topic: std::str::from_utf8(&self.bytes[item.topic.clone()]).unwrap_or_default(),
+            topic: text(&item.topic),
             qos: item.qos,
             retain: item.retain,
             properties: &self.bytes[item.properties.clone()],
             expires_s: item.expires_s,
             payload: &self.bytes[item.payload.clone()],
             publisher: item.publisher,
+            client_id: text(&item.client_id),
         }
     }
 }
@@ -152,22 +157,13 @@ fn outgoing<'a>(message: &Message<'a>, how: &How<'a>, packet_id: u16, now_s: u32
     }
 }
 
-/// Who published, for the log.
-#[derive(Clone, Copy)]
-pub struct Publisher<'a> {
-    /// Client id.
-    pub client_id: &'a str,
-    /// User name.
-    pub user: Option<&'a str>,
-}
-
 impl Shard {
-    /// Sends a message everywhere. `retained` is what became of its topic's retained message; that and `also` have to
-    /// be in the same frame. The ticket of that frame, when there is one.
+    /// Sends a message everywhere; `user` is its publisher's name. `retained` is what became of its topic's retained
+    /// message; that and `also` have to be in the same frame. The ticket of that frame, when there is one.
     pub(super) fn route(
         &mut self,
         message: &Message<'_>,
-        from: Publisher<'_>,
+        user: Option<&str>,
         retained: Option<&RetainedChange>,
         also: &[Change<'_>],
     ) -> Option<Ticket> {
@@ -187,7 +183,7 @@ impl Shard {
             return None;
         }
         let picked = self.deliver_shared(&set, message);
-        self.journal(&set, &picked, message, from, (retained, also))
+        self.journal(&set, &picked, message, user, (retained, also))
     }
 
     /// Everyone who gets a topic's messages, worked out once.
@@ -290,7 +286,7 @@ impl Shard {
         set: &MatchSet,
         picked: &[QueueTarget],
         message: &Message<'_>,
-        from: Publisher<'_>,
+        user: Option<&str>,
         (retained, also): (Option<&RetainedChange>, &[Change<'_>]),
     ) -> Option<Ticket> {
         let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
@@ -319,19 +315,19 @@ impl Shard {
             let (key, partition) = match &log.fixed {
                 Some((key, partition)) => (&key[..], *partition),
                 None => {
-                    let origin = Origin { topic: message.topic, client_id: from.client_id, user: from.user };
+                    let origin = Origin { topic: message.topic, client_id: message.client_id, user };
                     let properties = crate::codec::PublishProperties::parse(message.properties).unwrap_or_default();
                     rule.key(&mut rendered, origin, properties.user_properties());
                     (&rendered[..], partition_of(&rendered, log.partitions))
                 }
             };
             operation.append((log.target.topic.id, partition), now.unix_ms, targets.into_iter(), |out| {
-                message.encode_record(out, key, from.client_id, null, now.unix_s);
+                message.encode_record(out, key, null, now.unix_s);
             });
             self.counts.appended += 1;
         } else if !targets.is_empty() {
             operation.append(self.bridge.hidden(), now.unix_ms, targets.into_iter(), |out| {
-                message.encode_record(out, message.topic.as_bytes(), from.client_id, false, now.unix_s);
+                message.encode_record(out, message.topic.as_bytes(), false, now.unix_s);
             });
         }
         if let Some(RetainedChange { order, value }) = retained {

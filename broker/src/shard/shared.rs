@@ -109,7 +109,7 @@ impl Shard {
         let now = self.now;
         let mut operation = self.lane.begin();
         operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
-            message.encode_record(out, message.topic.as_bytes(), "", false, now.unix_s);
+            message.encode_record(out, message.topic.as_bytes(), false, now.unix_s);
         });
         operation.submit();
         self.schedule_turn();
