@@ -492,8 +492,15 @@ impl Shard {
         let now_ms = self.now.up_ms;
         let mut due = Vec::new();
         let mut depths = Depths::default();
+        let (mut doomed, has_letters) = (Vec::new(), self.letters.are_on());
         for (slot, session) in &mut self.sessions {
             depths.add(session);
+            // Nobody may ever ask for it.
+            if let (true, Out::Queue(queue)) = (has_letters, &session.out)
+                && queue.doomed(session.link.is_none(), usize::MAX, self.now.unix_s).is_some()
+            {
+                doomed.push(slot as u32);
+            }
             match &mut session.link {
                 Some(link) => {
                     let silent_ms = now_ms.saturating_sub(link.heard_ms);
@@ -517,6 +524,7 @@ impl Shard {
             }
         }
         depths.put_into(&mut self.counts);
+        doomed.into_iter().for_each(|slot| self.doom(slot));
         self.weigh();
         self.forget_ended();
         for (slot, ends) in due {

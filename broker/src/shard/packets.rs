@@ -130,15 +130,7 @@ impl Shard {
             return Ok(());
         }
         self.count_unanswered(slot, publish.qos)?;
-        if let Some(refused) = self.refuse_message(slot, topic, publish) {
-            return self.refuse(slot, publish, refused);
-        }
-        if !self.may_publish(slot, topic) {
-            self.counts.refused_rights += 1;
-            return self.refuse(slot, publish, ReasonCode::NotAuthorized);
-        }
         let now_s = self.now.unix_s;
-        let user = self.sessions[slot as usize].user.clone();
         let properties = publish.properties.forwardable();
         let message = Message {
             topic,
@@ -151,15 +143,29 @@ impl Shard {
             publisher: me.id,
             client_id: &me.client_id,
         };
+        if let Some((limit, refused)) = self.refuse_message(slot, topic, publish) {
+            if let Some(limit) = limit {
+                self.post_refused(slot, &message, publish.packet_id, limit.key());
+            }
+            return self.refuse(slot, publish, refused);
+        }
+        if !self.may_publish(slot, topic) {
+            self.counts.refused_rights += 1;
+            return self.refuse(slot, publish, ReasonCode::NotAuthorized);
+        }
+        let user = self.sessions[slot as usize].user.clone();
         let user = user.as_deref();
         let mut retained = None;
         if publish.retain {
             let can_be_told = publish.qos > QoS::AtMostOnce && self.speaks_v5(slot);
-            let Ok(change) = self.keep_retained(&message, can_be_told) else {
-                self.counts.refused_retained += 1;
-                return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
+            retained = match self.keep_retained(&message, can_be_told) {
+                Ok(change) => change,
+                Err(full) => {
+                    self.counts.refused_retained += 1;
+                    self.post_refused(slot, &message, publish.packet_id, full.key());
+                    return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
+                }
             };
-            retained = change;
         }
         let retained = retained.as_ref();
         match publish.qos {
@@ -182,7 +188,7 @@ impl Shard {
         Ok(())
     }
 
-    fn speaks_v5(&self, slot: u32) -> bool {
+    pub(super) fn speaks_v5(&self, slot: u32) -> bool {
         self.sessions[slot as usize].link.as_ref().is_some_and(|link| link.version == Version::V5)
     }
 
@@ -204,7 +210,7 @@ impl Shard {
 
     /// Whether the session's client may publish there. What was looked up last is remembered: devices stay
     /// with their topic.
-    fn may_publish(&mut self, slot: u32, topic: &str) -> bool {
+    pub(super) fn may_publish(&mut self, slot: u32, topic: &str) -> bool {
         let access = &self.router.access;
         if !access.has_acl() {
             return true;

@@ -56,16 +56,11 @@ impl Shard {
 
     /// Counts a message that was not retained, and says so from time to time.
     fn note_full(&mut self, full: Full, message: &Message<'_>) {
-        let setting = match full {
-            Full::Messages => {
-                self.counts.not_retained_messages += 1;
-                "mqtt.max_retained_messages"
-            }
-            Full::Bytes => {
-                self.counts.not_retained_bytes += 1;
-                "mqtt.max_retained_bytes"
-            }
-        };
+        *match full {
+            Full::Messages => &mut self.counts.not_retained_messages,
+            Full::Bytes => &mut self.counts.not_retained_bytes,
+        } += 1;
+        let setting = full.key();
         if self.router.may_warn_of_retained(self.now.up_ms) {
             let (client, topic) = (message.client_id, crate::listener::shortened(message.topic));
             let (messages, bytes) = self.router.retained.size();
@@ -74,7 +69,7 @@ impl Shard {
                 topic,
                 messages,
                 bytes,
-                "not retained, and others will not be either: {setting} is reached; further ones are counted"
+                "not retained, and others will not be either: mqtt.{setting} is reached; further ones are counted"
             );
         }
     }
@@ -127,6 +122,8 @@ impl Shard {
         };
         self.scratch.restart();
         self.deliver(&target, None, &message);
+        // It is still there.
+        self.letters.forget();
     }
 
     /// Once a second, on one shard for all: what has expired goes.
