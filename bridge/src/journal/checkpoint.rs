@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::disk::{DiskError, File, Folder};
+use crate::log::segment::SegmentExtent;
 use crate::log::{Extent, Partition};
 use crate::state::{put_number, take_number, take_u32};
 
@@ -18,7 +19,8 @@ use super::files::Files;
 /// The checkpoint's file in the data folder.
 pub(crate) const FILE_NAME: &str = "checkpoint";
 const MAGIC: &[u8; 4] = b"MSCP";
-const VERSION: u8 = 1;
+/// Written here. 1, which is read too, had no generations: rewritten segments came with 2.
+const VERSION: u8 = 2;
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is seen to that there is a spare journal file.
 const SPARE_INTERVAL: Duration = Duration::from_millis(500);
@@ -59,7 +61,7 @@ impl Checkpoint {
         for ((topic, partition), extent) in &self.extents {
             let lengths = [extent.segments.len() as u64, extent.epochs.len() as u64];
             let head = [u64::from(*topic), (*partition).into(), extent.log_start as u64, extent.end as u64];
-            let segments = extent.segments.iter().flat_map(|(base, bytes)| [*base as u64, *bytes]);
+            let segments = extent.segments.iter().flat_map(|s| [s.base as u64, s.generation.into(), s.bytes]);
             let epochs = extent.epochs.iter().flat_map(|(epoch, start)| [*epoch as u64, *start as u64]);
             head.into_iter().chain(lengths).chain(segments).chain(epochs).for_each(|n| put_number(&mut out, n));
         }
@@ -73,7 +75,10 @@ impl Checkpoint {
         if crc32c::crc32c(covered) != u32::from_le_bytes(*crc) {
             return None;
         }
-        let mut rest = covered.strip_prefix(MAGIC)?.strip_prefix(&[VERSION])?;
+        let (version, mut rest) = covered.strip_prefix(MAGIC)?.split_first()?;
+        if !(1..=VERSION).contains(version) {
+            return None;
+        }
         let (cluster_id, after) = rest.split_first_chunk::<16>()?;
         rest = after;
         let mut checkpoint = Checkpoint {
@@ -89,7 +94,11 @@ impl Checkpoint {
                 Extent { log_start: take_offset(&mut rest)?, end: take_offset(&mut rest)?, ..Extent::default() };
             let (segments, epochs) = (take_number(&mut rest)?, take_number(&mut rest)?);
             for _ in 0..segments {
-                extent.segments.push((take_offset(&mut rest)?, take_number(&mut rest)?));
+                extent.segments.push(SegmentExtent {
+                    base: take_offset(&mut rest)?,
+                    generation: if *version == 1 { 0 } else { take_u32(&mut rest)? },
+                    bytes: take_number(&mut rest)?,
+                });
             }
             for _ in 0..epochs {
                 extent.epochs.push((take_u32(&mut rest)?.try_into().ok()?, take_offset(&mut rest)?));
@@ -196,8 +205,11 @@ mod tests {
 
     #[test]
     fn a_checkpoint_comes_back_and_a_damaged_one_does_not() {
-        let extent =
-            Extent { log_start: 3, end: 90, segments: vec![(0, 4096), (50, 7)], epochs: vec![(1, 0), (2, 60)] };
+        let segments = vec![
+            SegmentExtent { base: 0, generation: 2, bytes: 4096 },
+            SegmentExtent { base: 50, generation: 0, bytes: 7 },
+        ];
+        let extent = Extent { log_start: 3, end: 90, segments, epochs: vec![(1, 0), (2, 60)] };
         let checkpoint = Checkpoint {
             lsn: 77,
             epoch: 4,

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::batch::{self, Header};
 use crate::disk::{DiskError, File, Folder};
 
-use super::segment::{self, Segment};
+use super::segment::{self, Segment, SegmentExtent};
 
 /// Bytes read beyond what was asked for, since an index points at most this far before its batch.
 const INDEX_SLACK_BYTES: usize = 8192;
@@ -69,8 +69,8 @@ pub struct Extent {
     pub log_start: i64,
     /// Offset after the last record.
     pub end: i64,
-    /// (base, bytes) of each segment.
-    pub segments: Vec<(i64, u64)>,
+    /// Ascending; between two there may be offsets that nobody needs any more.
+    pub segments: Vec<SegmentExtent>,
     /// (leader epoch, its first offset).
     pub epochs: Vec<(i32, i64)>,
 }
@@ -91,14 +91,14 @@ impl Partition {
         segment_bytes_max: u64,
     ) -> Result<Partition, segment::OpenError> {
         for name in folder.names()? {
-            let base = name.split('.').next().and_then(|digits| digits.parse::<i64>().ok());
-            if base.is_some_and(|base| !extent.segments.iter().any(|(named, _)| *named == base)) {
+            let named = |found| extent.segments.iter().any(|s| (s.base, s.generation) == found);
+            if segment::parse_file_name(&name).is_some_and(|found| !named(found)) {
                 folder.remove(&name)?;
             }
         }
         let mut list = Vec::new();
-        for (base, bytes) in &extent.segments {
-            list.push(Segment::open(&folder, *base, *bytes)?.0);
+        for segment in &extent.segments {
+            list.push(Segment::open(&folder, segment)?);
         }
         Ok(Partition {
             topic_id,
@@ -112,7 +112,7 @@ impl Partition {
         })
     }
 
-    /// First offset held.
+    /// First offset that Kafka clients see; queues may point to records below it (S6).
     pub fn log_start(&self) -> i64 {
         self.log_start.load(Ordering::Acquire)
     }
@@ -144,7 +144,7 @@ impl Partition {
                 segments.epochs.push((header.leader_epoch, header.base_offset));
             }
             let active = segments.list.last_mut().ok_or(AppendError::NoSegment)?;
-            active.index.note(active.base, &header, position);
+            active.note(&header, position);
             active.bytes += bytes.len() as u64;
             active.dirty = true;
         }
@@ -197,7 +197,7 @@ impl Partition {
         let extent = Extent {
             log_start: self.log_start(),
             end: self.high_watermark(),
-            segments: segments.list.iter().map(|s| (s.base, s.bytes)).collect(),
+            segments: segments.list.iter().map(Segment::extent).collect(),
             epochs: segments.epochs.clone(),
         };
         let mut dirty = Vec::new();
@@ -219,11 +219,9 @@ impl Partition {
     /// Forgets every segment below `base`; gives their names, to be unlinked after the next checkpoint (C2).
     pub fn forget_below(&self, base: i64) -> Vec<String> {
         let mut segments = self.segments.write();
-        let gone: Vec<_> = segments.list.iter().filter(|s| s.base < base).map(|s| s.base).collect();
-        segments.list.retain(|s| s.base >= base);
+        let gone: Vec<_> = segments.list.extract_if(.., |s| s.base < base).collect();
         self.log_start.fetch_max(base, Ordering::AcqRel);
-        let extensions = ["log", "index", "timeindex"];
-        gone.iter().flat_map(|base| extensions.map(|extension| segment::file_name(*base, extension))).collect()
+        gone.iter().flat_map(Segment::file_names).collect()
     }
 
     /// The folder its files are in.
@@ -258,7 +256,7 @@ impl Partition {
         waiting.push(mine);
     }
 
-    /// Whole stored batches, from the one that holds `offset` on, at most `bytes_max` but always at least
+    /// Whole stored batches, from the first that reaches `offset` on, visible or not, at most `bytes_max` but always at least
     /// one; none above the high watermark; empty at the high watermark. Does not block the thread.
     pub async fn read(&self, offset: i64, bytes_max: usize) -> Result<Bytes, ReadError> {
         let Some(place) = self.place(offset)? else { return Ok(Bytes::new()) };
@@ -298,39 +296,49 @@ impl Partition {
         }
     }
 
-    fn place(&self, offset: i64) -> Result<Option<Place>, ReadError> {
+    /// Whether Kafka clients may read from this offset on.
+    pub fn check_visible(&self, offset: i64) -> Result<(), ReadError> {
         let (start, end) = (self.log_start(), self.high_watermark());
-        if offset < start || offset > end {
-            return Err(ReadError::OutOfRange { offset, start, end });
+        match (start..=end).contains(&offset) {
+            true => Ok(()),
+            false => Err(ReadError::OutOfRange { offset, start, end }),
         }
-        if offset == end {
-            return Ok(None);
+    }
+
+    /// Where the first batch lies that reaches this offset; `None` when there is none yet.
+    fn place(&self, offset: i64) -> Result<Option<Place>, ReadError> {
+        let end = self.high_watermark();
+        if offset > end {
+            return Err(ReadError::OutOfRange { offset, start: self.log_start(), end });
         }
         let segments = self.segments.read();
-        let after = segments.list.partition_point(|s| s.base <= offset);
-        let Some(segment) = after.checked_sub(1).map(|i| &segments.list[i]) else {
-            return Err(ReadError::OutOfRange { offset, start, end });
-        };
-        let position = segment.index.position_before((offset - segment.base) as u32);
+        let found = segments.list.partition_point(|s| s.end <= offset);
+        let Some(segment) = segments.list.get(found).filter(|_| offset < end) else { return Ok(None) };
+        let position = segment.index.position_before((offset - segment.base).max(0) as u32);
         Ok(Some(Place { file: segment.file.clone(), position, end: segment.bytes }))
     }
 
     /// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`; of a compressed
     /// batch, whose records are not looked into, its first offset.
     pub async fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(i64, i64)>, ReadError> {
-        let place = {
+        let (start, high_watermark) = (self.log_start(), self.high_watermark());
+        let places: Vec<Place> = {
             let segments = self.segments.read();
-            let found = segments.list.iter().find(|s| s.index.max_timestamp().is_some_and(|t| t >= timestamp_ms));
-            found.map(|s| Place {
+            let reaches = |s: &&Segment| s.end > start && s.index.max_timestamp().is_some_and(|t| t >= timestamp_ms);
+            let place = |s: &Segment| Place {
                 file: s.file.clone(),
                 position: s.index.position_before_time(timestamp_ms),
                 end: s.bytes,
-            })
+            };
+            segments.list.iter().filter(reaches).map(place).collect()
         };
-        let Some(place) = place else { return Ok(None) };
-        let (start, high_watermark) = (self.log_start(), self.high_watermark());
-        let found = blocking(move || place.find_time(timestamp_ms, start)).await?;
-        Ok(found.filter(|(offset, _)| *offset < high_watermark))
+        // More than one where the log starts behind the record that reached it, or compaction took it.
+        for place in places {
+            if let Some(found) = blocking(move || place.find_time(timestamp_ms, start)).await? {
+                return Ok(Some(found).filter(|(offset, _)| *offset < high_watermark));
+            }
+        }
+        Ok(None)
     }
 
     /// Offset and timestamp of a record with the greatest timestamp.
@@ -510,7 +518,7 @@ mod tests {
         let times = path.with_extension("timeindex");
         let (right, times_right) = (std::fs::read(&path).expect("an index"), std::fs::read(&times).expect("one"));
         let entry = |offset: u32, position: u32| [offset.to_be_bytes(), position.to_be_bytes()].concat();
-        let bytes = extent.segments[0].1 as u32;
+        let bytes = extent.segments[0].bytes as u32;
         // One that is no batch's, one beyond the log.
         for (last, kept) in [(entry(98, bytes - 7), 0), (entry(200, bytes + 1), right.len())] {
             std::fs::write(&path, [&right[..], &last].concat()).expect("written");
