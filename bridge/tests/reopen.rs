@@ -17,7 +17,8 @@ fn options(folder: &Path) -> Options {
         data_dir: folder.to_owned(),
         durability: Durability::Fsync,
         commit_interval: Duration::ZERO,
-        segment_bytes_max: 64 << 10,
+        // Records here are stamped as if it were 1970.
+        topic_defaults: bridge::Settings { segment_bytes: 64 << 10, retention_ms: None, ..bridge::Settings::default() },
         checkpoint_bytes: 256 << 10,
         checkpoint_interval: Duration::from_secs(60),
     }

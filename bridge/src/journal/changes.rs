@@ -67,6 +67,7 @@ impl Changes {
                     queue.entries.insert(*sequence, None);
                 }
             }
+            Change::Trim(_) => {}
             Change::Release(queue, sequence) => {
                 let released = Entry { pointer: NOWHERE, tag: 0, expires_s: 0, released: true };
                 self.queues.entry(*queue).or_default().entries.insert(*sequence, Some(released));

@@ -15,6 +15,7 @@ use crate::state::{put_number, take_number, take_u32};
 use super::changes::Changes;
 use super::commit::Shared;
 use super::files::Files;
+use super::retention::Outdated;
 
 /// The checkpoint's file in the data folder.
 pub(crate) const FILE_NAME: &str = "checkpoint";
@@ -37,6 +38,9 @@ pub(crate) struct Job {
     pub(crate) dirty: Vec<Arc<File>>,
     pub(crate) touched: Vec<Arc<Partition>>,
     pub(crate) journal_bytes: u64,
+    /// What goes when it is done.
+    pub(crate) outdated: Vec<Outdated>,
+    pub(crate) next_topic_id: u32,
 }
 
 /// What the checkpoint file says.
@@ -179,16 +183,16 @@ impl Checkpointer {
             lsn: job.lsn,
             epoch: self.epoch,
             cluster_id: self.cluster_id,
-            next_topic_id: job.extents.keys().map(|(topic, _)| topic + 1).max().unwrap_or(0),
+            next_topic_id: job.next_topic_id,
             extents: job.extents.clone(),
         };
         checkpoint.extents.extend(self.state.extents());
         self.folder.replace(FILE_NAME, &checkpoint.encode())?;
         self.files.recycle(job.lsn);
-        for (folder, name) in outdated {
-            // Left behind, it is removed at the next start.
-            if let Err(error) = folder.remove(&name) {
-                tracing::warn!(%error, "an outdated file stays");
+        for outdated in job.outdated.iter().chain(&outdated) {
+            // A file left behind is removed at the next start.
+            if let Err(error) = outdated.remove() {
+                tracing::warn!(%error, "what is outdated stays");
             }
         }
         self.shared.uncheckpointed_bytes.fetch_sub(job.journal_bytes, Ordering::AcqRel);

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::HIDDEN;
 use crate::batch::{self, Builder, Header};
 use crate::log::Topic;
 use crate::producer::{Producers, Verdict};
@@ -116,6 +117,15 @@ impl Gather {
         }
     }
 
+    /// J4: from here on nothing is appended to it. Whether there was such a topic.
+    fn forget_topic(&mut self, topic: u32) -> bool {
+        let known = self.topics.remove(&topic).is_some();
+        for key in self.producers.forget_topic(topic) {
+            Change::Delete(Space::PRODUCERS, &key).encode(&mut self.changes);
+        }
+        known
+    }
+
     /// A queue that recovery found, with the sequence it goes on with.
     pub(crate) fn add_queue(&mut self, queue: u64, next: u64) {
         self.queues.insert(queue, Queue { next, lane: None });
@@ -178,6 +188,11 @@ impl Gather {
         let targets = &bytes[20..20 + targets_bytes];
         let (body_at, body_end) = (24 + targets_bytes, append_end(bytes));
         let body = &bytes[body_at..body_end];
+        // J4: queues get a record whose topic was deleted while it waited all the same.
+        let (topic, partition) = match targets.is_empty() || self.topics.contains_key(&topic) {
+            true => (topic, partition),
+            false => (HIDDEN.1, 0),
+        };
         if let Some(index) = self.touch(topic, partition) {
             self.records += 1;
             let head = &mut self.heads[index];
@@ -293,6 +308,10 @@ impl Gather {
                 closed.is_some()
             }
             Change::Remove(queue, _) | Change::Release(queue, _) => self.queues.contains_key(&queue),
+            Change::Put(Space::DELETED, id, _) => {
+                id.try_into().is_ok_and(|id| self.forget_topic(u32::from_be_bytes(id)))
+            }
+            Change::Trim(at) => self.topics.contains_key(&at.topic),
             Change::Put(..) | Change::Delete(..) => true,
             Change::Enqueue(..) => false,
         };

@@ -1,6 +1,6 @@
 //! One partition: its segments in order, written by the apply thread alone, read by everyone.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -10,7 +10,9 @@ use tokio::sync::Notify;
 use crate::batch::{self, Header};
 use crate::disk::{DiskError, File, Folder};
 
+use super::ages::Ages;
 use super::segment::{self, Segment, SegmentExtent};
+use super::settings::Settings;
 
 /// Bytes read beyond what was asked for, since an index points at most this far before its batch.
 const INDEX_SLACK_BYTES: usize = 8192;
@@ -23,7 +25,7 @@ pub struct Partition {
     /// Its index in the topic.
     pub index: u32,
     folder: Folder,
-    segment_bytes_max: u64,
+    segment_bytes_max: AtomicU64,
     segments: RwLock<Segments>,
     log_start: AtomicI64,
     high_watermark: AtomicI64,
@@ -104,7 +106,7 @@ impl Partition {
             topic_id,
             index,
             folder,
-            segment_bytes_max,
+            segment_bytes_max: AtomicU64::new(segment_bytes_max),
             segments: RwLock::new(Segments { list, epochs: extent.epochs }),
             log_start: AtomicI64::new(extent.log_start),
             high_watermark: AtomicI64::new(extent.end),
@@ -166,7 +168,8 @@ impl Partition {
             let mut segments = self.segments.write();
             // A compressed batch may say that it holds any number of records; offsets in an index are relative.
             let indexable = |active: &Segment| header.last_offset() - active.base <= i64::from(i32::MAX);
-            let fits = |active: &Segment| active.bytes + more <= self.segment_bytes_max && indexable(active);
+            let bytes_max = self.segment_bytes_max.load(Ordering::Relaxed);
+            let fits = |active: &Segment| !active.sealed && active.bytes + more <= bytes_max && indexable(active);
             match segments.list.last_mut() {
                 Some(active) if active.bytes == 0 || fits(active) => return Ok(()),
                 Some(active) => active.store_index(&self.folder)?,
@@ -188,6 +191,76 @@ impl Partition {
         let fresh = Segment::create(&self.folder, base)?;
         self.segments.write().list.push(fresh);
         Ok(())
+    }
+
+    /// From the next batch on segments are closed at another size.
+    pub fn limit_segments(&self, bytes_max: u64) {
+        self.segment_bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Kafka clients see nothing below `offset` any more, as far as there is anything. It never goes back.
+    pub fn raise_log_start(&self, offset: i64) {
+        let start = offset.min(self.high_watermark());
+        self.log_start.fetch_max(start, Ordering::AcqRel);
+        // Of the epochs below it the last one says where it began.
+        let mut segments = self.segments.write();
+        let below = segments.epochs.partition_point(|(_, first)| *first <= start);
+        segments.epochs.drain(..below.saturating_sub(1));
+    }
+
+    /// Lets go of what its topic's settings do not keep: raises the log start over whole segments, and closes the last
+    /// one when it is old. Called by the thread that appends.
+    pub fn expire(&self, settings: &Settings, ages: &Ages) {
+        let mut segments = self.segments.write();
+        if let Some(active) = segments.list.last_mut()
+            && active.first_ms.is_some_and(|first_ms| ages.is_older(first_ms, settings.segment_age_max_ms()))
+        {
+            active.sealed = true;
+        }
+        if !settings.delete {
+            return;
+        }
+        let mut start = self.log_start();
+        let mut kept: u64 = segments.list.iter().filter(|s| s.end > start).map(|s| s.bytes).sum();
+        let last = segments.list.len().saturating_sub(1);
+        for (index, segment) in segments.list.iter().enumerate() {
+            if segment.end <= start || segment.bytes == 0 {
+                continue;
+            }
+            let newest_ms = segment.index.max_timestamp();
+            let too_old = settings.retention_ms.zip(newest_ms).is_some_and(|(age, at)| ages.is_older(at, age));
+            let enough = |bytes| kept - segment.bytes >= bytes;
+            if !too_old && (index == last || !settings.retention_bytes.is_some_and(enough)) {
+                break;
+            }
+            start = segment.end;
+            kept -= segment.bytes;
+        }
+        drop(segments);
+        self.raise_log_start(start);
+    }
+
+    /// Whether there is a segment that Kafka clients see nothing of.
+    pub fn has_unseen(&self) -> bool {
+        self.segments.read().list.iter().any(|segment| self.is_unseen(segment))
+    }
+
+    /// Forgets every segment that Kafka clients see nothing of and that no range of offsets (both ends included) touches;
+    /// gives their names, to be unlinked after the next checkpoint (C2). Called by the thread that appends.
+    pub fn forget_unseen(&self, pinned: &[(i64, i64)]) -> Vec<String> {
+        let mut segments = self.segments.write();
+        let needed = |s: &Segment| pinned.iter().any(|(first, last)| *first < s.end && *last >= s.base);
+        let gone: Vec<_> = segments.list.extract_if(.., |s| self.is_unseen(s) && !needed(s)).collect();
+        gone.iter().flat_map(Segment::file_names).collect()
+    }
+
+    fn is_unseen(&self, segment: &Segment) -> bool {
+        segment.bytes > 0 && segment.end <= self.log_start()
+    }
+
+    /// Whether it holds no segment at all.
+    pub fn is_bare(&self) -> bool {
+        self.segments.read().list.is_empty()
     }
 
     /// What a checkpoint at this very moment has to name, and the files to sync for it, which count as

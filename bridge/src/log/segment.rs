@@ -29,6 +29,8 @@ pub struct Segment {
     pub index: Index,
     /// Written since it was last synced.
     pub dirty: bool,
+    /// The next batch begins another one.
+    pub sealed: bool,
 }
 
 /// The name of a segment's file: Kafka's 20 digits, and how often it was rewritten, if it was. Kafka's own tools read up
@@ -79,6 +81,7 @@ impl Segment {
             bytes: 0,
             index: Index::default(),
             dirty: true,
+            sealed: false,
         })
     }
 
@@ -94,7 +97,8 @@ impl Segment {
         file.set_len(bytes)?;
         let (offsets, times) = index_files(folder, base, generation)?;
         let (index, from) = Index::load(&offsets, &times, bytes)?;
-        let mut segment = Segment { base, generation, end: base, first_ms: None, file, bytes, index, dirty: false };
+        let mut segment =
+            Segment { base, generation, end: base, first_ms: None, file, bytes, index, dirty: false, sealed: false };
         match segment.note_from(from) {
             // What a power cut left of an index may lead anywhere: the batches say what is there.
             Err(OpenError::Batch { .. }) if from > 0 => {

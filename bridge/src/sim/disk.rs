@@ -416,6 +416,17 @@ impl System for SimulatedDisk {
         })
     }
 
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        self.state("remove folder", path, |state| {
+            if !state.names(path)?.now.is_empty() {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
+            let (folder, name) = split(path);
+            state.names(&folder)?.change(NameChange::Remove(name));
+            state.answer(())
+        })
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.state("rename", from, |state| {
             let node = state.find(from).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
