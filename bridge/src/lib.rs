@@ -56,7 +56,7 @@ use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer};
 use journal::commit::{Committer, Shared};
 use journal::files::Files;
-use journal::gather::Gather;
+use journal::gather::{Gather, Stamped};
 use journal::pins::Pins;
 use journal::recovery::Journal;
 use journal::retention;
@@ -74,6 +74,8 @@ pub use log::{Partition, ReadError, SettingError, Settings, Topic};
 pub use reader::{Fetched, Reader};
 pub use state::Space;
 
+/// Journal files that a start may leave to the next regular checkpoint.
+const JOURNAL_FILES_AT_START_MAX: usize = 4;
 /// Frames committed and not yet applied, at most; each is about a group's bytes.
 const UNAPPLIED_FRAMES_MAX: usize = 8;
 /// Name and id of the topic that holds what queues need and no rule maps.
@@ -465,6 +467,8 @@ impl Machine {
             checkpoint_interval: options.checkpoint_interval,
             journal_bytes: replayed.journal_bytes,
             batches_done: 0,
+            // Starts that end before their first checkpoint leave a file each.
+            soon: replayed.files.counts().1 > JOURNAL_FILES_AT_START_MAX,
             woken: Vec::new(),
         };
         let checkpointer = Checkpointer {
@@ -535,20 +539,24 @@ fn read_checkpoint(folder: &Folder) -> Result<Checkpoint, OpenError> {
 
 /// When the clock was last set by much (R5).
 fn ages(whole: &Whole) -> Ages {
-    let stored = whole.keyed.get(&(Space::META, retention::AGES_KEY.into()));
-    let since_ms = stored.and_then(|value| <[u8; 8]>::try_from(&value[..]).ok()).map(i64::from_be_bytes);
-    since_ms.map_or_else(Ages::default, Ages::since)
+    stored_time(whole, retention::AGES_KEY).map_or_else(Ages::default, Ages::since)
+}
+
+fn stored_time(whole: &Whole, key: &[u8]) -> Option<i64> {
+    let stored = whole.keyed.get(&(Space::META, key.into()))?;
+    <[u8; 8]>::try_from(&stored[..]).ok().map(i64::from_be_bytes)
 }
 
 fn make_gather(topics: &Topics, whole: &mut Whole, epoch: i32) -> Gather {
     let mut producers = Producers::default();
+    let stamped = Stamped::since(stored_time(whole, Stamped::KEY));
     whole.keyed.retain(|(space, key), value| {
         if *space == Space::PRODUCERS && producers.restore(key, value).is_none() {
             tracing::warn!("a producer's stored state does not parse and is left out");
         }
         ![Space::PRODUCERS, Space::TOPICS, Space::DELETED, Space::META].contains(space)
     });
-    let mut gather = Gather::new(epoch, producers);
+    let mut gather = Gather::new(epoch, producers, stamped);
     for topic in topics.all().iter().filter(|topic| !topic.is_deleted()) {
         gather.add_topic(topic);
     }
