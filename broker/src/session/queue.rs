@@ -130,7 +130,7 @@ impl Queue {
     /// one that was sent before; at QoS 2 what was sent stays, for the client may know its identifier [MQTT-4.3.3-7].
     pub fn drop_oldest(&mut self, is_away: bool) -> Option<u64> {
         let sequence = self.oldest(is_away)?.sequence();
-        self.give_up(sequence);
+        self.drop_one(sequence);
         Some(sequence)
     }
 
@@ -140,7 +140,7 @@ impl Queue {
     }
 
     /// The entry that is to be given up first, with its sequence, and for what: the next to be sent has expired, or it
-    /// is the oldest of more than so many. It stays until [`Queue::give_up`].
+    /// is the oldest of more than so many. It stays until [`Queue::drop_one`].
     pub fn doomed(&self, is_away: bool, len_max: usize, now_s: u32) -> Option<(u64, Entry, Dropped)> {
         let from = if is_away { 0 } else { self.next };
         let next = self.items.range(from..).find(|item| item.sent.is_none());
@@ -153,11 +153,22 @@ impl Queue {
         Some((item.sequence(), item.entry, why))
     }
 
-    /// Gives up the entry of this sequence, which is not under way to the client.
-    pub fn give_up(&mut self, sequence: u64) {
+    /// Drops the entry of this sequence, which is not under way to the client.
+    pub fn drop_one(&mut self, sequence: u64) {
         let Some(at) = self.place(sequence) else { return };
         self.items.remove(at);
         self.next -= usize::from(at < self.next);
+        self.advance();
+    }
+
+    /// Entries that were never sent, in order, with their sequences.
+    pub fn never_sent(&self) -> impl Iterator<Item = (u64, Entry)> {
+        self.items.iter().filter(|item| item.sent.is_none()).map(|item| (item.sequence(), item.entry))
+    }
+
+    /// The client is away, and these that were never sent become another's; in order.
+    pub fn give_up(&mut self, sequences: &[u64]) {
+        self.items.retain(|item| sequences.binary_search(&item.sequence()).is_err());
         self.advance();
     }
 
@@ -511,7 +522,7 @@ mod tests {
                         }
                         if let Some((sequence, entry, _)) = doomed {
                             prop_assert_eq!(entry.pointer.offset, sequence as i64);
-                            queue.give_up(sequence);
+                            queue.drop_one(sequence);
                             there.retain(|(known, _)| *known != sequence);
                         }
                     }

@@ -49,7 +49,7 @@ impl Shard {
                 return;
             }
             for alike in doomed.chunk_by(Doomed::is_with) {
-                if self.is_behind() {
+                if !self.takes_letters(limits::BACKLOG_BYTES_MAX) {
                     // The next commit brings another turn.
                     self.awaited = true;
                     return;
@@ -157,7 +157,7 @@ impl Shard {
         for &Doomed { slot, sequence, why, .. } in alike {
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
             let Out::Queue(queue) = &mut session.out else { continue };
-            queue.give_up(sequence);
+            queue.drop_one(sequence);
             session.me.set_queued(queue.len());
             self.counts.dropped(if message.is_some() { why } else { Dropped::Unreadable }, &session.me);
             operation.change(Change::Remove(session.me.id, sequence));

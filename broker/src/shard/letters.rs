@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ahash::HashSet;
 use bridge::state::Change;
-use bridge::{Operation, Topic};
+use bridge::{Operation, Ticket, Topic};
 
 use crate::codec::QoS;
 use crate::dead_letter::{Label, Reason};
@@ -98,9 +98,9 @@ impl Shard {
         self.schedule_turn();
     }
 
-    /// Whether the journal has more before it than publishers are let add to.
-    pub(super) fn is_behind(&self) -> bool {
-        self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX
+    /// Whether a letter can be written while no more than so many bytes are before it.
+    pub(super) fn takes_letters(&self, backlog_bytes_max: usize) -> bool {
+        self.lane.backlog_bytes() <= backlog_bytes_max
     }
 
     /// Hands in what was noted of a message that is in no other operation.
@@ -108,7 +108,7 @@ impl Shard {
         if !self.letters.are_due() {
             return;
         }
-        if self.lane.backlog_bytes() > limits::LETTERS_BACKLOG_BYTES_MAX {
+        if !self.takes_letters(limits::LETTERS_BACKLOG_BYTES_MAX) {
             self.counts.dead_letters_missed += self.letters.due.len() as u64;
             return self.letters.forget();
         }
@@ -123,7 +123,7 @@ impl Shard {
         self.counts.dropped_many(why, waiting.len(), session);
         let Some(reason) = Reason::of(why).filter(|_| self.letters.are_on()) else { return };
         for message in waiting.iter().filter_map(Waiting::message) {
-            if self.lane.backlog_bytes() > limits::LETTERS_BACKLOG_BYTES_MAX {
+            if !self.takes_letters(limits::LETTERS_BACKLOG_BYTES_MAX) {
                 self.counts.dead_letters_missed += 1;
                 continue;
             }
@@ -146,10 +146,20 @@ impl Shard {
     }
 
     /// Hands in the letter of a message that a limit refuses. Not for who has no right to publish there: refusals are
-    /// no way into the log. Its acknowledgement comes after it, and waits for it.
-    pub(super) fn post_refused(&mut self, slot: u32, message: &Message<'_>, packet_id: u16, limit: &'static str) {
+    /// no way into the log. Its acknowledgement has to wait for the ticket.
+    pub(super) fn post_refused(
+        &mut self,
+        slot: u32,
+        message: &Message<'_>,
+        packet_id: u16,
+        limit: &'static str,
+    ) -> Option<Ticket> {
         if !self.letters.are_on() || !self.may_publish(slot, message.topic) {
-            return;
+            return None;
+        }
+        if !self.takes_letters(limits::LETTERS_BACKLOG_BYTES_MAX) {
+            self.counts.dead_letters_missed += 1;
+            return None;
         }
         let label = Label { reason: Reason::Limit, limit: Some(limit), recipients: &[], time_ms: self.now.unix_ms };
         // Who is told that it was taken, for want of another answer, may send it again (S4).
@@ -165,5 +175,6 @@ impl Shard {
             session.inbound.insert(packet_id, ticket);
         }
         self.schedule_turn();
+        Some(ticket)
     }
 }

@@ -527,6 +527,7 @@ impl Shard {
         doomed.into_iter().for_each(|slot| self.doom(slot));
         self.weigh();
         self.forget_ended();
+        self.relieve_absent();
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");

@@ -1,6 +1,7 @@
 //! What a client sends, packet by packet.
 
 use ahash::HashSet;
+use bridge::Ticket;
 use bridge::state::Change;
 
 use crate::codec::{
@@ -144,14 +145,13 @@ impl Shard {
             client_id: &me.client_id,
         };
         if let Some((limit, refused)) = self.refuse_message(slot, topic, publish) {
-            if let Some(limit) = limit {
-                self.post_refused(slot, &message, publish.packet_id, limit.key());
-            }
-            return self.refuse(slot, publish, refused);
+            let id = publish.packet_id;
+            let letter = limit.and_then(|limit| self.post_refused(slot, &message, id, limit.key()));
+            return self.refuse(slot, publish, refused, letter);
         }
         if !self.may_publish(slot, topic) {
             self.counts.refused_rights += 1;
-            return self.refuse(slot, publish, ReasonCode::NotAuthorized);
+            return self.refuse(slot, publish, ReasonCode::NotAuthorized, None);
         }
         let user = self.sessions[slot as usize].user.clone();
         let user = user.as_deref();
@@ -162,8 +162,8 @@ impl Shard {
                 Ok(change) => change,
                 Err(full) => {
                     self.counts.refused_retained += 1;
-                    self.post_refused(slot, &message, publish.packet_id, full.key());
-                    return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
+                    let letter = self.post_refused(slot, &message, publish.packet_id, full.key());
+                    return self.refuse(slot, publish, ReasonCode::QuotaExceeded, letter);
                 }
             };
         }
@@ -252,8 +252,8 @@ impl Shard {
     }
 
     /// Does not take a message: in 5.0 its acknowledgement says so; before, it is acknowledged all the same,
-    /// for there is no other answer but to close.
-    fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) -> Handled {
+    /// for there is no other answer but to close. It is told after its letter, if it has one.
+    fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode, letter: Option<Ticket>) -> Handled {
         let kind = match publish.qos {
             // A text that is none can be told here by closing alone (3.3.2.3.2); the rest is only not taken.
             QoS::AtMostOnce if reason == ReasonCode::PayloadFormatInvalid => {
@@ -266,7 +266,7 @@ impl Shard {
         let Some(link) = self.sessions[slot as usize].link.as_ref() else { return Ok(()) };
         let reason = if link.version == Version::V5 { reason } else { ReasonCode::Success };
         let ack = Ack { kind, packet_id: publish.packet_id, reason };
-        let ticket = self.lane.submitted();
+        let ticket = letter.unwrap_or_else(|| self.lane.submitted());
         self.hold(slot, ticket, Promise::Ack(ack));
         self.schedule_turn();
         Ok(())

@@ -512,7 +512,7 @@ impl Shard {
         let how = How { qos: tag.qos(), retain: tag.retain(), ids: id.as_slice() };
         let outgoing = OutgoingPublish { dup, ..outgoing(message, &how, packet_id, self.now.unix_s) };
         if outgoing.encoded_length(link.version) > link.packet_bytes_max {
-            if self.letters.are_on() && self.is_behind() {
+            if self.letters.are_on() && !self.takes_letters(limits::BACKLOG_BYTES_MAX) {
                 self.wait_for_commit(slot);
                 return false;
             }
