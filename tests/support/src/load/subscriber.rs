@@ -1,10 +1,12 @@
-//! A durable subscriber that keeps its side of the protocol through all kills.
+//! A durable subscriber that keeps its side of the protocol whatever happens to the broker.
 
-use crate::run::Run;
+use super::run::Run;
+use super::sent::Got;
+use super::{END, FILTER};
+use crate::mqtt::{AckKind, Client, Connect, Lost, Packet, Publish, Version};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
-use support::mqtt::{AckKind, Client, Connect, Lost, Packet, Publish, Version};
 
 /// Silence after the last message that means nothing more will come.
 const QUIET: Duration = Duration::from_millis(500);
@@ -12,15 +14,11 @@ const QUIET: Duration = Duration::from_millis(500);
 /// One subscribing client with a durable session.
 #[derive(Debug)]
 pub struct Subscriber {
-    /// Its client id.
-    pub name: String,
-    qos: u8,
+    got: Got,
     address: SocketAddr,
     connect: Connect,
     /// QoS 2 ids received and not yet released: what comes with one of them is a repeat.
     held: HashSet<u16>,
-    /// Topic and payload of each message, in order; at QoS 2 repeats are left out.
-    pub got: Vec<(String, String)>,
     ended: bool,
 }
 
@@ -28,33 +26,31 @@ impl Subscriber {
     /// A subscriber that has not connected yet.
     pub fn new(name: &str, version: Version, qos: u8, address: SocketAddr) -> Subscriber {
         Subscriber {
-            name: name.to_owned(),
-            qos,
+            got: Got { name: name.to_owned(), qos, messages: Vec::new() },
             address,
             connect: Connect::new(version, name).durable(),
             held: HashSet::new(),
-            got: Vec::new(),
             ended: false,
         }
     }
 
     /// Makes the session.
-    pub fn subscribe(&mut self) {
+    pub fn subscribe(&self) {
         let mut client = Client::connect(self.address, &self.connect);
-        assert_eq!(client.subscribe("kill/#", self.qos), self.qos);
+        assert_eq!(client.subscribe(FILTER, self.got.qos), self.got.qos);
     }
 
-    /// Receives through all kills until the message `end`, and what may come behind it.
-    pub fn run(&mut self, run: &Run) {
-        let _abort = run.abort_on_panic();
+    /// Receives until the last message and what may come behind it, however often the broker goes away.
+    pub fn run(mut self, run: &Run) -> Got {
         while let Ok(client) = run.connect(self.address, &self.connect) {
             let present = client.connack.session_present;
-            assert!(present, "the session of {} is lost", self.name);
+            assert!(present, "the session of {} is lost", self.got.name);
             match self.receive_on(client, run) {
                 Err(Lost::Closed) => {}
-                Ok(()) | Err(Lost::Silent) => return,
+                Ok(()) | Err(Lost::Silent) => break,
             }
         }
+        self.got
     }
 
     fn receive_on(&mut self, mut client: Client, run: &Run) -> Result<(), Lost> {
@@ -76,8 +72,8 @@ impl Subscriber {
     fn received(&mut self, publish: Publish, client: &mut Client) -> Result<(), Lost> {
         let is_new = publish.qos < 2 || self.held.insert(publish.id);
         if is_new {
-            self.ended |= publish.topic == "kill/end";
-            self.got.push((publish.topic.clone(), publish.text()));
+            self.ended |= publish.topic == END;
+            self.got.messages.push((publish.topic.clone(), publish.text()));
         }
         match publish.qos {
             1 => client.try_send_ack(AckKind::PubAck, publish.id),
