@@ -2,7 +2,10 @@
 //! nothing acknowledged is lost, QoS 2 is exactly once, order holds, no commit steps back.
 //!
 //! `MILLSTREAM_KILL_ROUNDS` is how often it is killed (10), `MILLSTREAM_KILL_SEED` replays the
-//! moments of a run.
+//! moments of a run. `MILLSTREAM_KILL_PYTHON` is a Python that has paho-mqtt, which then takes part.
+
+mod with_paho;
+mod with_rumqttc;
 
 use std::thread;
 use std::time::Duration;
@@ -16,12 +19,28 @@ const CONFIG: &str = "[bridge]\ncheckpoint_interval_s = 1\ncheckpoint_bytes = 10
 
 #[test]
 fn nothing_acknowledged_is_lost() {
+    let mut broker = Broker::with_config(CONFIG);
+    let load = Load::of_our_own(broker.mqtt());
+    killed_again_and_again(&mut broker, load);
+}
+
+/// Clients that people use, which keep their sessions in their own ways.
+#[test]
+fn nothing_acknowledged_to_real_clients_is_lost() {
+    let mut broker = Broker::with_config(CONFIG);
+    let mut load = Load::subscribers_of_our_own(broker.mqtt());
+    with_rumqttc::join(&mut load, broker.mqtt());
+    if let Ok(python) = std::env::var("MILLSTREAM_KILL_PYTHON") {
+        with_paho::join(&mut load, &python, broker.mqtt());
+    }
+    killed_again_and_again(&mut broker, load);
+}
+
+fn killed_again_and_again(broker: &mut Broker, load: Load) {
     let rounds = number_from("MILLSTREAM_KILL_ROUNDS").unwrap_or(10);
     let seed = seed_from("MILLSTREAM_KILL_SEED");
     eprintln!("to replay: MILLSTREAM_KILL_ROUNDS={rounds} MILLSTREAM_KILL_SEED={seed}");
-    let mut broker = Broker::with_config(CONFIG);
-    let load = Load::of_our_own(broker.mqtt());
-    let account = load.run(&mut broker, |broker, backend, run| {
+    let account = load.run(broker, |broker, backend, run| {
         kill_and_restart(broker, rounds, Random::seeded(seed), backend, run);
     });
     account.settle();

@@ -39,10 +39,16 @@ pub struct Load {
 impl Load {
     /// The tests' own clients: publishers at QoS 1 and 2 in both versions, a subscriber at each.
     pub fn of_our_own(mqtt: SocketAddr) -> Load {
-        let mut load = Load::default();
+        let mut load = Load::subscribers_of_our_own(mqtt);
         for publisher in Publisher::of_each_kind(mqtt) {
             load.publish(move |run| publisher.run(run));
         }
+        load
+    }
+
+    /// The same without the publishers.
+    pub fn subscribers_of_our_own(mqtt: SocketAddr) -> Load {
+        let mut load = Load::default();
         for (name, version, qos) in [("at-least-once", Version::V311, 1), ("exactly-once", Version::V5, 2)] {
             let subscriber = Subscriber::new(name, version, qos, mqtt);
             subscriber.subscribe();
