@@ -15,12 +15,13 @@ const KINDS: [&str; 4] = ["durable", "live", "names", "graves"];
 #[derive(Debug)]
 pub struct ForgetfulDisk {
     root: TempDir,
+    ignored: &'static str,
 }
 
 impl ForgetfulDisk {
     /// An empty one.
     pub fn new() -> ForgetfulDisk {
-        let disk = ForgetfulDisk { root: tempfile::tempdir().expect("a temporary folder") };
+        let disk = ForgetfulDisk { root: tempfile::tempdir().expect("a temporary folder"), ignored: "" };
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/powercut/forgetful.c");
         let mut cc = Command::new("cc");
         cc.args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(disk.library()).arg(source);
@@ -28,6 +29,11 @@ impl ForgetfulDisk {
         fs::create_dir(disk.folder()).expect("a writable folder");
         disk.all_is_durable();
         disk
+    }
+
+    /// The same that lies: syncs of paths that end so do nothing.
+    pub fn that_ignores(self, path_end: &'static str) -> ForgetfulDisk {
+        ForgetfulDisk { ignored: path_end, ..self }
     }
 
     /// What may be written to.
@@ -51,6 +57,7 @@ impl ForgetfulDisk {
             ("FORGETFUL_FROM", path(self.folder())),
             ("FORGETFUL_TO", path(self.root.path().join("kept"))),
             ("FORGETFUL_SYNC_US", sync_us.to_string()),
+            ("FORGETFUL_IGNORES", self.ignored.to_owned()),
         ]
     }
 

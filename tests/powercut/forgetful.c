@@ -8,6 +8,7 @@
  *     names/INODE       synced names in a folder: a line "INODE f|d NAME" for each
  *     graves/INODE      a removed folder, for the same reason
  *   FORGETFUL_SYNC_US   each sync takes up to so many microseconds, in which nothing is durable yet
+ *   FORGETFUL_IGNORES   the end of a path: syncs of files and folders that end so do nothing
  *
  * All of it outlives the process, as the page cache does: a file that a killed process left unsynced is copied whole
  * when the next one syncs it. What is written through memory (mmap) or by system calls without libc is not seen and
@@ -43,6 +44,7 @@ struct file {
 };
 
 static char from[PATH_MAX], to[PATH_MAX];
+static const char *ignored;
 static dev_t device;
 static unsigned sync_us;
 static struct file *files[BUCKETS];
@@ -67,15 +69,16 @@ __attribute__((constructor)) static void begin(void) {
   if (!realpath(folder, from) || stat(from, &found) || !realpath(getenv("FORGETFUL_TO") ?: "", to)) die("its folders");
   device = found.st_dev;
   sync_us = us ? atoi(us) : 0;
+  ignored = getenv("FORGETFUL_IGNORES");
 }
 
-/* Whether it is an open file or folder within ours; `found` is told of it. */
-static int is_ours(int fd, struct stat *found) {
-  char link[32], path[PATH_MAX];
+/* Whether it is an open file or folder within ours; `found` and `path` are told of it. */
+static int is_ours(int fd, struct stat *found, char path[PATH_MAX]) {
+  char link[32];
   if (!*from || fstat(fd, found) || found->st_dev != device) return 0;
   if (!S_ISREG(found->st_mode) && !S_ISDIR(found->st_mode)) return 0;
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  ssize_t length = readlink(link, path, sizeof path - 1);
+  ssize_t length = readlink(link, path, PATH_MAX - 1);
   if (length < 0) die(link);
   path[length] = 0;
   size_t prefix = strlen(from);
@@ -96,8 +99,9 @@ static struct file *file_of(ino_t inode) {
 /* After a write, with the errno that it left. */
 static void written(int fd, off_t first, off_t end) {
   int error = errno;
+  char path[PATH_MAX];
   struct stat found;
-  if (is_ours(fd, &found) && S_ISREG(found.st_mode)) {
+  if (is_ours(fd, &found, path) && S_ISREG(found.st_mode)) {
     pthread_mutex_lock(&lock);
     struct file *file = file_of(found.st_ino);
     if (first < file->from) file->from = first;
@@ -183,10 +187,16 @@ static void sync_names(int fd, ino_t inode) {
   pthread_mutex_unlock(&naming);
 }
 
+static int is_ignored(const char *path) {
+  size_t length = strlen(path), end = ignored ? strlen(ignored) : 0;
+  return end && length >= end && !strcmp(path + length - end, ignored);
+}
+
 static int sync_ours(int fd) {
+  char path[PATH_MAX];
   struct stat found;
-  if (!is_ours(fd, &found)) return 0;
-  (S_ISDIR(found.st_mode) ? sync_names : sync_bytes)(fd, found.st_ino);
+  if (!is_ours(fd, &found, path)) return 0;
+  if (!is_ignored(path)) (S_ISDIR(found.st_mode) ? sync_names : sync_bytes)(fd, found.st_ino);
   return 1;
 }
 
@@ -275,11 +285,11 @@ static int is_empty(int fd) {
 
 /* An empty folder of ours goes to a grave; anything else is libc's to judge. */
 static int bury(int at, const char *path) {
-  char grave[PATH_MAX];
+  char grave[PATH_MAX], was[PATH_MAX];
   struct stat found;
   int buried = 0, fd = REAL(openat)(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (fd < 0) return 0;
-  if (is_ours(fd, &found) && is_empty(fd)) {
+  if (is_ours(fd, &found, was) && is_empty(fd)) {
     path_of(grave, "graves", found.st_ino);
     buried = !REAL(renameat)(at, path, AT_FDCWD, grave);
   }

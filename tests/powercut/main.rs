@@ -5,6 +5,8 @@
 
 mod disk;
 mod layer;
+mod needed;
+mod state;
 mod survival;
 
 use disk::ForgetfulDisk;
