@@ -191,6 +191,12 @@ pub struct Bridge {
     pub enabled: bool,
     /// A segment rolls when its next batch would pass this size.
     pub segment_bytes: u64,
+    /// How long a topic keeps records, in milliseconds; -1 for ever.
+    pub retention_ms: i64,
+    /// How many bytes a partition keeps; -1 any number.
+    pub retention_bytes: i64,
+    /// Whether topics delete what is too old or too much, and whether they are compacted.
+    pub cleanup_policy: (bool, bool),
     /// Journal bytes after which a checkpoint starts.
     pub checkpoint_bytes: u64,
     /// Time after which a checkpoint starts, when anything changed.
@@ -442,6 +448,12 @@ impl Bridge {
         Self {
             enabled: from.boolean("bridge.enabled", true),
             segment_bytes: from.number("bridge.segment_bytes", 67_108_864, 65_536..=SEGMENT_BYTES_MAX),
+            retention_ms: from.number("bridge.retention_ms", 604_800_000, -1..=i64::MAX),
+            retention_bytes: from.number("bridge.retention_bytes", -1, -1..=i64::MAX),
+            cleanup_policy: from.choice(
+                "bridge.cleanup_policy",
+                [("delete", (true, false)), ("compact", (false, true)), ("compact,delete", (true, true))],
+            ),
             checkpoint_bytes: from.number("bridge.checkpoint_bytes", 268_435_456, 1_048_576..=1 << 40),
             checkpoint_interval_s: from.number("bridge.checkpoint_interval_s", 60, 1..=INTERVAL_S_MAX),
             rule: match from.list_len("bridge.rule") {

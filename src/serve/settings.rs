@@ -16,9 +16,23 @@ pub fn bridge(config: &Config) -> bridge::Options {
         data_dir: config.data_dir.clone(),
         durability: config.durability,
         commit_interval: Duration::from_millis(config.commit_interval_ms.into()),
-        segment_bytes_max: config.bridge.segment_bytes,
+        topic_defaults: topic_defaults(config),
         checkpoint_bytes: config.bridge.checkpoint_bytes,
         checkpoint_interval: Duration::from_secs(config.bridge.checkpoint_interval_s.into()),
+    }
+}
+
+/// What holds for Kafka topics that have no settings of their own.
+fn topic_defaults(config: &Config) -> bridge::Settings {
+    let limit = |limit: i64| u64::try_from(limit).ok();
+    let bridge = &config.bridge;
+    bridge::Settings {
+        delete: bridge.cleanup_policy.0,
+        compact: bridge.cleanup_policy.1,
+        retention_ms: limit(bridge.retention_ms),
+        retention_bytes: limit(bridge.retention_bytes),
+        segment_bytes: bridge.segment_bytes,
+        ..bridge::Settings::default()
     }
 }
 
