@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 use support::broker::Broker;
 use support::kafka::Kafka;
-use support::load::{Load, Publisher, Run, not_twice_in_the_log};
-use support::mqtt::{Connect, Publish};
+use support::load::{Account, Load, Publisher, Run, Subscriber, not_twice_in_the_log};
+use support::mqtt::{Connect, Publish, Version};
 use support::random::{Random, number_from, seed_from};
 use survival::Cut;
 
@@ -63,21 +63,43 @@ fn until_the_next_cut(random: &mut Random) {
 
 #[test]
 fn nothing_acknowledged_is_lost() {
-    let (rounds, seed) = rounds_and_seed();
-    let mut random = Random::seeded(seed);
     let disk = ForgetfulDisk::new();
     let mut broker = start_on(&disk, CONFIG);
     let load = Load::of_our_own(broker.mqtt());
-    let account = load.run(&mut broker, |broker, backend, run| {
+    cut_again_and_again(&mut broker, &disk, load).settle();
+}
+
+/// Retention takes almost all of the log, and nothing of what waits for somebody.
+#[test]
+fn what_waits_outlives_cuts_and_retention() {
+    let disk = ForgetfulDisk::new();
+    let mut broker = start_on(&disk, &format!("{CONFIG}retention_bytes = 65536\n"));
+    let mqtt = broker.mqtt();
+    let mut load = Load::of_our_own(mqtt);
+    let late = [("late-1", Version::V5, 1), ("late-2", Version::V311, 2)];
+    let late = late.map(|(name, version, qos)| Subscriber::new(name, version, qos, mqtt).late());
+    let members = ["member-1", "member-2"].map(|name| Subscriber::new(name, Version::V5, 2, mqtt).sharing());
+    for subscriber in late.into_iter().chain(members) {
+        subscriber.subscribe();
+        load.subscribe(move |run| subscriber.run(run));
+    }
+    cut_again_and_again(&mut broker, &disk, load).settle_subscribers();
+    let (start, end) = Kafka::at(broker.kafka()).watermarks("mqtt", 0);
+    assert!(start > 0, "retention has taken nothing of {end} records");
+}
+
+fn cut_again_and_again(broker: &mut Broker, disk: &ForgetfulDisk, load: Load) -> Account {
+    let (rounds, seed) = rounds_and_seed();
+    let mut random = Random::seeded(seed);
+    load.run(broker, |broker, backend, run| {
         for round in (0..rounds).take_while(|_| !run.is_aborted()) {
             until_the_next_cut(&mut random);
             let committed = backend.committed();
-            cut_and_restart(broker, &disk, round, &mut random);
+            cut_and_restart(broker, disk, round, &mut random);
             backend.never_back(&committed);
         }
         until_the_next_cut(&mut random);
-    });
-    account.settle();
+    })
 }
 
 /// With `durability = "os"` a power cut may take what was acknowledged. It must not keep the broker from starting, nor

@@ -62,18 +62,34 @@ pub fn not_twice_in_the_log(log: &[Record]) {
 impl Account {
     /// Panics where something is missing, twice or out of order.
     pub fn settle(&self) {
-        eprintln!("{}", self.summary());
+        self.settle_subscribers();
         self.log_has_no_gap();
         let log = of_log(&self.log);
         self.complete("the log", &log);
+        self.in_order("the log", &log);
         exactly_once("the log", &log);
         self.backend_saw_the_log();
-        for got in &self.got {
-            let messages = by_topic(got.messages.iter().cloned());
+    }
+
+    /// The same of what subscribers got, whatever retention has taken of the log.
+    pub fn settle_subscribers(&self) {
+        eprintln!("{}", self.summary());
+        let of = |got: &Got| by_topic(got.messages.iter().cloned());
+        for got in self.got.iter().filter(|got| !got.is_shared) {
+            let messages = of(got);
             self.complete(&got.name, &messages);
+            self.in_order(&got.name, &messages);
             if got.qos == 2 {
                 exactly_once(&got.name, &messages);
             }
+        }
+        let members = || self.got.iter().filter(|got| got.is_shared);
+        let shared = by_topic(members().flat_map(|got| got.messages.iter().cloned()));
+        if members().count() > 0 {
+            self.complete("the members", &shared);
+        }
+        if members().all(|got| got.qos == 2) {
+            exactly_once("the members", &shared);
         }
     }
 
@@ -86,16 +102,26 @@ impl Account {
         format!("{sent} messages acknowledged ({each}), {repeats} repeats in the log, {} subscribers", self.got.len())
     }
 
-    /// Each topic holds what its publisher sent, first occurrences in order.
+    /// Each topic holds what its publisher sent.
     fn complete(&self, who: &str, got: &Numbers) {
+        self.each_topic(got, |topic, due, got| {
+            let there: HashSet<_> = got.iter().collect();
+            let missing: Vec<_> = due.iter().filter(|n| !there.contains(n)).collect();
+            assert!(missing.is_empty(), "{who} lacks {topic} {missing:?}");
+        });
+    }
+
+    /// First occurrences are in the order in which they were sent, and nothing else is there.
+    fn in_order(&self, who: &str, got: &Numbers) {
+        self.each_topic(got, |topic, due, got| {
+            assert_eq!(first_occurrences(got), due, "{who}: {topic} is out of order");
+        });
+    }
+
+    fn each_topic(&self, got: &Numbers, check: impl Fn(&str, &[u64], &[u64])) {
         for sent in &self.sent {
             for topic in sent.topics() {
-                let due = sent.numbers_of(&topic);
-                let first = first_occurrences(got.get(&topic).map_or(&[], Vec::as_slice));
-                let there: HashSet<_> = first.iter().collect();
-                let missing: Vec<_> = due.iter().filter(|n| !there.contains(n)).collect();
-                assert!(missing.is_empty(), "{who} lacks {topic} {missing:?}");
-                assert_eq!(first, due, "{who}: {topic} is out of order");
+                check(&topic, &sent.numbers_of(&topic), got.get(&topic).map_or(&[], Vec::as_slice));
             }
         }
     }

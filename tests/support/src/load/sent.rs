@@ -49,6 +49,8 @@ pub struct Got {
     pub name: String,
     /// At which it subscribed.
     pub qos: u8,
+    /// Whether it got a part only, and the others that share the rest.
+    pub is_shared: bool,
     /// Topic and payload of each message, in order; what MQTT calls a repeat at QoS 2 is left out.
     pub messages: Vec<(String, String)>,
 }

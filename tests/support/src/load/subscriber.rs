@@ -6,8 +6,12 @@ use super::{END, FILTER};
 use crate::mqtt::{AckKind, Client, Connect, Lost, Packet, Publish, Version};
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
+/// What those share who share: all but the last message, which each of them gets.
+const SHARED: &str = "$share/members/load/+/+/+";
+const ABSENCE: Duration = Duration::from_millis(100);
 /// Silence after the last message that means nothing more will come.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -17,6 +21,11 @@ pub struct Subscriber {
     got: Got,
     address: SocketAddr,
     connect: Connect,
+    filters: Vec<&'static str>,
+    /// Whether it is away until the publishers are done.
+    is_late: bool,
+    /// Messages after which it goes away for a while.
+    leaves_after: usize,
     /// QoS 2 ids received and not yet released: what comes with one of them is a repeat.
     held: HashSet<u16>,
     ended: bool,
@@ -26,22 +35,41 @@ impl Subscriber {
     /// A subscriber that has not connected yet.
     pub fn new(name: &str, version: Version, qos: u8, address: SocketAddr) -> Subscriber {
         Subscriber {
-            got: Got { name: name.to_owned(), qos, messages: Vec::new() },
+            got: Got { name: name.to_owned(), qos, is_shared: false, messages: Vec::new() },
             address,
             connect: Connect::new(version, name).durable(),
+            filters: vec![FILTER],
+            is_late: false,
+            leaves_after: usize::MAX,
             held: HashSet::new(),
             ended: false,
         }
     }
 
+    /// It is away until the publishers are done.
+    pub fn late(self) -> Subscriber {
+        Subscriber { is_late: true, ..self }
+    }
+
+    /// It shares what is published with the others of this kind, and goes away again and again.
+    pub fn sharing(mut self) -> Subscriber {
+        self.got.is_shared = true;
+        Subscriber { filters: vec![SHARED, END], leaves_after: 300, ..self }
+    }
+
     /// Makes the session.
     pub fn subscribe(&self) {
         let mut client = Client::connect(self.address, &self.connect);
-        assert_eq!(client.subscribe(FILTER, self.got.qos), self.got.qos);
+        for filter in &self.filters {
+            assert_eq!(client.subscribe(filter, self.got.qos), self.got.qos);
+        }
     }
 
     /// Receives until the last message and what may come behind it, however often the broker goes away.
     pub fn run(mut self, run: &Run) -> Got {
+        while self.is_late && !run.is_draining() && !run.is_aborted() {
+            thread::sleep(ABSENCE);
+        }
         while let Ok(client) = run.connect(self.address, &self.connect) {
             let present = client.connack.session_present;
             assert!(present, "the session of {} is lost", self.got.name);
@@ -54,7 +82,13 @@ impl Subscriber {
     }
 
     fn receive_on(&mut self, mut client: Client, run: &Run) -> Result<(), Lost> {
+        let leaves_at = self.got.messages.len().saturating_add(self.leaves_after);
         loop {
+            if self.got.messages.len() >= leaves_at && !run.is_draining() {
+                drop(client);
+                thread::sleep(ABSENCE);
+                return Err(Lost::Closed);
+            }
             match client.try_recv(QUIET) {
                 Ok(Packet::Publish(publish)) => self.received(publish, &mut client)?,
                 Ok(Packet::Ack(ack)) if ack.kind == AckKind::PubRel => {
