@@ -42,10 +42,15 @@ fn start_on(disk: &ForgetfulDisk, config: &str) -> Broker {
     broker
 }
 
-/// A power cut and a start. One in three comes while the start after a kill, or after a cut, is under way.
+/// A power cut and a start. One in four comes while a start is under way, after a kill or another cut, and one in four
+/// while the broker ends by itself.
 fn cut_and_restart(broker: &mut Broker, disk: &ForgetfulDisk, round: u64, random: &mut Random) {
+    if round % 4 == 1 {
+        broker.sigterm();
+        thread::sleep(Duration::from_millis(random.within(0, 300)));
+    }
     broker.kill9();
-    if round % 3 == 2 {
+    if round % 4 == 3 {
         if random.within(0, 2) == 0 {
             disk.cut(Cut::any(random), random);
         }

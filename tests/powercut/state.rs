@@ -113,6 +113,7 @@ fn ask(client: &mut Client, key: Key, value: Option<u64>) -> Result<(), Lost> {
         (Key::Subscription(_), None) => client.try_send(&unsubscribe(Version::V5, ID, &name))?,
     }
     match client.try_recv(PATIENCE)? {
+        Packet::Disconnect { .. } => Err(Lost::Closed),
         Packet::Ack(Ack { reason: ..0x80, .. }) | Packet::SubAck { .. } | Packet::UnsubAck { .. } => Ok(()),
         other => panic!("{key:?} is answered with {other:?}"),
     }

@@ -92,6 +92,7 @@ impl Publisher {
             let wait = if full { PATIENCE } else { Duration::from_micros(100) };
             match client.try_recv(wait) {
                 Ok(Packet::Ack(ack)) => self.answered(ack, &mut client)?,
+                Ok(Packet::Disconnect { .. }) => return Err(Lost::Closed),
                 Ok(other) => panic!("a publisher got {other:?}"),
                 Err(Lost::Silent) if !full => {}
                 Err(lost) => return Err(lost),

@@ -95,6 +95,7 @@ impl Subscriber {
                     self.held.remove(&ack.id);
                     client.try_send_ack(AckKind::PubComp, ack.id)?;
                 }
+                Ok(Packet::Disconnect { .. }) => return Err(Lost::Closed),
                 Ok(other) => panic!("a subscriber got {other:?}"),
                 Err(Lost::Silent) if self.ended || run.is_aborted() => return Ok(()),
                 Err(Lost::Silent) => {}
