@@ -1,7 +1,7 @@
 //! Power cuts at random moments, with everything under way: the binary runs on a disk that forgets what was not
 //! synced, is killed, and goes on with what that disk has. The account is that of `tests/kill`.
 //!
-//! `MILLSTREAM_CUT_ROUNDS` is how often (5), `MILLSTREAM_CUT_SEED` replays the moments and the disk's choices.
+//! `MILLSTREAM_CUT_ROUNDS` is how often (3), `MILLSTREAM_CUT_SEED` replays the moments and the disk's choices.
 
 mod disk;
 mod layer;
@@ -25,7 +25,7 @@ const CONFIG: &str = "[bridge]\ncheckpoint_interval_s = 1\ncheckpoint_bytes = 10
 const SYNC_US: u64 = 20_000;
 
 fn rounds_and_seed() -> (u64, u64) {
-    let rounds = number_from("MILLSTREAM_CUT_ROUNDS").unwrap_or(5);
+    let rounds = number_from("MILLSTREAM_CUT_ROUNDS").unwrap_or(3);
     let seed = seed_from("MILLSTREAM_CUT_SEED");
     eprintln!("to replay: MILLSTREAM_CUT_ROUNDS={rounds} MILLSTREAM_CUT_SEED={seed}");
     (rounds, seed)

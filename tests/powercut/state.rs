@@ -1,16 +1,17 @@
-//! What is no message survives too: retained values and subscriptions, as they were acknowledged, and the state of an
-//! idempotent Kafka producer.
+//! What is no message survives too: retained values, subscriptions and Kafka topics, as they were acknowledged, and the
+//! state of an idempotent Kafka producer.
 
 use crate::disk::ForgetfulDisk;
 use crate::{CONFIG, cut_and_restart, rounds_and_seed, start_on, until_the_next_cut};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 use support::PATIENCE;
 use support::broker::Broker;
 use support::kafka::Kafka;
+use support::kafka_wire::KafkaWire;
 use support::load::Run;
 use support::mqtt::{Ack, Client, Connect, Lost, Packet, Publish, Version, subscribe, unsubscribe};
 use support::random::Random;
@@ -27,6 +28,7 @@ const KEYS: u64 = 6;
 enum Key {
     Retained(u64),
     Subscription(u64),
+    Topic(u64),
 }
 
 impl Key {
@@ -34,6 +36,7 @@ impl Key {
         match self {
             Key::Retained(place) => format!("retained/{place}"),
             Key::Subscription(place) => format!("subscribed/{place}"),
+            Key::Topic(number) => format!("made.{number}"),
         }
     }
 }
@@ -80,19 +83,24 @@ fn keeper(mqtt: SocketAddr) -> Client {
     Client::connect(mqtt, &Connect::v5("keeper").durable())
 }
 
-/// Sets and removes retained values and subscriptions, one after the other, until the broker is gone.
-fn change(mqtt: SocketAddr, known: &mut Known, mut random: Random) {
+/// Sets and removes one after the other until the broker is gone. Numbers are from `first` on.
+fn change(mqtt: SocketAddr, kafka: SocketAddr, known: &mut Known, first: u64, mut random: Random) {
     let mut client = keeper(mqtt);
-    for n in 0.. {
+    let mut wire = KafkaWire::on(TcpStream::connect(kafka).expect("it listens"));
+    for n in first.. {
         let place = random.within(0, KEYS);
         let is_set = random.within(0, 3) > 0;
-        let key = if random.within(0, 2) == 0 { Key::Retained(place) } else { Key::Subscription(place) };
-        let value = match key {
-            Key::Retained(_) => n,
-            Key::Subscription(_) => 0,
+        let (key, value) = match random.within(0, 9) {
+            0 => (Key::Topic(n), Some(0)),
+            1..5 => (Key::Retained(place), is_set.then_some(n)),
+            _ => (Key::Subscription(place), is_set.then_some(0)),
         };
-        known.perhaps = Some((key, is_set.then_some(value)));
-        match ask(&mut client, key, is_set.then_some(value)) {
+        known.perhaps = Some((key, value));
+        let done = match key {
+            Key::Topic(_) => create_topic(&mut wire, &key.name()),
+            _ => ask(&mut client, key, value),
+        };
+        match done {
             Ok(()) => known.settle(),
             Err(Lost::Closed) => return,
             Err(Lost::Silent) => panic!("no answer to {key:?}"),
@@ -100,17 +108,29 @@ fn change(mqtt: SocketAddr, known: &mut Known, mut random: Random) {
     }
 }
 
+fn create_topic(wire: &mut KafkaWire<TcpStream>, name: &str) -> Result<(), Lost> {
+    // CreateTopics 2: one topic, its name; a partition, a replica, no assignments, no settings; a second; for real.
+    let length = (name.len() as i16).to_be_bytes();
+    let rest = [0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0xE8, 0];
+    let body = [&[0, 0, 0, 1], &length[..], name.as_bytes(), &rest].concat();
+    let answer = wire.ask(19, 2, &body).map_err(|_| Lost::Closed)?;
+    // Throttle time, count, name, error code.
+    let error = &answer[10 + name.len()..][..2];
+    assert_eq!(error, [0, 0], "{name} is not made");
+    Ok(())
+}
+
 /// Asks for one change and waits for its answer.
 fn ask(client: &mut Client, key: Key, value: Option<u64>) -> Result<(), Lost> {
     const ID: u16 = 1;
     let name = key.name();
     match (key, value) {
-        (Key::Retained(_), value) => {
+        (Key::Subscription(_), Some(_)) => client.try_send(&subscribe(Version::V5, ID, &[(&name, 1)], &[]))?,
+        (Key::Subscription(_), None) => client.try_send(&unsubscribe(Version::V5, ID, &name))?,
+        (_, value) => {
             let payload = value.map_or(String::new(), |value| value.to_string());
             client.try_send_publish(&Publish::new(&name, payload).retain().qos(1).id(ID))?;
         }
-        (Key::Subscription(_), Some(_)) => client.try_send(&subscribe(Version::V5, ID, &[(&name, 1)], &[]))?,
-        (Key::Subscription(_), None) => client.try_send(&unsubscribe(Version::V5, ID, &name))?,
     }
     match client.try_recv(PATIENCE)? {
         Packet::Disconnect { .. } => Err(Lost::Closed),
@@ -136,6 +156,9 @@ fn found_in(broker: &Broker) -> State {
     assert!(keeper.connack.session_present, "the session is lost");
     let places = keeper.take_until("end").into_iter().map(|place| place.parse().expect("a number"));
     state.extend(places.map(|place| (Key::Subscription(place), 0)));
+    let topics = Kafka::at(broker.kafka()).topics();
+    let made = topics.keys().filter_map(|name| name.strip_prefix("made.")?.parse().ok());
+    state.extend(made.map(|number| (Key::Topic(number), 0)));
     state
 }
 
@@ -163,7 +186,8 @@ fn state_is_as_it_was_acknowledged() {
     let mut random = Random::seeded(seed);
     let disk = ForgetfulDisk::new();
     let mut broker = start_on(&disk, &format!("commit_interval_ms = 5\n{CONFIG}"));
-    let (mqtt, kafka) = (broker.mqtt(), Kafka::at(broker.kafka()));
+    let (mqtt, address) = (broker.mqtt(), broker.kafka());
+    let kafka = Kafka::at(address);
     keeper(mqtt).subscribe(END, 1);
     kafka.create_topic(PRODUCED, 2, &[]).expect("a topic");
     let run = Run::default();
@@ -174,16 +198,17 @@ fn state_is_as_it_was_acknowledged() {
         for round in 0..rounds {
             let changes = Random::seeded(random.within(0, u64::MAX));
             thread::scope(|scope| {
-                scope.spawn(|| change(mqtt, &mut known, changes));
+                scope.spawn(|| change(mqtt, address, &mut known, round * 1_000_000, changes));
                 until_the_next_cut(&mut random);
                 cut_and_restart(&mut broker, &disk, round, &mut random);
             });
             known.check(found_in(&broker));
         }
+        eprintln!("in the end {:?}", known.acknowledged);
         run.drain();
         producer.join().expect("the producer failed, see above")
     });
-    let mut numbers: Vec<u64> = Vec::new();
-    numbers.extend(kafka.texts(PRODUCED, count as usize).iter().map(|text| text.parse::<u64>().expect("a number")));
+    let texts = kafka.texts(PRODUCED, count as usize);
+    let numbers: Vec<u64> = texts.iter().map(|text| text.parse().expect("a number")).collect();
     assert_eq!(numbers, (0..count).collect::<Vec<_>>(), "each once, in order");
 }

@@ -21,10 +21,9 @@ fn by_topic(messages: impl Iterator<Item = (String, String)>) -> Numbers {
     let mut numbers = Numbers::new();
     for (topic, payload) in messages {
         // The messages before the start and after the end carry no number.
-        let Some((_, number)) = payload.split_once(':') else {
-            continue;
-        };
-        numbers.entry(topic).or_default().push(number.parse().expect("a number"));
+        if let Some(number) = Sent::number_in(&payload) {
+            numbers.entry(topic).or_default().push(number);
+        }
     }
     numbers
 }

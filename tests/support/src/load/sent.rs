@@ -2,6 +2,8 @@
 
 /// Topics of each publisher: order counts within one.
 const TOPICS: u64 = 3;
+const LONG_EVERY: u64 = 61;
+const LONG_BYTES: usize = 30_000;
 
 /// What a publisher has sent; after a run each of it was acknowledged.
 #[derive(Debug, Clone)]
@@ -30,9 +32,15 @@ impl Sent {
         format!("load/q{}/{}/{}", self.qos, self.name, number % TOPICS)
     }
 
-    /// The payload of its message of this number.
+    /// The payload of its message of this number: now and then a long one.
     pub fn payload(&self, number: u64) -> String {
-        format!("{}:{number}", self.name)
+        let padding = if number % LONG_EVERY == 0 { "x".repeat(LONG_BYTES) } else { String::new() };
+        format!("{}:{number}:{padding}", self.name)
+    }
+
+    /// The number of the message with this payload, if it is one of these.
+    pub fn number_in(payload: &str) -> Option<u64> {
+        payload.split(':').nth(1).map(|number| number.parse().expect("a number"))
     }
 
     /// The numbers it sent to this topic of its own.
