@@ -137,6 +137,17 @@ impl Queue {
         Some(sequence)
     }
 
+    /// Entries that were never sent, in order, with their sequences.
+    pub fn never_sent(&self) -> impl Iterator<Item = (u64, Entry)> {
+        self.items.iter().filter(|item| item.sent.is_none()).map(|item| (item.sequence(), item.entry))
+    }
+
+    /// The client is away, and these that were never sent become another's; in order.
+    pub fn give_up(&mut self, sequences: &[u64]) {
+        self.items.retain(|item| sequences.binary_search(&item.sequence()).is_err());
+        self.advance();
+    }
+
     /// The client is back: everything unfinished is sent again, in order.
     pub fn restart(&mut self, in_flight_max: u16) {
         self.next = 0;

@@ -520,6 +520,7 @@ impl Shard {
         depths.put_into(&mut self.counts);
         self.weigh();
         self.forget_ended();
+        self.relieve_absent();
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::HashMap;
-use bridge::state::{Entry, Pointer};
+use bridge::state::{Change, Entry, Pointer};
 use bridge::{Delivery, Fetched, ReadError, Target as Enqueued};
 use smallvec::SmallVec;
 
@@ -186,6 +186,60 @@ impl Shard {
         operation.submit();
         // They were acknowledged to who published them.
         self.awaited = true;
+        self.schedule_turn();
+    }
+
+    /// Once a second: what waits for members that are away goes to those that are there and keep a queue, in the frame that
+    /// takes it from the former. Nothing waits for one member while another has nothing to do.
+    pub(super) fn relieve_absent(&mut self) {
+        let is_waiting =
+            |session: &Session| session.link.is_none() && session.subscriptions.has_shared() && session.me.queued() > 0;
+        let away = self.sessions.iter().filter(|(_, session)| is_waiting(session)).map(|(slot, _)| slot as u32);
+        for slot in away.collect::<Vec<_>>() {
+            self.relieve(slot);
+        }
+    }
+
+    fn relieve(&mut self, slot: u32) {
+        let session = &self.sessions[slot as usize];
+        let Out::Queue(queue) = &session.out else { return };
+        let id = session.me.id;
+        let mut takers: HashMap<Option<u32>, Option<Arc<SharedGroup>>> = HashMap::default();
+        let mut moves = Vec::new();
+        for (sequence, entry) in queue.never_sent().take(limits::RELIEVED_ENTRIES_MAX) {
+            let group = takers
+                .entry(Tag(entry.tag).share())
+                .or_insert_with(|| self.group_of(&session.subscriptions, &entry, false));
+            let Some(found) = group else { continue };
+            let qos = Tag(entry.tag).qos();
+            let has_room = |one: &SessionRef| one.is_open() && one.durable && !self.is_queue_full(one.queued());
+            match found.pick(has_room).filter(|member| through_queue(member, qos)) {
+                Some(member) => {
+                    member.session.set_queued(member.session.queued() + 1);
+                    let tag = Tag::shared(qos.min(member.qos), false, found.key).0;
+                    let target = Enqueued { queue: member.session.id, tag, expires_s: entry.expires_s };
+                    moves.push((sequence, entry.pointer, target));
+                }
+                None => *group = None,
+            }
+        }
+        if moves.is_empty() {
+            return;
+        }
+        let mut operation = self.lane.begin();
+        for (sequence, pointer, target) in &moves {
+            operation.requeue(*pointer, *target);
+            operation.change(Change::Remove(id, *sequence));
+        }
+        let ticket = operation.submit();
+        let gone: Vec<u64> = moves.iter().map(|(sequence, ..)| *sequence).collect();
+        let session = &mut self.sessions[slot as usize];
+        if let Out::Queue(queue) = &mut session.out {
+            queue.give_up(&gone);
+            queue.note_removals(ticket);
+            session.me.set_queued(queue.len());
+        }
+        tracing::debug!(client = &*session.me.client_id, entries = gone.len(), "went to other members of its group");
         self.schedule_turn();
     }
 
