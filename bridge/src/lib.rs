@@ -54,7 +54,7 @@ use disk::{DiskError, Folder};
 use journal::apply::{Applied, Applier};
 use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer};
-use journal::commit::{Committer, Shared};
+use journal::commit::{Committer, Shared, TopicChange};
 use journal::files::Files;
 use journal::gather::{Gather, Stamped};
 use journal::pins::Pins;
@@ -275,7 +275,7 @@ impl Bridge {
         let topic = opener.make(core.topics.next_id(), &definition, &BTreeMap::new())?;
         core.topics_folder.sync().map_err(log::segment::OpenError::Disk)?;
         // In this order: whoever finds the topic may append to it, and the committer must know it by then.
-        core.shared.new_topics.lock().push(topic.clone());
+        core.shared.topic_changes.lock().push(TopicChange::Made(topic.clone()));
         core.topics.insert(topic.clone());
         let ticket = lane.begin().submit();
         lane.flush();
@@ -330,7 +330,9 @@ impl Bridge {
         let topic = core.topics.named(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
         core.topics.hide(&topic);
         topic.partitions.iter().for_each(|partition| partition.wake_waiting());
-        let ticket = lane.put_all(&[(Space::DELETED, &topic.id.to_be_bytes(), Some(b""))]);
+        core.shared.topic_changes.lock().push(TopicChange::Deleted(topic.id));
+        let ticket = lane.begin().submit();
+        lane.flush();
         Ok((topic, ticket))
     }
 

@@ -170,6 +170,8 @@ impl Applier {
     /// Runs until the committer is gone, then starts a last checkpoint.
     pub(crate) fn run(mut self) {
         let began = Instant::now();
+        // Whatever it was set to before, from here on a change is noticed (R5).
+        self.applied.ages.look(now_since(began));
         let mut last = began;
         loop {
             let wait = match self.is_much() {
@@ -191,8 +193,7 @@ impl Applier {
             };
             let due = ended || self.is_much() || last.elapsed() >= self.checkpoint_interval;
             if due {
-                let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-                self.start_checkpoint(ended, Now { wall_ms, up: began.elapsed() });
+                self.start_checkpoint(ended, now_since(began));
                 last = Instant::now();
             }
             if ended {
@@ -247,6 +248,11 @@ impl Applier {
             let _ = self.checkpoints.send(self.applied.checkpoint_job(journal_bytes));
         }
     }
+}
+
+fn now_since(began: Instant) -> Now {
+    let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+    Now { wall_ms, up: began.elapsed() }
 }
 
 impl Applied {
