@@ -133,6 +133,17 @@ pub enum CreateTopicError {
     Disk(#[from] log::segment::OpenError),
 }
 
+/// Why a topic has the settings it had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureTopicError {
+    /// It is gone.
+    #[error("there is no topic {0:?} any more")]
+    Unknown(String),
+    /// A setting has no such value.
+    #[error(transparent)]
+    BadSetting(#[from] SettingError),
+}
+
 /// Why a topic was not deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum DeleteTopicError {
@@ -271,16 +282,27 @@ impl Bridge {
         Ok((topic, ticket))
     }
 
-    /// Gives a topic other settings in place of those it was given; in force at once, durable when the ticket is.
+    /// What holds for topics that have no settings of their own.
+    pub fn topic_defaults(&self) -> &Settings {
+        &self.0.options.topic_defaults
+    }
+
+    /// Changes what a topic was given of settings: `edit` makes of the old ones the new, one edit after the other. They are
+    /// in force at once, and durable when the ticket is.
     pub fn configure_topic(
         &self,
         lane: &Lane,
         topic: &Topic,
-        config: BTreeMap<String, String>,
-    ) -> Result<Ticket, SettingError> {
-        let settings = self.0.options.topic_defaults.with(&config)?;
-        // One after the other: the last put in force is the last stored.
+        edit: impl FnOnce(&mut BTreeMap<String, String>),
+    ) -> Result<Ticket, ConfigureTopicError> {
+        // The last put in force is the last stored, and none is stored of a topic that is deleted.
         let _order = self.0.topic_changes.lock();
+        if topic.is_gone() {
+            return Err(ConfigureTopicError::Unknown(topic.name.clone()));
+        }
+        let mut config = topic.config().given.clone();
+        edit(&mut config);
+        let settings = self.topic_defaults().with(&config)?;
         topic.configure(config, settings);
         let order = self.0.topic_changes_made.fetch_add(1, Ordering::Relaxed);
         let mut operation = lane.begin();
@@ -383,10 +405,22 @@ impl Bridge {
         self.0.journal_files.counts()
     }
 
+    /// Bytes of segments that Kafka clients see nothing of, of deleted topics too: queues need them, or they go with the
+    /// next checkpoint.
+    pub fn unseen_bytes(&self) -> u64 {
+        let topics = self.0.topics.all();
+        topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.unseen_bytes()).sum()
+    }
+
+    /// Whether clients know a topic of this id.
+    pub(crate) fn has_topic(&self, id: u32) -> bool {
+        self.0.topics.with_id(id).is_some_and(|topic| !topic.is_gone())
+    }
+
     /// Every topic by name, the hidden one included, deleted ones not; not to be shown to clients.
     pub fn topics_and_hidden(&self) -> Vec<Arc<Topic>> {
         let mut all = self.0.topics.all();
-        all.retain(|topic| !topic.is_deleted());
+        all.retain(|topic| !topic.is_gone());
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }

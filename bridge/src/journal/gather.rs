@@ -348,6 +348,10 @@ impl Gather {
             Change::Put(Space::DELETED, id, _) => {
                 id.try_into().is_ok_and(|id| self.forget_topic(u32::from_be_bytes(id)))
             }
+            // Settings that were on their way when their topic was deleted would bring it back.
+            Change::Put(Space::TOPICS, id, _) => {
+                id.try_into().is_ok_and(|id| self.topics.contains_key(&u32::from_be_bytes(id)))
+            }
             Change::Trim(at) => self.topics.contains_key(&at.topic),
             Change::Put(..) | Change::Delete(..) => true,
             Change::Enqueue(..) => false,

@@ -256,6 +256,11 @@ impl Partition {
         gone.iter().flat_map(Segment::file_names).collect()
     }
 
+    /// Bytes of the segments that Kafka clients see nothing of.
+    pub fn unseen_bytes(&self) -> u64 {
+        self.segments.read().list.iter().filter(|segment| self.is_unseen(segment)).map(|segment| segment.bytes).sum()
+    }
+
     fn is_unseen(&self, segment: &Segment) -> bool {
         segment.bytes > 0 && segment.end <= self.log_start()
     }
