@@ -3,6 +3,7 @@
 //!
 //! `MILLSTREAM_CUT_ROUNDS` is how often (3), `MILLSTREAM_CUT_SEED` replays the moments and the disk's choices.
 
+mod changes;
 mod disk;
 mod layer;
 mod needed;
