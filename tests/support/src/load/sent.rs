@@ -34,7 +34,7 @@ impl Sent {
 
     /// The payload of its message of this number: now and then a long one.
     pub fn payload(&self, number: u64) -> String {
-        let padding = if number % LONG_EVERY == 0 { "x".repeat(LONG_BYTES) } else { String::new() };
+        let padding = if number.is_multiple_of(LONG_EVERY) { "x".repeat(LONG_BYTES) } else { String::new() };
         format!("{}:{number}:{padding}", self.name)
     }
 
