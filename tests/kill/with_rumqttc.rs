@@ -147,7 +147,7 @@ async fn publish(version: &str, mqtt: SocketAddr, mut sent: Sent, run: &Run) -> 
 
 async fn receive(name: &str, mqtt: SocketAddr, run: &Run) -> Got {
     let (_client, mut heard) = connect("3.1.1", name, mqtt);
-    let mut got = Got { name: name.to_owned(), qos: 1, is_shared: false, messages: Vec::new() };
+    let mut got = Got { name: name.to_owned(), qos: 1, is_part: false, messages: Vec::new() };
     let mut ended = false;
     while !run.is_aborted() {
         match timeout(QUIET, heard.recv()).await {

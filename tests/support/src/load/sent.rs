@@ -57,8 +57,8 @@ pub struct Got {
     pub name: String,
     /// At which it subscribed.
     pub qos: u8,
-    /// Whether it got a part only, and the others that share the rest.
-    pub is_shared: bool,
+    /// Whether it got a part only, and others that are so the rest.
+    pub is_part: bool,
     /// Topic and payload of each message, in order; what MQTT calls a repeat at QoS 2 is left out.
     pub messages: Vec<(String, String)>,
 }
