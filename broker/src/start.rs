@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bridge::state::Change;
-use bridge::{Bridge, CreateTopicError, Lane};
+use bridge::{Bridge, ConfigureTopicError, CreateTopicError, Lane, Topic};
 use parking_lot::Mutex;
 
 use crate::auth::Access;
@@ -34,6 +34,14 @@ pub enum StartError {
         /// Why.
         error: CreateTopicError,
     },
+    /// A rule's log topic cannot have its settings.
+    #[error("rule for {filter:?}: {error}")]
+    TopicConfig {
+        /// The rule's filter.
+        filter: String,
+        /// Why.
+        error: ConfigureTopicError,
+    },
     /// The log did not take the topics.
     #[error(transparent)]
     Journal(#[from] bridge::JournalFailed),
@@ -54,6 +62,7 @@ pub struct Broker {
 impl Broker {
     /// Restores sessions and retained messages and starts the shards. Rules are in order; none maps nothing.
     pub fn start(config: Config, bridge: &Bridge, rules: Vec<Rule>, access: Arc<Access>) -> Result<Broker, StartError> {
+        bridge.set_mapped_topics(topics_of(&rules));
         let rules = open_topics(bridge, rules)?;
         let router = Arc::new(Router::new(config.shards, rules, access));
         for (topic, value) in bridge.take_recovered(store::RETAINED) {
@@ -113,10 +122,16 @@ impl Broker {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Reload(config.clone())));
     }
 
-    /// Puts other rules in force. Waits for the disk when one needs a new topic.
+    /// Puts other rules in force. Waits for the disk when one needs a new topic, or other settings for its own.
     pub fn set_rules(&self, bridge: &Bridge, rules: Vec<Rule>) -> Result<(), StartError> {
-        self.router.set_rules(open_topics(bridge, rules)?);
-        Ok(())
+        let (before, after) = (self.router.mapped_topics(), topics_of(&rules).collect::<Vec<_>>());
+        // None is deleted before messages stop going there, nor when they already do.
+        bridge.set_mapped_topics(before.iter().chain(&after).cloned());
+        let opened = open_topics(bridge, rules);
+        let in_force = if opened.is_ok() { after } else { before };
+        let opened = opened.map(|targets| self.router.set_rules(targets));
+        bridge.set_mapped_topics(in_force.into_iter());
+        opened
     }
 
     /// Runs work on one of the shards' threads.
@@ -164,14 +179,21 @@ impl Broker {
     }
 }
 
-/// The log topic of each rule, made where it is not there yet.
+fn topics_of(rules: &[Rule]) -> impl Iterator<Item = String> {
+    rules.iter().map(|rule| rule.topic.clone())
+}
+
+/// The log topic of each rule, made where it is not there yet, with the settings that the rule names.
 fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<Arc<RuleTarget>>, StartError> {
     let lane = bridge.lane();
     let mut targets = Vec::new();
     for rule in rules {
         let topic = match bridge.topic(&rule.topic) {
-            Some(topic) => topic,
-            None => match bridge.create_topic(&lane, &rule.topic, rule.partitions, BTreeMap::new()) {
+            Some(topic) => {
+                configure(bridge, &lane, &topic, &rule)?;
+                topic
+            }
+            None => match bridge.create_topic(&lane, &rule.topic, rule.partitions, rule.topic_config.clone()) {
                 Ok((topic, _)) => topic,
                 Err(error) => return Err(StartError::Topic { filter: rule.filter().to_owned(), error }),
             },
@@ -185,6 +207,18 @@ fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<Arc<RuleTarget>>
         thread::sleep(Duration::from_millis(1));
     }
     Ok(targets)
+}
+
+/// What a rule names holds over what its topic was given; what it does not name stays.
+fn configure(bridge: &Bridge, lane: &Lane, topic: &Topic, rule: &Rule) -> Result<(), StartError> {
+    let config = topic.config();
+    if rule.topic_config.iter().all(|(name, value)| config.given.get(name) == Some(value)) {
+        return Ok(());
+    }
+    tracing::info!(topic = topic.name, given = ?rule.topic_config, "topic settings changed by a rule");
+    let edit = |given: &mut BTreeMap<String, String>| given.extend(rule.topic_config.clone());
+    let failed = |error| StartError::TopicConfig { filter: rule.filter().to_owned(), error };
+    bridge.configure_topic(lane, topic, edit).map(drop).map_err(failed)
 }
 
 /// Sessions by the shard that is to have them. What belongs to no session is removed.

@@ -245,6 +245,11 @@ impl Router {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Where rules lead.
+    pub fn mapped_topics(&self) -> Vec<String> {
+        self.rules.read().iter().map(|target| target.rule.topic.clone()).collect()
+    }
+
     /// Other mapping rules are in force.
     pub fn set_rules(&self, rules: Vec<Arc<RuleTarget>>) {
         *self.rules.write() = rules;
