@@ -16,7 +16,7 @@ use crate::auth::Access;
 use crate::config::Config;
 use crate::limits;
 use crate::listener::Listener;
-use crate::mapping::Rule;
+use crate::mapping::{Mapping, Rule};
 use crate::router::{Router, RuleTarget};
 use crate::session::Options;
 use crate::shard::{self, Job, Mail, Mailbox, RecoveredSession, Shard, Visit};
@@ -42,6 +42,9 @@ pub enum StartError {
         /// Why.
         error: ConfigureTopicError,
     },
+    /// The topic of dead letters cannot be made.
+    #[error("bridge.dead_letter_topic: {0}")]
+    DeadLetters(CreateTopicError),
     /// The log did not take the topics.
     #[error(transparent)]
     Journal(#[from] bridge::JournalFailed),
@@ -54,16 +57,19 @@ pub enum StartError {
 pub struct Broker {
     mailboxes: Arc<[Mailbox]>,
     router: Arc<Router>,
+    /// Log topics that messages go to.
+    mapped: Mutex<Vec<String>>,
     /// What administrators change.
     admin_lane: Lane,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Broker {
-    /// Restores sessions and retained messages and starts the shards. Rules are in order; none maps nothing.
-    pub fn start(config: Config, bridge: &Bridge, rules: Vec<Rule>, access: Arc<Access>) -> Result<Broker, StartError> {
-        bridge.set_mapped_topics(topics_of(&rules));
-        let rules = open_topics(bridge, rules)?;
+    /// Restores sessions and retained messages and starts the shards.
+    pub fn start(config: Config, bridge: &Bridge, mapping: Mapping, access: Arc<Access>) -> Result<Broker, StartError> {
+        let mapped = mapping.topics();
+        bridge.set_mapped_topics(mapped.iter().cloned());
+        let (rules, dead_letters) = open_topics(bridge, mapping)?;
         let router = Arc::new(Router::new(config.shards, rules, access));
         for (topic, value) in bridge.take_recovered(store::RETAINED) {
             match store::decode_retained(&topic, &value) {
@@ -81,7 +87,7 @@ impl Broker {
         for index in (0..config.shards).rev() {
             let sessions = found.pop().unwrap_or_default();
             let (bridge, router, config) = (bridge.clone(), router.clone(), config.clone());
-            let (mailboxes, ready) = (mailboxes.clone(), ready.clone());
+            let (mailboxes, ready, dead_letters) = (mailboxes.clone(), ready.clone(), dead_letters.clone());
             let run = move || {
                 let mut builder = tokio::runtime::Builder::new_current_thread();
                 builder.max_blocking_threads(limits::BLOCKING_THREADS_MAX);
@@ -89,7 +95,7 @@ impl Broker {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(ready.send(Err(StartError::Thread(error)))),
                 };
-                let mut shard = Shard::new(index, bridge, router, config, mailboxes);
+                let mut shard = Shard::new(index, bridge, router, config, mailboxes, dead_letters);
                 sessions.into_iter().for_each(|session| shard.recover(session));
                 let attached = runtime.block_on(shard.recovered());
                 if let Err(failed) = attached {
@@ -106,7 +112,8 @@ impl Broker {
             // PROOF: each thread sends once before it drops its sender.
             started.recv().unwrap_or(Ok(()))?;
         }
-        Ok(Broker { mailboxes, router, admin_lane: bridge.lane(), threads: Mutex::new(threads) })
+        let (mapped, threads) = (Mutex::new(mapped), Mutex::new(threads));
+        Ok(Broker { mailboxes, router, mapped, admin_lane: bridge.lane(), threads })
     }
 
     /// Serves MQTT clients of a listener.
@@ -122,16 +129,20 @@ impl Broker {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Reload(config.clone())));
     }
 
-    /// Puts other rules in force. Waits for the disk when one needs a new topic, or other settings for its own.
-    pub fn set_rules(&self, bridge: &Bridge, rules: Vec<Rule>) -> Result<(), StartError> {
-        let (before, after) = (self.router.mapped_topics(), topics_of(&rules).collect::<Vec<_>>());
+    /// Puts other rules in force. Waits for the disk when a new topic is needed, or one needs other settings.
+    pub fn set_mapping(&self, bridge: &Bridge, mapping: Mapping) -> Result<(), StartError> {
+        let mut mapped = self.mapped.lock();
+        let after = mapping.topics();
         // None is deleted before messages stop going there, nor when they already do.
-        bridge.set_mapped_topics(before.iter().chain(&after).cloned());
-        let opened = open_topics(bridge, rules);
-        let in_force = if opened.is_ok() { after } else { before };
-        let opened = opened.map(|targets| self.router.set_rules(targets));
-        bridge.set_mapped_topics(in_force.into_iter());
-        opened
+        bridge.set_mapped_topics(mapped.iter().chain(&after).cloned());
+        let opened = open_topics(bridge, mapping);
+        let outcome = opened.map(|(rules, dead_letters)| {
+            self.router.set_rules(rules);
+            self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::DeadLetters(dead_letters.clone())));
+            *mapped = after;
+        });
+        bridge.set_mapped_topics(mapped.iter().cloned());
+        outcome
     }
 
     /// Runs work on one of the shards' threads.
@@ -179,34 +190,35 @@ impl Broker {
     }
 }
 
-fn topics_of(rules: &[Rule]) -> impl Iterator<Item = String> {
-    rules.iter().map(|rule| rule.topic.clone())
-}
+/// Rules with their log topics, and where dead letters go.
+type Opened = (Vec<Arc<RuleTarget>>, Option<Arc<Topic>>);
 
-/// The log topic of each rule, made where it is not there yet, with the settings that the rule names.
-fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<Arc<RuleTarget>>, StartError> {
+/// The log topics, made where they are not there yet, with the settings that their rules name.
+fn open_topics(bridge: &Bridge, mapping: Mapping) -> Result<Opened, StartError> {
     let lane = bridge.lane();
+    let open = |name: &str, partitions, config: &BTreeMap<_, _>| match bridge.topic(name) {
+        Some(topic) => Ok(topic),
+        None => bridge.create_topic(&lane, name, partitions, config.clone()).map(|(topic, _)| topic),
+    };
     let mut targets = Vec::new();
-    for rule in rules {
-        let topic = match bridge.topic(&rule.topic) {
-            Some(topic) => {
-                configure(bridge, &lane, &topic, &rule)?;
-                topic
-            }
-            None => match bridge.create_topic(&lane, &rule.topic, rule.partitions, rule.topic_config.clone()) {
-                Ok((topic, _)) => topic,
-                Err(error) => return Err(StartError::Topic { filter: rule.filter().to_owned(), error }),
-            },
-        };
+    for rule in mapping.rules {
+        let topic = open(&rule.topic, rule.partitions, &rule.topic_config);
+        let topic = topic.map_err(|error| StartError::Topic { filter: rule.filter().to_owned(), error })?;
+        configure(bridge, &lane, &topic, &rule)?;
         targets.push(Arc::new(RuleTarget { rule, topic }));
     }
+    let dead_letters = mapping
+        .dead_letters
+        .map(|name| open(&name, 1, &BTreeMap::new()))
+        .transpose()
+        .map_err(StartError::DeadLetters)?;
     while lane.durable() < lane.submitted() {
         if let Some(failed) = lane.failure() {
             return Err(failed.clone().into());
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Ok(targets)
+    Ok((targets, dead_letters))
 }
 
 /// What a rule names holds over what its topic was given; what it does not name stays.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bridge::kafka;
 use broker::codec::QoS;
 use broker::listener::tls;
-use broker::mapping::{Rule, RuleError};
+use broker::mapping::{Mapping, Rule, RuleError};
 use broker::{ClientLimits, auth};
 
 use crate::config::{self, Config, ListenerSettings, RuleConfig};
@@ -115,10 +115,10 @@ pub fn kafka(config: &Config) -> kafka::Config {
     }
 }
 
-/// None when nothing is mapped.
-pub fn rules(config: &Config) -> Result<Vec<Rule>, RuleError> {
+/// Empty when nothing is mapped.
+pub fn mapping(config: &Config) -> Result<Mapping, RuleError> {
     if !config.bridge.enabled {
-        return Ok(Vec::new());
+        return Ok(Mapping::default());
     }
     let parse = |rule: &RuleConfig| {
         let RuleConfig { filter, topic, key, partitions, empty_as_null, topic_config } = rule;
@@ -126,7 +126,9 @@ pub fn rules(config: &Config) -> Result<Vec<Rule>, RuleError> {
         rule.topic_config.clone_from(topic_config);
         Ok(rule)
     };
-    config.bridge.rule.iter().map(parse).collect()
+    let rules = config.bridge.rule.iter().map(parse).collect::<Result<_, _>>()?;
+    let topic = &config.bridge.dead_letter_topic;
+    Ok(Mapping { rules, dead_letters: (!topic.is_empty()).then(|| topic.clone()) })
 }
 
 pub fn auth_files(config: &Config) -> auth::Files {

@@ -109,7 +109,7 @@ impl Shard {
         let now = self.now;
         let mut operation = self.lane.begin();
         operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
-            message.encode_record(out, message.topic.as_bytes(), "", false, now.unix_s);
+            message.encode_record(out, message.topic.as_bytes(), false, now.unix_s);
         });
         operation.submit();
         self.schedule_turn();
@@ -118,6 +118,7 @@ impl Shard {
     /// A place in a member's queue; none when it is full.
     fn queue_target(&mut self, member: &Subscriber, key: u32, qos: QoS, expires_s: u32) -> Option<Enqueued> {
         if self.is_queue_full(member.session.queued()) {
+            self.letters.note(Dropped::QueueFull, qos, &member.session);
             self.counts.dropped(Dropped::QueueFull, &member.session);
             return None;
         }
@@ -138,6 +139,7 @@ impl Shard {
                 self.counts.dropped_session_ended += alone as u64;
                 for Shared { group, message } in shared {
                     self.hand_over(&group, &message.borrow(), Some(gone));
+                    self.post_due(&message.borrow());
                 }
             }
             Out::Queue(queue) => {
@@ -260,7 +262,10 @@ impl Shard {
         };
         let qos = Tag(entry.tag).qos();
         if through_queue(&member, qos) {
-            return Some((entry.pointer, self.queue_target(&member, group.key, qos, entry.expires_s)?));
+            let target = self.queue_target(&member, group.key, qos, entry.expires_s);
+            // It is not in hand: it is only counted.
+            self.letters.forget();
+            return Some((entry.pointer, target?));
         }
         self.orphans.waiting.push_back(Orphan { entry, group });
         self.schedule_turn();
@@ -278,10 +283,14 @@ impl Shard {
             let Orphan { entry, group } = &orphan;
             match reader.get(&entry.pointer) {
                 Ok(Fetched::Record(record)) => match Message::from_record(&record, &mut scratch) {
-                    _ if now_before(entry.expires_s, self.now.unix_s) => self.counts.dropped_expired += 1,
+                    Some(message) if now_before(entry.expires_s, self.now.unix_s) => {
+                        self.give_up_shared(group, &Message { expires_s: entry.expires_s, ..message });
+                    }
                     Some(message) => {
                         let (qos, retain, expires_s) = (Tag(entry.tag).qos(), false, entry.expires_s);
-                        self.hand_over(group, &Message { qos, retain, expires_s, ..message }, None);
+                        let message = Message { qos, retain, expires_s, ..message };
+                        self.hand_over(group, &message, None);
+                        self.post_due(&message);
                     }
                     None => self.counts.dropped_unreadable += 1,
                 },
