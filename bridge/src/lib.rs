@@ -151,7 +151,7 @@ pub enum DeleteTopicError {
     #[error("there is no topic {0:?}")]
     Unknown(String),
     /// What devices send goes there.
-    #[error("topic {0:?}: a rule maps MQTT messages to it; change the rules first")]
+    #[error("topic {0:?}: MQTT messages go there, by a rule or as dead letters; change the configuration first")]
     Mapped(String),
 }
 
@@ -313,8 +313,10 @@ impl Bridge {
         Ok(ticket)
     }
 
-    /// Topics that MQTT messages are mapped to; they are not to be deleted.
+    /// Topics that MQTT messages go to; they are not to be deleted.
     pub fn set_mapped_topics(&self, names: impl Iterator<Item = String>) {
+        // Not while one is being deleted: whoever looks for it afterwards finds that it is gone.
+        let _order = self.0.topic_changes.lock();
         *self.0.mapped_topics.lock() = names.collect();
     }
 
