@@ -151,7 +151,7 @@ pub enum DeleteTopicError {
     #[error("there is no topic {0:?}")]
     Unknown(String),
     /// What devices send goes there.
-    #[error("topic {0:?}: a rule maps MQTT messages to it; change the rules first")]
+    #[error("topic {0:?}: MQTT messages go there by a rule or as dead letters; change the configuration first")]
     Mapped(String),
 }
 
