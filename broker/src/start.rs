@@ -218,6 +218,8 @@ fn open_topics(bridge: &Bridge, mapping: Mapping) -> Result<Opened, StartError> 
         }
         thread::sleep(Duration::from_millis(1));
     }
+    let rules = targets.iter().map(|target| &target.topic);
+    bridge.set_mapped_topics(rules.chain(&dead_letters).map(|topic| topic.name.clone()));
     Ok((targets, dead_letters))
 }
 
