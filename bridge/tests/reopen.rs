@@ -20,6 +20,7 @@ fn options(folder: &Path) -> Options {
         segment_bytes_max: 64 << 10,
         checkpoint_bytes: 256 << 10,
         checkpoint_interval: Duration::from_secs(60),
+        reserve_bytes: 0,
     }
 }
 

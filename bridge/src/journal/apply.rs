@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use crate::admission::Waiting;
 use crate::log::partition::AppendError;
 use crate::log::{Partition, Topics};
+use crate::stall::tell_of_this_thread;
 use crate::state::Change;
 
 use super::changes::Changes;
@@ -18,6 +20,10 @@ use super::frame::{self, Frame, Section};
 
 /// How long to wait before the disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a checkpoint is made while the disk is full: it frees what is journaled.
+const CHECKPOINT_WHEN_FULL: Duration = Duration::from_secs(2);
+/// How often it is looked whether the disk is full.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Applies frames; used by the apply thread and by recovery.
 #[derive(Debug)]
@@ -136,6 +142,7 @@ pub(crate) struct Applier {
 impl Applier {
     /// Runs until the committer is gone, then starts a last checkpoint.
     pub(crate) fn run(mut self) {
+        tell_of_this_thread(&self.shared.stalls.apply);
         let mut last = Instant::now();
         loop {
             let wait = match self.journal_bytes >= self.checkpoint_bytes {
@@ -143,20 +150,23 @@ impl Applier {
                 true => Duration::ZERO,
                 false => self.checkpoint_interval.saturating_sub(last.elapsed()),
             };
-            let wait = wait.max(Duration::from_millis(10));
+            let wait = wait.clamp(Duration::from_millis(10), LOOK);
             let ended = match self.frames.recv_timeout(wait) {
                 Ok(frame) => {
                     if let Err(error) = self.apply(&frame) {
                         tracing::error!(%error, "a committed frame cannot be applied");
-                        return self.shared.lanes.fail(&error.to_string());
+                        return self.shared.fail(&error.to_string());
                     }
                     false
                 }
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => true,
             };
-            let due =
-                ended || self.journal_bytes >= self.checkpoint_bytes || last.elapsed() >= self.checkpoint_interval;
+            let interval = match self.shared.admission.is_open() {
+                true => self.checkpoint_interval,
+                false => self.checkpoint_interval.min(CHECKPOINT_WHEN_FULL),
+            };
+            let due = ended || self.journal_bytes >= self.checkpoint_bytes || last.elapsed() >= interval;
             if due {
                 self.start_checkpoint(ended);
                 last = Instant::now();
@@ -172,10 +182,15 @@ impl Applier {
         loop {
             match self.try_apply(frame) {
                 Err(ApplyError::Append(topic, partition, AppendError::Disk(error))) => {
-                    tracing::error!(topic, partition, %error, "cannot write to the log, trying again");
+                    if self.shared.admission.refused(Waiting::Apply, &error) {
+                        tracing::error!(topic, partition, %error, "the log cannot be written, and is tried again and again");
+                    }
                     std::thread::sleep(RETRY);
                 }
-                applied_or_failed => return applied_or_failed,
+                applied_or_failed => {
+                    self.shared.admission.written(Waiting::Apply);
+                    return applied_or_failed;
+                }
             }
         }
     }

@@ -303,6 +303,7 @@ mod tests {
             segment_bytes_max: 1 << 20,
             checkpoint_bytes: 1 << 24,
             checkpoint_interval: std::time::Duration::from_secs(60),
+            reserve_bytes: 0,
         };
         let bridge = Bridge::open(options).expect("a new folder opens");
         let offsets = Offsets::recover(&bridge);

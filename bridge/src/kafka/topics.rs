@@ -17,6 +17,7 @@ use super::{
     access::Operation,
     call::{Call, Work},
     configs::{DEFAULT_CONFIG, DYNAMIC_TOPIC_CONFIG, check_topic_config, topic_settings},
+    metrics::add,
 };
 use crate::{
     CreateTopicError,
@@ -144,6 +145,10 @@ fn make(call: &Call, topic: &CreatableTopic, plan: Plan, only_validate: bool) ->
             Some(_) => Err(exists()),
             None => Ok(Made { uuid: [0; 16], plan, ticket: None }),
         };
+    }
+    if let Some(shut) = call.server.bridge.shut() {
+        add(&call.server.metrics().refused_topics, 1);
+        return Err(Refused(ResponseError::KafkaStorageError, shut.to_string()));
     }
     let (partitions, config) = (plan.partitions, plan.config.clone());
     match call.server.bridge.create_topic(&call.client.lane, name, partitions, config) {

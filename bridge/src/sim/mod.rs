@@ -63,6 +63,7 @@ fn nothing_acknowledged_is_lost_whatever_happens() {
     println!("{sum:?}");
     let is_one = seeds().count() == 1;
     assert!(is_one || sum.acknowledged > 0 && sum.power_cuts > 0 && sum.kills > 0, "{sum:?}");
+    assert!(is_one || sum.waited > 0 && sum.refused > 0 && sum.healed > 0, "{sum:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! - `packets`: what else a client sends; `allowed`: what its limits say of it
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
 //! - `shared`: shared subscriptions
+//! - `disk`: what becomes of what cannot be written
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `admin`: sessions told to an administrator and removed by one
 //! - `rates`: clients that are too fast are not read for a while
@@ -15,6 +16,7 @@
 
 mod admin;
 mod allowed;
+mod disk;
 mod lifecycle;
 mod mailbox;
 mod packets;
@@ -89,6 +91,8 @@ pub struct Shard {
     by_queue: HashMap<u64, u32>,
     held: VecDeque<Held>,
     stalled: Vec<(u32, u64)>,
+    /// Links that wait for room on the disk, by slot.
+    waiting_for_disk: Vec<(u32, u64)>,
     orphans: Orphans,
     room: Room,
     /// Sessions that have used every packet identifier and wait for a commit, by slot.
@@ -166,6 +170,7 @@ impl Shard {
             by_queue: HashMap::default(),
             held: VecDeque::new(),
             stalled: Vec::new(),
+            waiting_for_disk: Vec::new(),
             orphans: Orphans::default(),
             room: Room::default(),
             out_of_identifiers: Vec::new(),
@@ -229,6 +234,9 @@ impl Shard {
 
     /// Promises a client something for when `ticket` is durable.
     fn hold(&mut self, slot: u32, ticket: Ticket, what: Promise) {
+        if self.is_never(slot, ticket) {
+            return;
+        }
         let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
         link.held += 1;
         let link = link.id;
@@ -349,9 +357,13 @@ impl Shard {
         }
         if self.lane.failure().is_some() && !self.failed {
             self.failed = true;
-            // It ends for it.
-            self.close_all(ReasonCode::ServerShuttingDown, "the journal failed");
+            match self.config.degrades_on_disk_error {
+                true => self.end_promises(),
+                // It ends for it.
+                false => self.close_all(ReasonCode::ServerShuttingDown, "the journal failed"),
+            }
         }
+        self.wake_waiting_for_disk();
         self.place_orphans(shared);
         self.let_ride(shared);
         self.hand_on();
@@ -440,7 +452,7 @@ impl Shard {
         let link = self.linked(slot, link).and_then(|session| session.link.as_ref());
         // An acknowledgement that is released wakes the task by itself. What it asks for has to be answered, so
         // who does not read is not read; its task is woken by the socket.
-        link.is_none_or(|link| link.holds_enough() || !link.ready || link.is_clogged())
+        link.is_none_or(|link| link.holds_enough() || !link.ready || link.waits_for_disk || link.is_clogged())
     }
 
     fn wake_stalled(&mut self) {

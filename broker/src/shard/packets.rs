@@ -28,7 +28,7 @@ pub struct Consumed {
     pub stalled: bool,
 }
 
-type Handled = Result<(), Close>;
+pub(super) type Handled = Result<(), Close>;
 
 impl Shard {
     /// Handles whole packets at the front of `input`, from the client of this link: all of them, unless they are very
@@ -52,14 +52,20 @@ impl Shard {
             let handled = match frame(&input[consumed.bytes..], packet_max) {
                 Ok(None) => break,
                 Ok(Some(found)) => {
+                    let packet = Packet::decode(&found, version);
+                    if let Ok(packet) = &packet
+                        && !self.bridge.is_open()
+                        && self.waits_for_disk(slot, version, packet)
+                    {
+                        consumed.stalled = true;
+                        break;
+                    }
                     consumed.bytes += found.length;
                     self.counts.packets_in += 1;
                     if has_rates {
                         self.took_packet(slot, first_byte);
                     }
-                    Packet::decode(&found, version)
-                        .map_err(fault)
-                        .and_then(|packet| self.handle(slot, version, &packet))
+                    packet.map_err(fault).and_then(|packet| self.handle(slot, version, &packet))
                 }
                 Err(error) => {
                     if let DecodeError::PacketTooLarge { .. } = error {
@@ -138,6 +144,11 @@ impl Shard {
             self.counts.refused_rights += 1;
             return self.refuse(slot, publish, ReasonCode::NotAuthorized);
         }
+        if !self.bridge.is_open()
+            && let Some(refused) = self.refuse_durable(slot, topic, publish)
+        {
+            return refused;
+        }
         let now_s = self.now.unix_s;
         let user = self.sessions[slot as usize].user.clone();
         let properties = publish.properties.forwardable();
@@ -182,7 +193,7 @@ impl Shard {
         Ok(())
     }
 
-    fn speaks_v5(&self, slot: u32) -> bool {
+    pub(super) fn speaks_v5(&self, slot: u32) -> bool {
         self.sessions[slot as usize].link.as_ref().is_some_and(|link| link.version == Version::V5)
     }
 
@@ -247,7 +258,7 @@ impl Shard {
 
     /// Does not take a message: in 5.0 its acknowledgement says so; before, it is acknowledged all the same,
     /// for there is no other answer but to close.
-    fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) -> Handled {
+    pub(super) fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) -> Handled {
         let kind = match publish.qos {
             // A text that is none can be told here by closing alone (3.3.2.3.2); the rest is only not taken.
             QoS::AtMostOnce if reason == ReasonCode::PayloadFormatInvalid => {
@@ -257,9 +268,15 @@ impl Shard {
             QoS::AtLeastOnce => AckKind::PubAck,
             QoS::ExactlyOnce => AckKind::PubRec,
         };
-        let Some(link) = self.sessions[slot as usize].link.as_ref() else { return Ok(()) };
+        let Some(link) = self.sessions[slot as usize].link.as_mut() else { return Ok(()) };
         let reason = if link.version == Version::V5 { reason } else { ReasonCode::Success };
         let ack = Ack { kind, packet_id: publish.packet_id, reason };
+        if link.held == 0 {
+            // At once: the journal may be waiting for room on the disk.
+            link.answer(ack);
+            self.counts.packets_out += 1;
+            return Ok(());
+        }
         let ticket = self.lane.submitted();
         self.hold(slot, ticket, Promise::Ack(ack));
         self.schedule_turn();
@@ -370,21 +387,26 @@ impl Shard {
                 continue;
             }
             let qos = subscription.qos.min(qos_max);
-            reasons.push(match qos {
-                QoS::AtMostOnce => ReasonCode::Success,
-                QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
-                QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
-            });
             let options = Options {
                 qos,
                 no_local: subscription.no_local,
                 retain_as_published: subscription.retain_as_published,
                 id: subscribe.subscription_id,
             };
+            let is_open = self.bridge.is_open();
+            if !is_open && self.refuse_stored(slot, filter, &options) {
+                reasons.push(ReasonCode::QuotaExceeded);
+                continue;
+            }
+            reasons.push(match qos {
+                QoS::AtMostOnce => ReasonCode::Success,
+                QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+                QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+            });
             let session = &mut self.sessions[slot as usize];
             let me = session.me.clone();
             let fresh = session.subscriptions.insert(filter, options);
-            if me.durable {
+            if me.durable && is_open {
                 kept.push((store::subscription_key(me.id, filter), store::encode_options(&options)));
             }
             self.router.subscribe(filter, subscriber(&me, &options), fresh);

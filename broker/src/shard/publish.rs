@@ -191,7 +191,7 @@ impl Shard {
     }
 
     /// Everyone who gets a topic's messages, worked out once.
-    fn matches(&mut self, topic: &str) -> Arc<MatchSet> {
+    pub(super) fn matches(&mut self, topic: &str) -> Arc<MatchSet> {
         let generation = self.router.generation();
         let full =
             self.cache.len() >= limits::MATCH_CACHE_TOPICS_MAX || self.cache_bytes >= limits::MATCH_CACHE_BYTES_MAX;
@@ -307,12 +307,18 @@ impl Shard {
                 targets.push(Enqueued { queue: target.session.id, tag, expires_s: message.expires_s });
             }
         }
-        if set.log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() {
+        let mut log = set.log.as_ref();
+        if message.qos == QoS::AtMostOnce && log.is_some() && !self.bridge.is_open() {
+            // J9: it was delivered, and is not stored.
+            self.counts.refused_disk_qos0 += 1;
+            log = None;
+        }
+        if log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() {
             return None;
         }
         let now = self.now;
         let mut operation = self.lane.begin();
-        if let Some(log) = &set.log {
+        if let Some(log) = log {
             let rule = &log.target.rule;
             let null = rule.empty_as_null && message.payload.is_empty();
             let mut rendered = Vec::new();

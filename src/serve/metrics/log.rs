@@ -82,6 +82,7 @@ mod tests {
             segment_bytes_max: 1 << 20,
             checkpoint_bytes: 1 << 24,
             checkpoint_interval: Duration::from_secs(60),
+            reserve_bytes: 0,
         };
         let bridge = Bridge::open(options).expect("a new folder opens");
         bridge.create_topic(&bridge.lane(), "t", 3, BTreeMap::new()).expect("a topic");

@@ -41,6 +41,7 @@ fn open(folder: &TempDir) -> Bridge {
         segment_bytes_max: 1 << 20,
         checkpoint_bytes: 1 << 24,
         checkpoint_interval: Duration::from_secs(60),
+        reserve_bytes: 0,
     };
     Bridge::open(options).expect("the folder opens")
 }
