@@ -275,6 +275,7 @@ impl Shard {
             // At once: the journal may be waiting for room on the disk.
             link.answer(ack);
             self.counts.packets_out += 1;
+            self.schedule_turn();
             return Ok(());
         }
         let ticket = self.lane.submitted();
