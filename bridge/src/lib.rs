@@ -453,7 +453,8 @@ impl Machine {
         let watch = Watch::new(&shared, folder.clone());
         // Before anyone asks.
         watch.look_at_room();
-        let gather = make_gather(&topics, &mut whole, kafka_epoch);
+        let mut gather = make_gather(&topics, &mut whole, kafka_epoch);
+        replayed.late.ends().into_iter().for_each(|(partition, end)| gather.come_behind(partition, end));
         let (frame_sender, frames) = mpsc::sync_channel(UNAPPLIED_FRAMES_MAX);
         let (checkpoints, jobs) = mpsc::channel();
         let running = Arc::new(AtomicBool::new(false));
@@ -467,7 +468,8 @@ impl Machine {
             checkpoint_bytes: options.checkpoint_bytes,
             checkpoint_interval: options.checkpoint_interval,
             journal_bytes: replayed.journal_bytes,
-            batches_done: 0,
+            batches_done: replayed.late.batches_done,
+            late: replayed.late.frames,
             woken: Vec::new(),
         };
         let checkpointer = Checkpointer {

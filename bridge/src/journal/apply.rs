@@ -1,7 +1,7 @@
 //! The apply thread: after the sync, batches go to partitions and changes to the next checkpoint (J5, C1).
 //! It alone writes public partitions, so a slow page cache delays readers and never an acknowledgement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -133,6 +133,8 @@ pub(crate) struct Applier {
     pub(crate) checkpoint_interval: Duration,
     /// Bytes applied that no checkpoint covers.
     pub(crate) journal_bytes: u64,
+    /// What the start found no room for; before anything else.
+    pub(crate) late: VecDeque<Arc<Frame>>,
     /// Batches of the frame at hand that are in their partitions.
     pub(crate) batches_done: usize,
     /// Partitions with new batches, whose readers are to be woken.
@@ -143,6 +145,11 @@ impl Applier {
     /// Runs until the committer is gone, then starts a last checkpoint.
     pub(crate) fn run(mut self) {
         tell_of_this_thread(&self.shared.stalls.apply);
+        while let Some(frame) = self.late.pop_front() {
+            if let Err(error) = self.apply(&frame) {
+                return self.shared.fail(&error.to_string());
+            }
+        }
         let mut last = Instant::now();
         loop {
             let wait = match self.journal_bytes >= self.checkpoint_bytes {
@@ -204,6 +211,7 @@ impl Applier {
             self.journal_bytes += frame::padded_bytes(body.len()) as u64;
         }
         self.applied.batches(body, &mut self.batches_done)?;
+        self.batches_done = 0;
         self.applied.partitions_of(body, &mut self.woken);
         self.woken.drain(..).for_each(|partition| partition.wake_waiting());
         Ok(())

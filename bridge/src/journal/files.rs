@@ -148,9 +148,13 @@ impl Files {
         Ok(name)
     }
 
-    /// A file for `bytes_min`, its header written. What was to become one is a spare still when that fails.
-    fn take(&self, bytes_min: u64, header: &FileHeader) -> Result<Current, DiskError> {
-        let spare = self.inner.lock().spares.pop();
+    /// A file for `bytes_min`, its header written. What was to become one is a spare still when that fails. The `last`
+    /// spare is for the next start where room is scarce (J3).
+    fn take(&self, bytes_min: u64, last: LastSpare, header: &FileHeader) -> Result<Current, DiskError> {
+        let spare = {
+            let spares = &mut self.inner.lock().spares;
+            if spares.len() == 1 && last == LastSpare::IsKept { None } else { spares.pop() }
+        };
         let name = match spare {
             Some(name) => name,
             None => self.create(bytes_min)?,
@@ -169,6 +173,15 @@ impl Files {
         file.write_at(&header.encode(), 0)?;
         Ok(Current { file: Arc::new(file), name: name.to_owned(), bytes, position: BOUNDARY_BYTES as u64 })
     }
+}
+
+/// Whether the last spare may be used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastSpare {
+    /// There is room for another.
+    IsTaken,
+    /// There may be none, and a start has to have one.
+    IsKept,
 }
 
 #[derive(Debug)]
@@ -211,12 +224,12 @@ impl Writer {
 
     /// Writes a frame and gives its bytes on disk; it is durable after [`Writer::sync`]. One for which there is no room
     /// may be written again: it goes to the same place.
-    pub fn write(&mut self, frame: &mut Frame) -> Result<u64, DiskError> {
+    pub fn write(&mut self, frame: &mut Frame, last: LastSpare) -> Result<u64, DiskError> {
         let bytes = frame.body().len();
         let needed = (BOUNDARY_BYTES + frame::padded_bytes(bytes)) as u64;
         let room = self.current.as_ref().map_or(0, |c| c.bytes - c.position);
         if room < frame::padded_bytes(bytes) as u64 {
-            self.rotate(needed)?;
+            self.rotate(needed, last)?;
         }
         let lsn = self.next_lsn;
         let padded = frame.seal(lsn, self.durable_lsn, self.salt);
@@ -251,14 +264,14 @@ impl Writer {
         !self.unsynced.is_empty()
     }
 
-    fn rotate(&mut self, bytes_min: u64) -> Result<(), DiskError> {
+    fn rotate(&mut self, bytes_min: u64, last: LastSpare) -> Result<(), DiskError> {
         let header = FileHeader {
             epoch: self.epoch,
             void_from_lsn: self.void_from_lsn,
             first_lsn: self.next_lsn,
             salt: random_salt(),
         };
-        let next = self.files.take(bytes_min, &header)?;
+        let next = self.files.take(bytes_min, last, &header)?;
         self.salt = header.salt;
         let mut files = self.files.inner.lock();
         files.in_use = true;

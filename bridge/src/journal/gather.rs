@@ -116,6 +116,16 @@ impl Gather {
         }
     }
 
+    /// What is in the journal and not in the partition yet: what comes is behind it.
+    pub(crate) fn come_behind(&mut self, (topic, partition): (u32, u32), end: i64) {
+        if let Some((first, partitions)) = self.topics.get(&topic)
+            && partition < *partitions
+        {
+            let head = &mut self.heads[first + partition as usize];
+            head.next = head.next.max(end);
+        }
+    }
+
     /// A queue that recovery found, with the sequence it goes on with.
     pub(crate) fn add_queue(&mut self, queue: u64, next: u64) {
         self.queues.insert(queue, Queue { next, lane: None });

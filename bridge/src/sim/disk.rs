@@ -161,7 +161,7 @@ impl SimulatedDisk {
                 }
                 End::PowerCutLosingAll => state.lose_what_is_not_synced(0),
             }
-            (state.ended, state.ends_at, state.room, state.sync_fails_in) = (false, None, None, None);
+            (state.ended, state.ends_at, state.sync_fails_in) = (false, None, None);
         }
         self
     }

@@ -55,6 +55,10 @@ pub struct Counts {
     pub waited: u64,
     /// Operations that were not taken because of it.
     pub refused: u64,
+    /// Starts for which there was no journal file, and no room for one.
+    pub no_room: u64,
+    /// Starts that found more in the journal than there was room for in the log.
+    pub late: u64,
     /// Runs that went on until everything was written and taken again.
     pub healed: u64,
     trace: u64,
@@ -73,6 +77,8 @@ impl Counts {
         self.disk_full += other.disk_full;
         self.waited += other.waited;
         self.refused += other.refused;
+        self.no_room += other.no_room;
+        self.late += other.late;
         self.healed += other.healed;
     }
 }
@@ -199,14 +205,37 @@ impl World {
             self.counts.starts += 1;
             let folder = Folder::open_in(Arc::new(self.disk.clone()), Path::new("/data"));
             let opened = folder.map_err(crate::OpenError::Disk).and_then(|f| Machine::open(World::options(), f));
+            let opened = opened.map(|machine| self.apply_late(machine));
             match opened {
                 Ok(machine) if !self.disk.has_ended() => return self.check(machine),
                 _ if self.disk.has_ended() => self.end(),
                 Ok(_) => return Err("it came up on a disk that has ended".to_owned()),
+                // Its predecessors used up the spare file, and none could be made.
+                Err(error) if error.to_string().ends_with(".journal: no storage space") => {
+                    self.counts.no_room += 1;
+                    self.disk.set_room(None);
+                }
                 Err(error) => return Err(format!("it does not come up: {error}")),
             }
         }
         unreachable!("attempts are counted for ever")
+    }
+
+    /// There is room again for what the start found none for.
+    fn apply_late(&mut self, mut machine: Machine) -> Machine {
+        if machine.applier.late.is_empty() {
+            return machine;
+        }
+        self.counts.late += 1;
+        self.disk.set_room(None);
+        while let Some(frame) = machine.applier.late.pop_front() {
+            if machine.applier.try_apply(&frame).is_err() {
+                // The process ended here.
+                assert!(self.disk.has_ended());
+                break;
+            }
+        }
+        machine
     }
 
     fn check(&mut self, machine: Machine) -> Result<Run, String> {
