@@ -148,11 +148,14 @@ impl Admission {
         }
         let (free_bytes, needed_bytes) = self.bytes();
         match is_shut {
-            true => tracing::warn!(
+            true if state.is_full => tracing::warn!(
                 free_bytes,
                 needed_bytes,
-                refused = state.refused.iter().flatten().next(),
                 "the disk is full: nothing that has to be written is taken until there is room; reading goes on"
+            ),
+            true => tracing::warn!(
+                refused = state.refused.iter().flatten().next(),
+                "the disk refuses: nothing that has to be written is taken until it does not; reading goes on"
             ),
             false => tracing::info!(free_bytes, needed_bytes, "the disk has room again: everything is taken"),
         }

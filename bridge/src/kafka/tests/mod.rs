@@ -1,6 +1,7 @@
 //! The server as clients see it: requests and answers over a pipe, on a real data folder.
 
 mod access;
+mod disk;
 mod every_version;
 mod flush;
 mod groups;
