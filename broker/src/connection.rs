@@ -73,9 +73,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if let Err(error) = self.write_unless_gone(cx) {
                 return Poll::Ready(End::Lost(error.to_string()));
             }
-            let (stalled, clogged, waits, has_rates) = {
+            let (appetite, clogged, waits, has_rates) = {
                 let mut shard = self.shared.borrow_mut();
-                let stalled = shard.stall(self.at.slot, self.at.link);
+                let appetite = shard.appetite(self.at.slot, self.at.link);
                 let Some(session) = shard.linked(self.at.slot, self.at.link) else {
                     return Poll::Ready(End::Replaced);
                 };
@@ -86,12 +86,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if !link.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                     link.waker = Some(cx.waker().clone());
                 }
-                (stalled, link.is_clogged(), link.waits_for_disk, link.rates.is_some())
+                (appetite, link.is_clogged(), link.waits_for_disk, link.rates.is_some())
             };
             if waits && !clogged {
                 return self.poll_read_ahead(cx);
             }
-            if stalled {
+            if appetite == 0 {
                 // What waits to be written to it waits for ever.
                 return match self.gone.take_if(|_| clogged) {
                     Some(error) => Poll::Ready(End::Lost(error.to_string())),
@@ -104,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if !self.partial.is_empty() && self.receive_partial() {
                 continue;
             }
-            match self.poll_read(cx) {
+            match self.poll_read(cx, appetite) {
                 Poll::Pending => return self.flush_and_wait(cx),
                 Poll::Ready(Ok(0)) => return Poll::Ready(End::Lost(CLOSED.into())),
                 Poll::Ready(Ok(_)) => {}
@@ -148,14 +148,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Reads once and hands on every whole packet.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, bytes_max: usize) -> Poll<io::Result<usize>> {
         if self.partial.len() >= limits::READ_BYTES / 2 {
             return self.poll_read_large(cx);
         }
         READ_BUFFER.with_borrow_mut(|buffer| {
             let kept = self.partial.len();
             buffer[..kept].copy_from_slice(&self.partial);
-            let mut read = ReadBuf::new(&mut buffer[kept..]);
+            let until = limits::READ_BYTES.min(kept + bytes_max);
+            let mut read = ReadBuf::new(&mut buffer[kept..until]);
             std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
             let got = read.filled().len();
             let input = &buffer[..kept + got];

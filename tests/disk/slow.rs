@@ -121,6 +121,18 @@ fn publishers_wait_and_memory_does_not_grow_while_it_hangs() {
     });
     let grown = resident_bytes(&broker).saturating_sub(before);
     println!("{sent} bytes went into sockets and broker, which grew by {grown}");
+    // Whoever writes waits; on the same shards others do not.
+    let mut live = broker.connect(Connect::v5("live"));
+    live.subscribe("live/#", 1);
+    for number in 0..8 {
+        let mut other = broker.connect(Connect::v311(&format!("other {number}")));
+        other.publish(Publish::new("live/a", "QoS 0").qos(0));
+        assert_eq!(other.publish(Publish::new("live/a", "QoS 1").qos(1)), 0);
+        other.ping();
+        assert_eq!((live.take().text(), live.take().text()), ("QoS 0".to_owned(), "QoS 1".to_owned()));
+        other.send_publish(&Publish::new("log/a", "during").qos(1).id(9));
+        assert_eq!(other.try_recv(Duration::from_millis(20)), Err(Lost::Silent));
+    }
     assert!(sent < FLOOD_BYTES, "nobody was held up");
     assert!(grown < GROWTH_BYTES_MAX, "it grew by {grown}");
     disk.heal();

@@ -147,7 +147,7 @@ impl Checkpointer {
 
     fn keep_spare(&self) {
         let admission = &self.shared.admission;
-        match self.files.ensure_spare(!admission.is_open()) {
+        match self.files.ensure_spares(!admission.is_open()) {
             Err(error) if error.is_full() => {
                 admission.refused(Waiting::Spare, &error);
             }

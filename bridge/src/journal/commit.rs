@@ -18,7 +18,7 @@ use crate::stall::{Stalls, tell_of_this_thread};
 use crate::state::{Change, Space};
 use crate::{Durability, Options};
 
-use super::files::{LastSpare, Writer};
+use super::files::Writer;
 use super::frame::Frame;
 use super::gather::Gather;
 use super::lane::{Delivery, Lanes, Pending, Ticket};
@@ -213,8 +213,7 @@ impl Committer {
             self.publish(group.shares);
             return Ok(more);
         }
-        let last = if self.shared.admission.is_open() { LastSpare::IsTaken } else { LastSpare::IsKept };
-        let bytes = match self.writer.write(&mut group.frame, last) {
+        let bytes = match self.writer.write(&mut group.frame) {
             Err(error) if error.is_full() => {
                 self.unwritten = Some(group);
                 return Err(error);

@@ -1,6 +1,7 @@
 //! The journal's files (J3): written full of zeros beforehand, so that a commit changes no metadata;
-//! reused only after a checkpoint; every start opens a fresh one. A spare is made at the start and after each
-//! checkpoint; when it is used up before the next, the committer makes a file itself.
+//! reused only after a checkpoint; every start opens a fresh one, and one is always left for it: so a start needs no
+//! room. Another is made in advance for the committer; when it is used up before the next, the committer makes a file
+//! itself.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ const VERSION: u32 = 1;
 /// Small in the crate's own tests: the simulation goes through many.
 const FIRST_FILE_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 4 << 20 };
 const FILE_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
+
+/// Made in advance: one for the next start, one for the committer.
+const SPARES: usize = 2;
 
 /// What stands in the first 512 bytes of a file in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,14 +113,18 @@ impl Files {
         (inner.in_use.into(), inner.full.len(), inner.spares.len())
     }
 
-    /// Makes a spare when there is none, a small one where room is `scarce`; off the committer's path.
-    pub fn ensure_spare(&self, scarce: bool) -> Result<(), DiskError> {
-        if !self.inner.lock().spares.is_empty() {
-            return Ok(());
+    /// Makes spares where they are missing: a small one for the next start, and one for the committer, off its path.
+    /// Where room is `scarce`, that is small, too.
+    pub fn ensure_spares(&self, scarce: bool) -> Result<(), DiskError> {
+        loop {
+            let spares = self.inner.lock().spares.len();
+            let name = match spares {
+                SPARES.. => return Ok(()),
+                made if made == 0 || scarce => self.create_of(FIRST_FILE_BYTES)?,
+                _ => self.create(0)?,
+            };
+            self.inner.lock().spares.push(name);
         }
-        let name = if scarce { self.create_of(FIRST_FILE_BYTES)? } else { self.create(0)? };
-        self.inner.lock().spares.push(name);
-        Ok(())
     }
 
     /// A file that holds this much, and more where there is room for more.
@@ -148,12 +156,12 @@ impl Files {
         Ok(name)
     }
 
-    /// A file for `bytes_min`, its header written. What was to become one is a spare still when that fails. The `last`
-    /// spare is for the next start where room is scarce (J3).
-    fn take(&self, bytes_min: u64, last: LastSpare, header: &FileHeader) -> Result<Current, DiskError> {
+    /// A file for `bytes_min`, its header written, while as many spares as are `kept` stay. What was to become one is a
+    /// spare still when that fails.
+    fn take(&self, bytes_min: u64, kept: usize, header: &FileHeader) -> Result<Current, DiskError> {
         let spare = {
             let spares = &mut self.inner.lock().spares;
-            if spares.len() == 1 && last == LastSpare::IsKept { None } else { spares.pop() }
+            if spares.len() > kept { spares.pop() } else { None }
         };
         let name = match spare {
             Some(name) => name,
@@ -173,15 +181,6 @@ impl Files {
         file.write_at(&header.encode(), 0)?;
         Ok(Current { file: Arc::new(file), name: name.to_owned(), bytes, position: BOUNDARY_BYTES as u64 })
     }
-}
-
-/// Whether the last spare may be used up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LastSpare {
-    /// There is room for another.
-    IsTaken,
-    /// There may be none, and a start has to have one.
-    IsKept,
 }
 
 #[derive(Debug)]
@@ -204,6 +203,8 @@ pub struct Writer {
     /// Written and not synced.
     unsynced: Vec<Arc<File>>,
     durable_lsn: u64,
+    /// Spares that are not for this writer.
+    spares_kept: usize,
 }
 
 impl Writer {
@@ -219,17 +220,23 @@ impl Writer {
             next_lsn: first_lsn,
             unsynced: Vec::new(),
             durable_lsn: first_lsn - 1,
+            spares_kept: 0,
         }
+    }
+
+    /// From here on it leaves a spare to the next start, which may find no room for another (J3).
+    pub fn keep_a_spare(&mut self) {
+        self.spares_kept = 1;
     }
 
     /// Writes a frame and gives its bytes on disk; it is durable after [`Writer::sync`]. One for which there is no room
     /// may be written again: it goes to the same place.
-    pub fn write(&mut self, frame: &mut Frame, last: LastSpare) -> Result<u64, DiskError> {
+    pub fn write(&mut self, frame: &mut Frame) -> Result<u64, DiskError> {
         let bytes = frame.body().len();
         let needed = (BOUNDARY_BYTES + frame::padded_bytes(bytes)) as u64;
         let room = self.current.as_ref().map_or(0, |c| c.bytes - c.position);
         if room < frame::padded_bytes(bytes) as u64 {
-            self.rotate(needed, last)?;
+            self.rotate(needed)?;
         }
         let lsn = self.next_lsn;
         let padded = frame.seal(lsn, self.durable_lsn, self.salt);
@@ -264,14 +271,14 @@ impl Writer {
         !self.unsynced.is_empty()
     }
 
-    fn rotate(&mut self, bytes_min: u64, last: LastSpare) -> Result<(), DiskError> {
+    fn rotate(&mut self, bytes_min: u64) -> Result<(), DiskError> {
         let header = FileHeader {
             epoch: self.epoch,
             void_from_lsn: self.void_from_lsn,
             first_lsn: self.next_lsn,
             salt: random_salt(),
         };
-        let next = self.files.take(bytes_min, last, &header)?;
+        let next = self.files.take(bytes_min, self.spares_kept, &header)?;
         self.salt = header.salt;
         let mut files = self.files.inner.lock();
         files.in_use = true;

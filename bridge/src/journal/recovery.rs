@@ -9,7 +9,7 @@ use crate::log::partition::AppendError;
 use crate::state::Change;
 
 use super::apply::{Applied, ApplyError};
-use super::files::{FileHeader, Files, LastSpare, Writer};
+use super::files::{FileHeader, Files, Writer};
 use super::frame::{self, BOUNDARY_BYTES, Frame, Section};
 
 /// Bytes of frames that wait in memory because the log has no room for them: about what was not applied when the last
@@ -202,9 +202,10 @@ impl Journal {
         let files = Arc::new(self.into_files(checkpoint_lsn));
         let mut writer = Writer::new(files.clone(), epoch, first_lsn, applied.lsn + 1);
         for (_, body) in tail.iter().filter(|_| !off!(TailAgain)) {
-            writer.write(&mut Frame::with_body(body), LastSpare::IsTaken)?;
+            writer.write(&mut Frame::with_body(body))?;
         }
         let synced_lsn = writer.sync()?;
+        writer.keep_a_spare();
         Ok(Replayed { writer, files, journal_bytes, frames, synced_lsn, late })
     }
 

@@ -118,10 +118,10 @@ fn a_start_on_a_full_disk_goes_on_where_the_log_will_end() {
         assert_eq!(lane.durable(), ticket);
     };
     let mut machine = open(&disk);
-    machine.checkpointer.files.ensure_spare(false).expect("made");
+    machine.checkpointer.files.ensure_spares(false).expect("made");
     let lane = machine.bridge.lane();
     append(&mut machine, &lane, "0");
-    machine.checkpointer.files.ensure_spare(false).expect("made");
+    machine.checkpointer.files.ensure_spares(false).expect("made");
     disk.set_room(Some(0));
     append(&mut machine, &lane, "1");
     append(&mut machine, &lane, "2");

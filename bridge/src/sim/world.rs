@@ -365,7 +365,7 @@ impl World {
     /// What the watch and the checkpoint thread do now and then.
     fn look(&mut self, run: &mut Run) -> Step {
         run.watch.look_at_room();
-        match run.files.ensure_spare(!run.bridge.is_open()) {
+        match run.files.ensure_spares(!run.bridge.is_open()) {
             Ok(()) | Err(_) => self.goes(),
         }
     }

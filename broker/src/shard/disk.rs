@@ -1,7 +1,8 @@
 //! What becomes of what would have to be written while the disk takes none: it is full, and that passes (J9), or it has
 //! failed, and that takes a restart (J8). What needs no disk goes on, and so does what only removes or advances.
 
-use crate::codec::{Connect, Packet, Publish, QoS, ReasonCode, Version};
+use crate::codec::{Connect, Packet, Publish, QoS, ReasonCode, Version, header};
+use crate::limits;
 use crate::message::Message;
 use crate::session::{Close, Options};
 
@@ -16,7 +17,7 @@ const FAILED: &str = "the disk has failed, and nothing can be stored";
 const UNKNOWN: &str = "the disk has failed: what became of the last messages is not known";
 
 impl Shard {
-    /// Whether a message has to be written to be taken. Asked only while nothing can be.
+    /// Whether a message above QoS 0 has to be written to be taken.
     fn is_durable(&mut self, slot: u32, topic: &str, publish: &Publish<'_>) -> bool {
         let keeps_identifier = publish.qos == QoS::ExactlyOnce && self.sessions[slot as usize].me.durable;
         let is_retained = publish.retain && !publish.payload.is_empty();
@@ -25,6 +26,51 @@ impl Shard {
         }
         let set = self.matches(topic);
         set.log.is_some() || !set.queued.is_empty() || set.shared.iter().any(|group| group.has_durable())
+    }
+
+    /// Whether a packet waits until the journal has caught up, and all behind it. Asked only while it is behind.
+    pub(super) fn waits_for_journal(&mut self, slot: u32, packet: &Packet<'_>) -> bool {
+        let is_stored = self.sessions[slot as usize].me.durable;
+        let waits = match packet {
+            Packet::Publish(publish) => match self.topic_of(slot, publish) {
+                Some(topic) => self.is_written(slot, &topic, publish),
+                None => false,
+            },
+            Packet::Ack(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_) => is_stored,
+            Packet::PingReq | Packet::Disconnect(_) | Packet::Auth(_) => false,
+        };
+        self.note_writes(slot, waits)
+    }
+
+    /// Whether a packet that is not whole yet waits likewise: it takes up memory, and who knows what it says.
+    pub(super) fn outgrows(&mut self, slot: u32, begun: &[u8], packet_max: u32) -> bool {
+        let length = header(begun, packet_max).ok().flatten().map_or(0, |header| header.packet_length());
+        self.note_writes(slot, length > limits::READ_BEHIND_BYTES)
+    }
+
+    fn note_writes(&mut self, slot: u32, writes: bool) -> bool {
+        if let Some(link) = self.sessions[slot as usize].link.as_mut() {
+            link.writes |= writes;
+        }
+        writes
+    }
+
+    /// The topic of a message, which 5.0 may have left to an alias; none if that was never set.
+    fn topic_of(&self, slot: u32, publish: &Publish<'_>) -> Option<Box<str>> {
+        match publish.properties.topic_alias {
+            Some(alias) if publish.topic.is_empty() => {
+                self.sessions[slot as usize].link.as_ref()?.aliases.get(&alias).cloned()
+            }
+            _ => Some(publish.topic.into()),
+        }
+    }
+
+    /// Whether any of a message goes to the journal.
+    fn is_written(&mut self, slot: u32, topic: &str, publish: &Publish<'_>) -> bool {
+        match publish.qos {
+            QoS::AtMostOnce => publish.retain || self.matches(topic).log.is_some(),
+            _ => publish.retain || self.is_durable(slot, topic, publish),
+        }
     }
 
     /// Whether a packet waits for room on the disk, and all behind it: who speaks an older version cannot be told that

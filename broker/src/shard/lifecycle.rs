@@ -196,6 +196,7 @@ impl Shard {
             loopback: *loopback,
             may_publish: None,
             stalled: false,
+            writes: false,
             waits_for_disk: false,
             rates: Rates::of(&listener.clients, heard_ms),
             told: 0,

@@ -238,10 +238,16 @@ impl Shard {
             return;
         }
         let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
+        let is_first = link.held == 0;
         link.held += 1;
-        let link = link.id;
-        self.awaited |= ticket > self.flushed;
-        self.held.push_back(Held { ticket, slot, link, what });
+        let held = Held { ticket, slot, link: link.id, what };
+        if is_first && ticket <= self.lane.durable() {
+            // Others may be waiting for a disk that hangs.
+            self.keep(held);
+        } else {
+            self.awaited |= ticket > self.flushed;
+            self.held.push_back(held);
+        }
         // The ticket may be durable already: then no commit rings.
         self.schedule_turn();
     }
@@ -264,27 +270,31 @@ impl Shard {
         let durable = self.lane.durable();
         while self.held.front().is_some_and(|held| held.ticket <= durable) {
             let Some(held) = self.held.pop_front() else { return };
-            let Some(session) = self.linked(held.slot, held.link) else { continue };
-            let Some(link) = session.link.as_mut() else { continue };
-            link.held -= 1;
-            let mut first = false;
-            match held.what {
-                Promise::Ack(ack) => link.answer(ack),
-                Promise::Packet(packet) => link.outbox.extend_from_slice(&packet),
-                Promise::ConnAck(packet) => {
-                    link.outbox.extend_from_slice(&packet);
-                    link.ready = true;
-                    first = true;
-                }
+            self.keep(held);
+        }
+    }
+
+    fn keep(&mut self, held: Held) {
+        let Some(session) = self.linked(held.slot, held.link) else { return };
+        let Some(link) = session.link.as_mut() else { return };
+        link.held -= 1;
+        let mut first = false;
+        match held.what {
+            Promise::Ack(ack) => link.answer(ack),
+            Promise::Packet(packet) => link.outbox.extend_from_slice(&packet),
+            Promise::ConnAck(packet) => {
+                link.outbox.extend_from_slice(&packet);
+                link.ready = true;
+                first = true;
             }
-            link.wake();
-            if first {
-                session.me.set_connected(true);
-            }
-            self.counts.packets_out += 1;
-            if first {
-                self.pump(held.slot);
-            }
+        }
+        link.wake();
+        if first {
+            session.me.set_connected(true);
+        }
+        self.counts.packets_out += 1;
+        if first {
+            self.pump(held.slot);
         }
     }
 
@@ -429,22 +439,32 @@ impl Shard {
         self.mailboxes.iter().any(Mailbox::is_full)
     }
 
-    /// Whether nothing more is to be read from this link's client before others caught up; it is woken then.
-    /// Asked before every read.
-    pub fn stall(&mut self, slot: u32, link: u64) -> bool {
+    /// How many bytes may be read from this link's client; none before others caught up, when it is woken. Asked before
+    /// every read.
+    pub fn appetite(&mut self, slot: u32, link: u64) -> usize {
         if self.has_enough(slot, link) {
-            return true;
+            return 0;
         }
-        let full = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX || self.others_are_behind();
-        if let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut())
-            && full
-            && !link.stalled
-        {
+        let (is_behind, others_are_behind) = (self.is_behind(), self.others_are_behind());
+        if !is_behind && !others_are_behind {
+            return limits::READ_BYTES;
+        }
+        let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut()) else { return 0 };
+        if !others_are_behind && !link.writes {
+            // It may have nothing to say that has to be written.
+            return limits::READ_BEHIND_BYTES;
+        }
+        if !link.stalled {
             link.stalled = true;
             let entry = (slot, link.id);
             self.stalled.push(entry);
         }
-        full
+        0
+    }
+
+    /// Whether so much waits for the journal that nothing more may go there.
+    fn is_behind(&self) -> bool {
+        self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX
     }
 
     /// Whether this link's client has as much under way as it may. Asked before every packet.

@@ -43,19 +43,22 @@ impl Shard {
         while consumed.bytes < input.len() && packets < limits::PACKETS_PER_READ {
             packets += 1;
             let first_byte = input[consumed.bytes];
-            // One read may hold much that is little to say: a SUBSCRIBE to all that is retained.
-            let is_behind = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX;
-            if is_behind || self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
+            if self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
                 consumed.stalled = true;
                 break;
             }
+            // One read may hold much that is little to say: a SUBSCRIBE to all that is retained.
+            let is_behind = self.is_behind();
             let handled = match frame(&input[consumed.bytes..], packet_max) {
-                Ok(None) => break,
+                Ok(None) => {
+                    consumed.stalled = is_behind && self.outgrows(slot, &input[consumed.bytes..], packet_max);
+                    break;
+                }
                 Ok(Some(found)) => {
                     let packet = Packet::decode(&found, version);
                     if let Ok(packet) = &packet
-                        && !self.bridge.is_open()
-                        && self.waits_for_disk(slot, version, packet)
+                        && (is_behind && self.waits_for_journal(slot, packet)
+                            || !self.bridge.is_open() && self.waits_for_disk(slot, version, packet))
                     {
                         consumed.stalled = true;
                         break;
