@@ -29,6 +29,8 @@ pub struct Metrics {
     pub checkpoint_us: Observed<{ CHECKPOINT_BUCKETS_US.len() + 1 }>,
     /// Times that a write or sync took longer than [`STALL`](crate::STALL).
     pub stalls: AtomicU64,
+    /// Segments of topics that retention and deletions let go, `__mqtt`'s included.
+    pub retired_segments: AtomicU64,
 }
 
 /// Observations counted by size.
@@ -64,6 +66,10 @@ impl Metrics {
 
     pub(crate) fn checkpoint(&self, took: Duration) {
         self.checkpoint_us.add(&CHECKPOINT_BUCKETS_US, took.as_micros() as u64);
+    }
+
+    pub(crate) fn retired(&self, segments: usize) {
+        self.retired_segments.fetch_add(segments as u64, Ordering::Relaxed);
     }
 }
 

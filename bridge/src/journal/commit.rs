@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use crate::admission::{Admission, Waiting};
 use crate::disk::DiskError;
 use crate::log::Topic;
-use crate::log::topic::Definition;
 use crate::metrics::Metrics;
 use crate::stall::{Stalls, tell_of_this_thread};
 use crate::state::{Change, Space};
@@ -287,13 +286,8 @@ impl Committer {
 
     fn add_topic(&mut self, topic: &Topic) {
         self.gather.add_topic(topic);
-        let definition = Definition {
-            uuid: topic.uuid,
-            name: topic.name.clone(),
-            partitions: topic.partitions.len() as u32,
-            config: topic.config.clone(),
-        };
-        self.gather.change(Change::Put(Space::TOPICS, &topic.id.to_be_bytes(), &definition.encode()));
+        let definition = topic.definition().encode();
+        self.gather.change(Change::Put(Space::TOPICS, &topic.id.to_be_bytes(), &definition));
     }
 
     fn publish(&self, shares: Vec<Share>) {

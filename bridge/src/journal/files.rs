@@ -13,8 +13,8 @@ use crate::disk::{DiskError, File, Folder};
 use super::frame::{self, BOUNDARY_BYTES, Frame, u32_at, u64_at};
 
 const MAGIC: u32 = 0x4d53_4a4c;
-/// Raised when an older binary could not read what this one writes.
-const VERSION: u32 = 1;
+/// Raised when an older binary could not read what this one writes: 2 brought `Change::Trim`. Older ones are read.
+const VERSION: u32 = 2;
 /// Small in the crate's own tests: the simulation goes through many.
 const FIRST_FILE_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 4 << 20 };
 const FILE_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
@@ -57,7 +57,7 @@ impl FileHeader {
             return Ok(None);
         }
         match u32_at(bytes, 4) {
-            VERSION => Ok(Some(FileHeader {
+            1..=VERSION => Ok(Some(FileHeader {
                 epoch: u64_at(bytes, 8),
                 void_from_lsn: u64_at(bytes, 16),
                 first_lsn: u64_at(bytes, 24),

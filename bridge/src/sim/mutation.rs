@@ -25,10 +25,12 @@ pub(crate) enum Mutation {
     RecycleAfter,
     /// K1: a producer's repeated batch is noticed.
     ProducerRepeat,
+    /// S6: a segment stays while a queue points into it.
+    Pins,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Mutation; 8] = [
+    pub(crate) const ALL: [Mutation; 9] = [
         Mutation::JournalSync,
         Mutation::FrameCrc,
         Mutation::JournalName,
@@ -37,6 +39,7 @@ impl Mutation {
         Mutation::SegmentSync,
         Mutation::RecycleAfter,
         Mutation::ProducerRepeat,
+        Mutation::Pins,
     ];
 
     /// Switches it off until the guard is dropped.

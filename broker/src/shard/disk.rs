@@ -99,7 +99,7 @@ impl Shard {
         }
         self.counts.refused_disk_messages += 1;
         Some(match speaks_v5 {
-            true => self.refuse(slot, publish, ReasonCode::QuotaExceeded),
+            true => self.refuse(slot, publish, ReasonCode::QuotaExceeded, None),
             false => Err(Close::ByServer(ReasonCode::ServerUnavailable, FAILED)),
         })
     }

@@ -10,6 +10,7 @@
 //! - `admin`: sessions told to an administrator and removed by one
 //! - `rates`: clients that are too fast are not read for a while
 //! - `shed`: what gives way when there is too much
+//! - `letters`: what is given up becomes a dead letter; `doomed`: in durable queues
 //! - `told`: what a client is told of itself: CONNACK, DISCONNECT, reasons
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
@@ -17,6 +18,8 @@
 mod admin;
 mod allowed;
 mod disk;
+mod doomed;
+mod letters;
 mod lifecycle;
 mod mailbox;
 mod packets;
@@ -37,7 +40,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::HashMap;
 use bridge::state::Pointer;
-use bridge::{Bridge, Lane, ReadError, Reader, Ticket};
+use bridge::{Bridge, Lane, ReadError, Reader, Ticket, Topic};
 use slab::Slab;
 
 use crate::Config;
@@ -49,6 +52,7 @@ use crate::session::{Close, Link, Out, Session};
 use crate::stats::Counts;
 
 pub use admin::{list_clients, remove_client};
+use letters::Letters;
 pub use lifecycle::{Admitted, RecoveredSession, Rejected};
 pub use mailbox::{Job, Mail, Mailbox, Visit};
 pub use packets::{Consumed, refuse_topic};
@@ -94,9 +98,10 @@ pub struct Shard {
     /// Links that wait for room on the disk, by slot.
     waiting_for_disk: Vec<(u32, u64)>,
     orphans: Orphans,
+    letters: Letters,
     room: Room,
-    /// Sessions that have used every packet identifier and wait for a commit, by slot.
-    out_of_identifiers: Vec<u32>,
+    /// Sessions that wait for a commit, by slot: every packet identifier is used, or the journal is behind.
+    waiting_for_commit: Vec<u32>,
     /// Last bytes for links that were taken over, by link.
     farewells: HashMap<u64, Vec<u8>>,
     cache: HashMap<Box<str>, Arc<MatchSet>>,
@@ -152,6 +157,7 @@ impl Shard {
         router: Arc<Router>,
         config: Arc<Config>,
         mailboxes: Arc<[Mailbox]>,
+        dead_letters: Option<Arc<Topic>>,
     ) -> Shard {
         let lane = bridge.lane_with_doorbell(mailboxes[index].doorbell.clone());
         Shard {
@@ -173,7 +179,8 @@ impl Shard {
             waiting_for_disk: Vec::new(),
             orphans: Orphans::default(),
             room: Room::default(),
-            out_of_identifiers: Vec::new(),
+            waiting_for_commit: Vec::new(),
+            letters: Letters::new(dead_letters),
             farewells: HashMap::default(),
             cache: HashMap::default(),
             cache_bytes: 0,
@@ -324,7 +331,9 @@ impl Shard {
                 // Nothing is before it: its record is still in memory.
                 Some(Next::Publish { packet_id, entry, dup: false }) if entry == delivery.entry => {
                     match delivery.record() {
-                        Some(record) => self.send_entry(slot, packet_id, &entry, false, &record),
+                        Some(record) => {
+                            self.send_entry(slot, packet_id, &entry, false, &record);
+                        }
                         None => self.pump(slot),
                     }
                 }
@@ -334,7 +343,10 @@ impl Shard {
         }
         if !full.is_empty() {
             full.dedup();
-            self.drop_oldest(&full);
+            match self.letters.are_on() {
+                true => full.into_iter().for_each(|slot| self.doom(slot)),
+                false => self.drop_oldest(&full),
+            }
         }
         if !late.is_empty() {
             self.take_late(late);
@@ -358,8 +370,7 @@ impl Shard {
         }
         self.take_deliveries();
         self.release_held();
-        // Nothing that the client sends would wake them: it may have acknowledged everything.
-        for slot in std::mem::take(&mut self.out_of_identifiers) {
+        for slot in std::mem::take(&mut self.waiting_for_commit) {
             self.pump(slot);
         }
         if self.lane.backlog_bytes() < limits::BACKLOG_BYTES_MAX / 2 && !self.others_are_behind() {
@@ -375,6 +386,7 @@ impl Shard {
         }
         self.wake_waiting_for_disk();
         self.place_orphans(shared);
+        self.post_doomed(shared);
         self.let_ride(shared);
         self.hand_on();
         self.warm_cold(shared);
@@ -495,6 +507,7 @@ impl Shard {
         }
     }
 
+    /// Whether the entry that a queue is at points there.
     fn is_next(&mut self, slot: u32, pointer: &Pointer) -> bool {
         let (durable, now_s) = (self.lane.durable(), self.now.unix_s);
         let Some(Out::Queue(queue)) = self.sessions.get_mut(slot as usize).map(|s| &mut s.out) else { return false };
@@ -600,6 +613,7 @@ pub async fn run(shared: Shared) {
                     return tracing::debug!(shard = index, "stopped");
                 }
                 Mail::Reload(config) => shared.borrow_mut().reload(config),
+                Mail::DeadLetters(to) => shared.borrow_mut().set_dead_letters(to),
                 Mail::Burst(_) => {}
             }
         }
