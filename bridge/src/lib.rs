@@ -9,6 +9,7 @@
 //! - `journal/apply.rs`: batches go to partitions, changes to the next checkpoint
 //! - [`log`]: topics, partitions, segments, indexes; [`Reader`] follows queues' pointers into them
 //! - `journal/checkpoint.rs`, `keyed.rs`: the state at one LSN made durable, journal files reused
+//! - `log/compaction/`, `journal/cleaning.rs`: of each key the newest record stays
 //! - `journal/recovery.rs`: the last checkpoint and every frame behind it
 //! - [`group`], [`kafka`]: consumer groups and the Kafka protocol on top
 //!
@@ -26,6 +27,7 @@ macro_rules! off {
 }
 
 pub mod batch;
+mod compression;
 pub mod disk;
 pub mod group;
 mod journal;
@@ -54,6 +56,7 @@ use disk::{DiskError, Folder};
 use journal::apply::{Applied, Applier};
 use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer};
+use journal::cleaning::{Cleaner, Cleaning};
 use journal::commit::{Committer, Shared};
 use journal::files::Files;
 use journal::gather::Gather;
@@ -61,6 +64,7 @@ use journal::pins::Pins;
 use journal::recovery::Journal;
 use journal::retention;
 use keyed::KeyedLogs;
+use log::compaction::Task;
 use log::topic::{Definition, PARTITIONS_MAX, name_ok};
 use log::{Ages, Extent, Topics};
 use producer::Producers;
@@ -197,8 +201,10 @@ impl Bridge {
     /// Opens a data folder and brings it to where it was: the last checkpoint and the journal behind it.
     pub fn open(options: Options) -> Result<Bridge, OpenError> {
         let folder = Folder::open(&options.data_dir)?;
-        let Machine { bridge, committer, applier, checkpointer, jobs } = Machine::open(options, folder)?;
+        let Machine { bridge, committer, applier, checkpointer, jobs, cleaner, tasks } =
+            Machine::open(options, folder)?;
         *bridge.0.threads.lock() = vec![
+            spawn("clean", move || cleaner.run(tasks))?,
             spawn("checkpoint", move || checkpointer.run(jobs))?,
             spawn("apply", move || applier.run())?,
             spawn("commit", move || committer.run())?,
@@ -409,13 +415,15 @@ impl Bridge {
     }
 }
 
-/// An open folder and what its three threads do; a simulation takes their steps itself.
+/// An open folder and what its four threads do; a simulation takes their steps itself.
 pub(crate) struct Machine {
     pub(crate) bridge: Bridge,
     pub(crate) committer: Committer,
     pub(crate) applier: Applier,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) jobs: mpsc::Receiver<checkpoint::Job>,
+    pub(crate) cleaner: Cleaner,
+    pub(crate) tasks: mpsc::Receiver<Task>,
 }
 
 impl Machine {
@@ -454,12 +462,14 @@ impl Machine {
         let (frame_sender, frames) = mpsc::sync_channel(UNAPPLIED_FRAMES_MAX);
         let (checkpoints, jobs) = mpsc::channel();
         let running = Arc::new(AtomicBool::new(false));
+        let (cleaning, cleaner, tasks) = Cleaning::new(shared.clone());
         let committer = Committer::new(shared.clone(), gather, replayed.writer, frame_sender, options.clone());
         let applier = Applier {
             shared: shared.clone(),
             applied,
             frames,
             checkpoints,
+            cleaning,
             running: running.clone(),
             checkpoint_bytes: options.checkpoint_bytes,
             checkpoint_interval: options.checkpoint_interval,
@@ -501,7 +511,7 @@ impl Machine {
             summary,
             _lock: lock,
         }));
-        Ok(Machine { bridge, committer, applier, checkpointer, jobs })
+        Ok(Machine { bridge, committer, applier, checkpointer, jobs, cleaner, tasks })
     }
 }
 

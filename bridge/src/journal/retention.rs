@@ -68,7 +68,9 @@ impl Applied {
     }
 
     fn forget_if_bare(&mut self, topic: &Topic) {
-        if !topic.partitions.iter().all(|partition| partition.is_bare()) {
+        // Files may be made in its folder while it is being cleaned.
+        let is_being_cleaned = self.being_cleaned.iter().any(|(id, _)| *id == topic.id);
+        if is_being_cleaned || !topic.partitions.iter().all(|partition| partition.is_bare()) {
             return;
         }
         self.topics.forget(topic.id);
