@@ -70,7 +70,7 @@ impl Applied {
         self.being_cleaned.remove(&place);
         for group in groups {
             let names = partition.replace(&group.old, group.new).into_iter();
-            self.outdated.extend(names.map(|name| Outdated::File(partition.folder().clone(), name)));
+            self.outdated.extend(names.map(|name| Outdated::Rewritten(partition.folder().clone(), name)));
         }
         if off!(UnlinkAfter) {
             self.outdated.iter().for_each(|outdated| drop(outdated.remove()));

@@ -14,6 +14,8 @@ use super::apply::Applied;
 pub(crate) enum Outdated {
     /// A file of a folder.
     File(Folder, String),
+    /// The same, of what compaction rewrote or was to rewrite.
+    Rewritten(Folder, String),
     /// A folder with folders of files: a topic's.
     Topic(Folder),
 }
@@ -21,9 +23,14 @@ pub(crate) enum Outdated {
 impl Outdated {
     pub(crate) fn remove(&self) -> Result<(), DiskError> {
         match self {
-            Outdated::File(folder, name) => folder.remove(name),
+            Outdated::File(folder, name) | Outdated::Rewritten(folder, name) => folder.remove(name),
             Outdated::Topic(folder) => folder.remove_with_all_in_it(),
         }
+    }
+
+    /// Whether it is a segment's file of records: of its files the one to be counted.
+    pub(crate) fn is_segment(&self) -> bool {
+        matches!(self, Outdated::File(_, name) if name.ends_with(".log"))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::batch::{self, BatchError, Header};
 use crate::disk::{DiskError, File, Folder};
 
-use super::index::Index;
+use super::index::{Index, Unwritten};
 
 /// Bytes read at a time when a segment is walked.
 const WALK_BYTES: usize = 256 << 10;
@@ -136,12 +136,12 @@ impl Segment {
         let file = self.file.clone();
         walk(&file, from, self.bytes, |header, position| self.note(header, position))
     }
+}
 
-    /// Writes its index files, for Kafka's own tools and a quick start.
-    pub fn store_index(&mut self, folder: &Folder) -> Result<(), DiskError> {
-        let (offsets, times) = index_files(folder, self.base, self.generation)?;
-        self.index.store(&offsets, &times)
-    }
+/// Writes a segment's index entries, for Kafka's own tools and a quick start.
+pub fn write_index(folder: &Folder, segment: &SegmentExtent, unwritten: &Unwritten) -> Result<(), DiskError> {
+    let (offsets, times) = index_files(folder, segment.base, segment.generation)?;
+    unwritten.write(&offsets, &times)
 }
 
 fn index_files(folder: &Folder, base: i64, generation: u32) -> Result<(File, File), DiskError> {

@@ -416,7 +416,9 @@ impl World {
             0..=5 if self.random.one_in(2) => {
                 let topics = COMPACTED.map(|name| bridge.topic(name));
                 let to = (pick(&mut self.random, &topics)??.id, 0);
+                // Some much more often than others.
                 let key = self.random.below(KEYS);
+                let key = self.random.below(key + 1);
                 let key = if self.random.one_in(3) { Key::Delete(key) } else { Key::Set(key) };
                 let random = &mut self.random;
                 let queues = run.open.keys().copied().filter(|_| random.one_in(6)).collect();
@@ -510,7 +512,7 @@ impl World {
         };
         let delete_retention = DELETE_RETENTION_MS.to_string();
         let compaction = [
-            ("segment.bytes", "2048"),
+            ("segment.bytes", "1024"),
             ("min.cleanable.dirty.ratio", "0.2"),
             ("delete.retention.ms", &delete_retention),
         ];
@@ -694,6 +696,10 @@ impl World {
     /// Compaction goes on for a few operations of the disk.
     fn clean(&mut self, run: &mut Run) -> Step {
         let under_way = run.cleaning.take().or_else(|| {
+            // The thread may be long in coming.
+            if !self.random.one_in(5) {
+                return None;
+            }
             let mut task = run.tasks.try_recv().ok()?;
             if Mutation::CleanBelow.is_off() {
                 // As if it looked when it got round to it.

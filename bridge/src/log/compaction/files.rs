@@ -6,7 +6,7 @@ use crate::batch::{self, BatchError, Header};
 use crate::disk::{DiskError, Folder};
 
 use super::super::partition::Closed;
-use super::super::segment::{OpenError, Segment};
+use super::super::segment::{OpenError, Segment, write_index};
 use super::run::{CleanError, Pace};
 
 /// Read at a time.
@@ -120,7 +120,9 @@ impl<'a> Output<'a> {
         if !off!(CleanSync) {
             self.segment.file.sync_data()?;
         }
-        self.segment.store_index(self.folder)?;
+        let unwritten = self.segment.index.unwritten();
+        write_index(self.folder, &self.segment.extent(), &unwritten)?;
+        self.segment.index.wrote(&unwritten);
         self.segment.dirty = false;
         Ok(self.segment)
     }

@@ -14,7 +14,7 @@ use super::rewrite::{Left, Opened, Stamp};
 use super::{Group, Task, clean_segments};
 
 /// Longest rest between two pieces of work.
-const REST_MAX: Duration = Duration::from_millis(250);
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Why a task was given up; its partition stays as it was.
 #[derive(Debug, thiserror::Error)]
