@@ -14,6 +14,7 @@ mod schema;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod topic_config;
 
 use std::{
     ffi::OsString,
@@ -34,6 +35,7 @@ use crate::logs::{self, LogFormat};
 use reader::{Entry, Reader};
 use schema::Schema;
 use sources::Sources;
+use topic_config::TopicConfig;
 
 /// More shards than this are not started.
 const SHARDS_MAX: u16 = 64;
@@ -220,6 +222,8 @@ pub struct RuleConfig {
     pub partitions: u32,
     /// An empty payload becomes a null value, not an empty one.
     pub empty_as_null: bool,
+    /// Settings of the topic, which hold over what others give it.
+    pub topic_config: TopicConfig,
 }
 
 /// Section `admin`.
@@ -479,6 +483,7 @@ impl RuleConfig {
             key: from.text(&key("key"), "{topic}"),
             partitions: from.number(&key("partitions"), 4, 1..=10_000),
             empty_as_null: from.boolean(&key("empty_as_null"), false),
+            topic_config: from.topic_config(&key("topic_config")),
         }
     }
 }
@@ -492,6 +497,7 @@ impl Default for RuleConfig {
             key: "{topic}".to_owned(),
             partitions: 4,
             empty_as_null: false,
+            topic_config: TopicConfig::new(),
         }
     }
 }

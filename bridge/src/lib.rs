@@ -57,7 +57,7 @@ use journal::apply::{Applied, Applier};
 use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer};
 use journal::cleaning::{Cleaner, Cleaning};
-use journal::commit::{Committer, Shared};
+use journal::commit::{Committer, Shared, TopicChange};
 use journal::files::Files;
 use journal::gather::{Gather, Stamped};
 use journal::pins::Pins;
@@ -155,7 +155,7 @@ pub enum DeleteTopicError {
     #[error("there is no topic {0:?}")]
     Unknown(String),
     /// What devices send goes there.
-    #[error("topic {0:?}: a rule maps MQTT messages to it; change the rules first")]
+    #[error("topic {0:?}: MQTT messages go there, by a rule or as dead letters; change the configuration first")]
     Mapped(String),
 }
 
@@ -281,7 +281,7 @@ impl Bridge {
         let topic = opener.make(core.topics.next_id(), &definition, &BTreeMap::new())?;
         core.topics_folder.sync().map_err(log::segment::OpenError::Disk)?;
         // In this order: whoever finds the topic may append to it, and the committer must know it by then.
-        core.shared.new_topics.lock().push(topic.clone());
+        core.shared.topic_changes.lock().push(TopicChange::Made(topic.clone()));
         core.topics.insert(topic.clone());
         let ticket = lane.begin().submit();
         lane.flush();
@@ -319,8 +319,10 @@ impl Bridge {
         Ok(ticket)
     }
 
-    /// Topics that MQTT messages are mapped to; they are not to be deleted.
+    /// Topics that MQTT messages go to; they are not to be deleted.
     pub fn set_mapped_topics(&self, names: impl Iterator<Item = String>) {
+        // Not while one is being deleted: whoever looks for it afterwards finds that it is gone.
+        let _order = self.0.topic_changes.lock();
         *self.0.mapped_topics.lock() = names.collect();
     }
 
@@ -336,7 +338,9 @@ impl Bridge {
         let topic = core.topics.named(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
         core.topics.hide(&topic);
         topic.partitions.iter().for_each(|partition| partition.wake_waiting());
-        let ticket = lane.put_all(&[(Space::DELETED, &topic.id.to_be_bytes(), Some(b""))]);
+        core.shared.topic_changes.lock().push(TopicChange::Deleted(topic.id));
+        let ticket = lane.begin().submit();
+        lane.flush();
         Ok((topic, ticket))
     }
 

@@ -43,8 +43,10 @@ pub const RIDE_ALONG_MS: u64 = 50;
 pub const RIDE_ALONG_BYTES_MAX: usize = 128 << 10;
 /// Seconds for which it is known what a durable session had subscribed to that ended: far longer than a commit.
 pub const ENDED_S: u64 = 10;
-/// Entries that a member of a shared subscription which is away is relieved of at once, each second.
+/// Entries that members of shared subscriptions which are away are relieved of at once, each second and shard.
 pub const RELIEVED_ENTRIES_MAX: usize = 10_000;
+/// A member with as many in its queue gets nothing that waited for another.
+pub const RELIEF_QUEUED_MAX: usize = 1_000;
 /// Output buffers a shard keeps for reuse, and how large one may be to be kept.
 pub const SPARE_BUFFERS_MAX: usize = 256;
 /// See [`SPARE_BUFFERS_MAX`].

@@ -120,8 +120,12 @@ pub fn mapping(config: &Config) -> Result<Mapping, RuleError> {
     if !config.bridge.enabled {
         return Ok(Mapping::default());
     }
-    let parse =
-        |rule: &RuleConfig| Rule::parse(&rule.filter, &rule.topic, &rule.key, rule.partitions, rule.empty_as_null);
+    let parse = |rule: &RuleConfig| {
+        let RuleConfig { filter, topic, key, partitions, empty_as_null, topic_config } = rule;
+        let mut rule = Rule::parse(filter, topic, key, *partitions, *empty_as_null)?;
+        rule.topic_config.clone_from(topic_config);
+        Ok(rule)
+    };
     let rules = config.bridge.rule.iter().map(parse).collect::<Result<_, _>>()?;
     let topic = &config.bridge.dead_letter_topic;
     Ok(Mapping { rules, dead_letters: (!topic.is_empty()).then(|| topic.clone()) })

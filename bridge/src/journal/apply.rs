@@ -174,6 +174,8 @@ impl Applier {
     /// Runs until the committer is gone, then starts a last checkpoint.
     pub(crate) fn run(mut self) {
         let began = Instant::now();
+        // Whatever it was set to before, from here on a change is noticed (R5).
+        self.applied.ages.look(now_since(began));
         let mut last = began;
         loop {
             let wait = match self.is_much() {
@@ -195,8 +197,7 @@ impl Applier {
             };
             let due = ended || self.is_much() || last.elapsed() >= self.checkpoint_interval;
             if due {
-                let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-                self.start_checkpoint(ended, Now { wall_ms, up: began.elapsed() });
+                self.start_checkpoint(ended, now_since(began));
                 last = Instant::now();
             }
             if ended {
@@ -248,7 +249,7 @@ impl Applier {
         let retired = self.applied.retire(now);
         if !was_cleaned && !ended {
             // What was given up is unlinked after this checkpoint, and no new file may have its name by then.
-            self.cleaning.give(&mut self.applied, &self.shared);
+            self.cleaning.give(&mut self.applied, &self.shared, now.up);
         }
         if retired || was_cleaned || self.journal_bytes > 0 {
             self.running.store(true, Ordering::Release);
@@ -257,6 +258,11 @@ impl Applier {
             let _ = self.checkpoints.send(self.applied.checkpoint_job(journal_bytes));
         }
     }
+}
+
+fn now_since(began: Instant) -> Now {
+    let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+    Now { wall_ms, up: began.elapsed() }
 }
 
 impl Applied {

@@ -31,15 +31,22 @@ const IDLE: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) lanes: Arc<Lanes>,
-    /// Topics made since the last group. Read after the lanes were taken: whoever appends to a topic found
-    /// it after it was put here.
-    pub(crate) new_topics: Mutex<Vec<Arc<Topic>>>,
+    /// Topics made and deleted since the last group, in order. Read after the lanes were taken: whoever appends to a topic
+    /// found it after it was put here.
+    pub(crate) topic_changes: Mutex<Vec<TopicChange>>,
     pub(crate) stopping: AtomicBool,
     /// Everything up to here has reached the disk itself, in either durability.
     pub(crate) synced_lsn: AtomicU64,
     /// Journal bytes that no checkpoint covers.
     pub(crate) uncheckpointed_bytes: AtomicU64,
     pub(crate) metrics: Metrics,
+}
+
+/// What becomes of a topic.
+#[derive(Debug)]
+pub(crate) enum TopicChange {
+    Made(Arc<Topic>),
+    Deleted(u32),
 }
 
 impl Shared {
@@ -151,9 +158,12 @@ impl Committer {
     pub(crate) fn commit_group(&mut self) -> Result<bool, DiskError> {
         let began = Instant::now();
         let (taken, full) = self.take_lanes();
-        let new_topics = std::mem::take(&mut *self.shared.new_topics.lock());
-        for topic in new_topics {
-            self.add_topic(&topic);
+        let topic_changes = std::mem::take(&mut *self.shared.topic_changes.lock());
+        for change in topic_changes {
+            match change {
+                TopicChange::Made(topic) => self.add_topic(&topic),
+                TopicChange::Deleted(id) => self.gather.delete_topic(id),
+            }
         }
         let mut shares: Vec<Share> = Vec::with_capacity(taken.len());
         for (lane, mut pending) in taken {
@@ -172,14 +182,13 @@ impl Committer {
             }
             self.shared.metrics.commit(began.elapsed(), records);
             let frame = Arc::new(frame);
-            self.gather.deliveries(&frame, |lane, delivery| match shares.iter_mut().find(|share| share.lane == lane) {
-                Some(share) => share.deliveries.push(delivery),
-                None => shares.push(Share { lane, deliveries: vec![delivery], ..Share::default() }),
-            });
+            self.deliver(&frame, &mut shares);
             self.publish(shares);
             // An applier that is gone has failed the lanes already.
             let _ = self.applier.send(frame);
         } else {
+            // Moves that came to nothing change nothing, and whose they were is to know.
+            self.deliver(&Arc::new(frame), &mut shares);
             self.publish(shares);
         }
         Ok(full)
@@ -211,6 +220,13 @@ impl Committer {
         self.gather.add_topic(topic);
         let definition = topic.definition().encode();
         self.gather.change(Change::Put(Space::TOPICS, &topic.id.to_be_bytes(), &definition));
+    }
+
+    fn deliver(&mut self, frame: &Arc<Frame>, shares: &mut Vec<Share>) {
+        self.gather.deliveries(frame, |lane, delivery| match shares.iter_mut().find(|share| share.lane == lane) {
+            Some(share) => share.deliveries.push(delivery),
+            None => shares.push(Share { lane, deliveries: vec![delivery], ..Share::default() }),
+        });
     }
 
     fn publish(&self, shares: Vec<Share>) {

@@ -18,7 +18,7 @@ use crate::disk::{DiskError, Folder};
 use crate::journal::apply::{Applier, ApplyError};
 use crate::journal::checkpoint::{Checkpointer, Job};
 use crate::journal::cleaning::Cleaner;
-use crate::journal::commit::Committer;
+use crate::journal::commit::{Committer, TopicChange};
 use crate::journal::files::Files;
 use crate::journal::frame::Frame;
 use crate::log::Now;
@@ -395,7 +395,7 @@ impl World {
             }
             Deed::Delete(id) => {
                 // As Bridge::delete_topic does, in one operation with the marker.
-                operation.change(Change::Put(Space::DELETED, &id.to_be_bytes(), b""));
+                run.bridge.0.shared.topic_changes.lock().push(TopicChange::Deleted(*id));
                 let topics = &run.bridge.0.topics;
                 topics.with_id(*id).iter().for_each(|topic| topics.hide(topic));
             }

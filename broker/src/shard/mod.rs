@@ -289,7 +289,7 @@ impl Shard {
 
     /// Takes in what became durable for queues of this shard.
     fn take_deliveries(&mut self) {
-        let (mut full, mut late) = (Vec::new(), Vec::new());
+        let (mut full, mut late, mut back) = (Vec::new(), Vec::new(), Vec::new());
         for delivery in self.lane.take_deliveries() {
             let Some(slot) = self.by_queue.get(&delivery.queue).copied() else {
                 late.push(delivery);
@@ -297,6 +297,10 @@ impl Shard {
             };
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
             let Out::Queue(queue) = &mut session.out else { continue };
+            if queue.had(delivery.sequence) {
+                back.push(delivery);
+                continue;
+            }
             queue.push(delivery.sequence, delivery.entry);
             session.me.set_queued(queue.len());
             if self.config.drops_oldest && queue.len() > self.config.max_queued_messages {
@@ -332,6 +336,9 @@ impl Shard {
         }
         if !late.is_empty() {
             self.take_late(late);
+        }
+        if !back.is_empty() {
+            self.take_back(back);
         }
     }
 

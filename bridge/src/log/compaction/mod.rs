@@ -22,8 +22,9 @@ use super::{Ages, Partition, Settings};
 
 pub(crate) use run::{CleanError, Pace, clean};
 
-/// A partition to be cleaned, as it was at a checkpoint's LSN. Queues may point, of what was written before, to what is
-/// pinned and to nothing else, then and later (S6): an entry that moves to another queue was there before.
+/// A partition to be cleaned, as it was at a checkpoint's LSN. Of what was written before, queues point to what was pinned
+/// then or is when it is given out, and to nothing else, then and later (S6): an entry that moves to another queue was
+/// somewhere before.
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) partition: Arc<Partition>,
@@ -79,9 +80,9 @@ impl Task {
         Task { partition: partition.clone(), segments, pinned: Vec::new(), settings: settings.clone(), ages: *ages }
     }
 
-    /// Records in these ranges (both ends included) stay whatever their key.
+    /// Records in these ranges (both ends included), too, stay whatever their key.
     pub(crate) fn pin(&mut self, pinned: &[(i64, i64)]) {
-        self.pinned = pinned.to_vec();
+        self.pinned.extend_from_slice(pinned);
         self.pinned.sort_unstable();
         self.pinned.dedup_by(|next, before| {
             let touch = next.0 <= before.1;
