@@ -42,7 +42,7 @@ const COMPACTED: [&str; 2] = ["fourth", "fifth"];
 const KEYS: u64 = 10;
 const PARTITIONS: u32 = 2;
 const STARTS: u64 = 6;
-const STEPS_MAX: u64 = 300;
+const STEPS_MAX: u64 = 400;
 /// Frames that wait to be applied, as the channel between the threads holds.
 const UNAPPLIED_MAX: usize = crate::UNAPPLIED_FRAMES_MAX - 1;
 
@@ -159,7 +159,7 @@ impl World {
                 // Ends between two steps.
                 self.work(&mut run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
             } else {
-                self.disk.end_after(self.random.below(400));
+                self.disk.end_after(self.random.below(1_000));
                 self.work(&mut run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
             }
             self.note_what_is_seen(&run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
@@ -323,16 +323,16 @@ impl World {
 
     fn work(&mut self, run: &mut Run) -> Result<(), String> {
         for _ in 0..self.random.below(STEPS_MAX) {
-            let step = match self.random.below(26) {
-                0..=9 => self.submit(run),
-                10..=13 => self.commit(run)?,
-                14..=16 => self.apply(run)?,
-                17 => self.start_checkpoint(run),
-                18..=19 => self.checkpoint(run),
-                20 => self.produce(run),
-                21 => self.make_topic(run),
-                22..=23 => self.clean(run),
-                24 => match run.files.ensure_spare() {
+            let step = match self.random.below(32) {
+                0..=10 => self.submit(run),
+                11..=14 => self.commit(run)?,
+                15..=17 => self.apply(run)?,
+                18..=19 => self.start_checkpoint(run),
+                20..=23 => self.checkpoint(run),
+                24 => self.produce(run),
+                25 => self.make_topic(run),
+                26..=29 => self.clean(run),
+                30 => match run.files.ensure_spare() {
                     Ok(()) | Err(_) => self.goes(),
                 },
                 _ => self.disturb(),
@@ -712,7 +712,7 @@ impl World {
             }))
         });
         let Some(cleaning) = under_way else { return Step::Goes };
-        match cleaning.run(1 + self.random.below(12)) {
+        match cleaning.run(1 + self.random.below(24)) {
             Err(goes_on) => run.cleaning = Some(goes_on),
             Ok(cleaner) => run.cleaner = Some(cleaner),
         }
@@ -735,7 +735,7 @@ impl World {
             }))
         });
         let Some(checkpoint) = under_way else { return Step::Goes };
-        match checkpoint.run(1 + self.random.below(12)) {
+        match checkpoint.run(1 + self.random.below(48)) {
             Err(goes_on) => run.checkpoint = Some(goes_on),
             Ok((checkpointer, job, done)) => {
                 run.checkpointer = Some(checkpointer);
