@@ -57,6 +57,10 @@ pub struct Config {
     pub durability: Durability,
     /// How long a commit may wait for company; 0: not at all.
     pub commit_interval_ms: u32,
+    /// Room on the disk below which nothing is taken but what frees some.
+    pub disk_reserve_bytes: u64,
+    /// After a failed sync the process goes on without a disk, until it is restarted.
+    pub degrades_on_disk_error: bool,
     /// How logs are written.
     pub log_format: LogFormat,
     /// A level or `EnvFilter` directives.
@@ -303,6 +307,8 @@ impl Config {
             data_dir: from.checked_text("data_dir", "./millstream-data", not_empty).into(),
             durability: from.choice("durability", [("fsync", Durability::Fsync), ("os", Durability::Os)]),
             commit_interval_ms: from.number("commit_interval_ms", 0, 0..=60_000),
+            disk_reserve_bytes: from.number("disk_reserve_bytes", 67_108_864, 0..=1 << 50),
+            degrades_on_disk_error: from.choice("on_disk_error", [("exit", false), ("degraded", true)]),
             log_format: from.choice("log_format", [("text", LogFormat::Text), ("json", LogFormat::Json)]),
             log_level: from.checked_text("log_level", "info", logs::check_level),
             shards: from.number("shards", 0, 0..=SHARDS_MAX),

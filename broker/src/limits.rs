@@ -10,6 +10,10 @@ pub const MATCH_CACHE_TOPICS_MAX: usize = 20_000;
 pub const MATCH_CACHE_BYTES_MAX: usize = 64 << 20;
 /// Bytes read from a connection at a time, into a buffer its shard shares.
 pub const READ_BYTES: usize = 64 << 10;
+/// The same while its shard's journal is behind: who has something to say that has to be written keeps it so long.
+pub const READ_BEHIND_BYTES: usize = 2 << 10;
+/// Bytes read of a client that waits for room on the disk: enough to see that it has gone.
+pub const READ_AHEAD_BYTES: usize = 16 << 10;
 /// Bytes by which an unfinished packet has to grow to count as a sign of life: within 1.5 times the keep alive.
 pub const PROGRESS_BYTES_MIN: usize = 1 << 10;
 /// Milliseconds that a client which is too fast is not read at least: fewer pauses, as long in all.

@@ -57,7 +57,8 @@ impl Cleaning {
     /// Sees what is worth cleaning, when nothing is under way, and gives it out at a later checkpoint: a pointer that was
     /// between two queues is in one of them by then.
     pub(crate) fn give(&mut self, applied: &mut Applied, shared: &Shared, up: Duration) {
-        if applied.being_cleaned.is_empty() {
+        // What is rewritten takes its place twice until it is named (J9).
+        if applied.being_cleaned.is_empty() && shared.admission.is_open() {
             self.waiting = applied.tasks(shared);
             self.waiting_since = up;
             applied.being_cleaned.extend(self.waiting.iter().map(Task::place));

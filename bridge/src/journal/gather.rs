@@ -152,6 +152,16 @@ impl Gather {
         }
     }
 
+    /// What is in the journal and not in the partition yet: what comes is behind it.
+    pub(crate) fn come_behind(&mut self, (topic, partition): (u32, u32), end: i64) {
+        if let Some((first, partitions)) = self.topics.get(&topic)
+            && partition < *partitions
+        {
+            let head = &mut self.heads[first + partition as usize];
+            head.next = head.next.max(end);
+        }
+    }
+
     /// J4: from here on nothing is appended to it.
     pub(crate) fn delete_topic(&mut self, topic: u32) {
         let Some((first, partitions)) = self.topics.remove(&topic) else { return };

@@ -173,10 +173,11 @@ impl Lanes {
         lane
     }
 
-    /// Tells everyone that nothing more becomes durable.
+    /// Tells everyone that nothing more becomes durable; what stands in the lanes is given up.
     pub(crate) fn fail(&self, why: &str) {
         let _ = self.failed.set(JournalFailed(why.into()));
         for lane in self.list.read().iter() {
+            lane.0.pending.lock().clear();
             lane.wake();
         }
     }
@@ -287,9 +288,10 @@ impl Lane {
         self.0.durable.load(Ordering::Acquire)
     }
 
-    /// Bytes submitted and not yet durable: who submits more should wait above some bound.
+    /// Bytes submitted and not yet durable: who submits more should wait above some bound. None are, once nothing more
+    /// becomes durable.
     pub fn backlog_bytes(&self) -> usize {
-        self.0.backlog_bytes.load(Ordering::Relaxed)
+        if self.failure().is_some() { 0 } else { self.0.backlog_bytes.load(Ordering::Relaxed) }
     }
 
     /// Why nothing more becomes durable, if so.
@@ -440,10 +442,16 @@ impl Operation<'_> {
         self.pending.bytes.extend_from_slice(&queue.to_le_bytes());
     }
 
-    /// Ends the operation; it is durable when [`Lane::durable`] reaches the ticket.
+    /// Ends the operation; it is durable when [`Lane::durable`] reaches the ticket, which is never once the journal
+    /// has failed.
     pub fn submit(mut self) -> Ticket {
         self.pending.last_ticket += 1;
         let ticket = self.pending.last_ticket;
+        if self.lane.failure().is_some() {
+            // Nobody comes for it (J8): it would only take up memory.
+            self.lane.0.submitted.store(ticket, Ordering::Release);
+            return ticket;
+        }
         let bytes = self.pending.bytes.len() - self.start;
         self.lane.0.backlog_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.lane.0.submitted.store(ticket, Ordering::Release);

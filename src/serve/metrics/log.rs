@@ -94,6 +94,7 @@ mod tests {
             topic_defaults: bridge::Settings { segment_bytes: 1 << 20, ..bridge::Settings::default() },
             checkpoint_bytes: 1 << 24,
             checkpoint_interval: Duration::from_secs(60),
+            reserve_bytes: 0,
         };
         let bridge = Bridge::open(options).expect("a new folder opens");
         bridge.create_topic(&bridge.lane(), "t", 3, BTreeMap::new()).expect("a topic");
