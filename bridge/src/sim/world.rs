@@ -813,7 +813,7 @@ impl World {
             }))
         });
         let Some(checkpoint) = under_way else { return Step::Goes };
-        match checkpoint.run(1 + self.random.below(48)) {
+        match checkpoint.run(1 + self.random.below(16)) {
             Err(goes_on) => run.checkpoint = Some(goes_on),
             Ok((checkpointer, job, done)) => {
                 run.checkpointer = Some(checkpointer);
