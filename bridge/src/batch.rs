@@ -13,8 +13,11 @@ const BEFORE_LENGTH: usize = 12;
 const CRC_FROM: usize = 21;
 
 const CODEC_MASK: i16 = 0b111;
+const STAMPED_BY_BROKER: i16 = 0b1000;
 const TRANSACTIONAL: i16 = 0b1_0000;
 const CONTROL: i16 = 0b10_0000;
+/// The base timestamp is the time from which compaction takes the batch's tombstones (KIP-534).
+const DELETE_HORIZON: i16 = 0b100_0000;
 
 /// The fixed part of a batch. Field names as in Kafka's documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +95,47 @@ impl Header {
 
     /// Whether its records are compressed by any codec.
     pub fn compressed(&self) -> bool {
-        self.attributes & CODEC_MASK != 0
+        self.codec() != 0
+    }
+
+    pub(crate) fn codec(&self) -> i16 {
+        self.attributes & CODEC_MASK
+    }
+
+    /// The time from which compaction takes its tombstones, when it has seen them.
+    pub(crate) fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
+    }
+
+    /// Compaction saw its tombstones: the same with the time from which it takes them.
+    pub(crate) fn with_delete_horizon(self, base_timestamp: i64) -> Header {
+        Header { attributes: self.attributes | DELETE_HORIZON, base_timestamp, ..self }
+    }
+
+    /// Whether all its records have the greatest timestamp.
+    pub(crate) fn is_stamped_by_broker(&self) -> bool {
+        self.attributes & STAMPED_BY_BROKER != 0
+    }
+
+    /// Appends it to `out` with these records in it, packed as its attributes say; length and CRC come out right.
+    pub(crate) fn write(&self, records: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&self.base_offset.to_be_bytes());
+        out.extend_from_slice(&((HEADER_BYTES - BEFORE_LENGTH + records.len()) as i32).to_be_bytes());
+        out.extend_from_slice(&self.leader_epoch.to_be_bytes());
+        out.push(2);
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.attributes.to_be_bytes());
+        out.extend_from_slice(&self.last_offset_delta.to_be_bytes());
+        out.extend_from_slice(&self.base_timestamp.to_be_bytes());
+        out.extend_from_slice(&self.max_timestamp.to_be_bytes());
+        out.extend_from_slice(&self.producer_id.to_be_bytes());
+        out.extend_from_slice(&self.producer_epoch.to_be_bytes());
+        out.extend_from_slice(&self.base_sequence.to_be_bytes());
+        out.extend_from_slice(&self.record_count.to_be_bytes());
+        out.extend_from_slice(records);
+        let crc = crc32c::crc32c(&out[start + CRC_FROM..]);
+        out[start + CRC_FROM - 4..start + CRC_FROM].copy_from_slice(&crc.to_be_bytes());
     }
 }
 
@@ -180,18 +223,23 @@ pub struct Records<'a> {
     left: i32,
     base_offset: i64,
     base_timestamp: i64,
-    /// The batch's first byte, to tell where a record lies.
+    /// Where positions count from.
     start: *const u8,
 }
 
 /// The records of `bytes`, which is exactly the batch that `header` was parsed from and not compressed.
 pub fn records<'a>(bytes: &'a [u8], header: &Header) -> Records<'a> {
+    Records { start: bytes.as_ptr(), ..unpacked_records(bytes.get(HEADER_BYTES..).unwrap_or_default(), header) }
+}
+
+/// The same of a batch's records alone, unpacked.
+pub(crate) fn unpacked_records<'a>(records: &'a [u8], header: &Header) -> Records<'a> {
     Records {
-        bytes: bytes.get(HEADER_BYTES..).unwrap_or_default(),
+        bytes: records,
         left: header.record_count,
         base_offset: header.base_offset,
         base_timestamp: header.base_timestamp,
-        start: bytes.as_ptr(),
+        start: records.as_ptr(),
     }
 }
 
@@ -214,7 +262,7 @@ impl<'a> Records<'a> {
         record.ok_or(BatchError::Corrupt("a record does not parse")).map(Some)
     }
 
-    /// Where the next record starts, in bytes from the batch's start.
+    /// Where the next record starts, in bytes from the start of what was given.
     pub fn position(&self) -> usize {
         self.bytes.as_ptr() as usize - self.start as usize
     }
@@ -294,6 +342,19 @@ fn put_slice(out: &mut Vec<u8>, slice: Option<&[u8]>) {
             out.extend_from_slice(slice);
         }
     }
+}
+
+/// Appends an encoded record, its timestamp counted from a time that is `earlier_ms` earlier than before; `None` when there
+/// is no such number.
+pub(crate) fn push_shifted(out: &mut Vec<u8>, mut record: &[u8], earlier_ms: i64) -> Option<()> {
+    take_varint(&mut record)?;
+    let (attributes, mut record) = record.split_first()?;
+    let timestamp_delta = take_varint(&mut record)?.checked_add(earlier_ms)?;
+    put_varint(out, (1 + varint_bytes(timestamp_delta) + record.len()) as i64);
+    out.push(*attributes);
+    put_varint(out, timestamp_delta);
+    out.extend_from_slice(record);
+    Some(())
 }
 
 /// Appends what of a record does not depend on its place in a batch: key, value, headers.

@@ -9,6 +9,7 @@
 //! - `journal/apply.rs`: batches go to partitions, changes to the next checkpoint
 //! - [`log`]: topics, partitions, segments, indexes; [`Reader`] follows queues' pointers into them
 //! - `journal/checkpoint.rs`, `keyed.rs`: the state at one LSN made durable, journal files reused
+//! - `log/compaction/`, `journal/cleaning.rs`: of each key the newest record stays
 //! - `journal/recovery.rs`: the last checkpoint and every frame behind it
 //! - `admission.rs`, `watch.rs`, `stall.rs`: a disk that is full, or slow
 //! - [`group`], [`kafka`]: consumer groups and the Kafka protocol on top
@@ -28,6 +29,7 @@ macro_rules! off {
 
 mod admission;
 pub mod batch;
+mod compression;
 pub mod disk;
 pub mod group;
 mod journal;
@@ -60,6 +62,7 @@ use disk::{DiskError, Folder};
 use journal::apply::{Applied, Applier};
 use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer};
+use journal::cleaning::{Cleaner, Cleaning};
 use journal::commit::{Committer, Shared, TopicChange};
 use journal::files::Files;
 use journal::gather::{Gather, Stamped};
@@ -67,6 +70,7 @@ use journal::pins::Pins;
 use journal::recovery::Journal;
 use journal::retention;
 use keyed::KeyedLogs;
+use log::compaction::Task;
 use log::topic::{Definition, PARTITIONS_MAX, name_ok};
 use log::{Ages, Extent, Topics};
 use producer::Producers;
@@ -249,10 +253,12 @@ impl Bridge {
     /// Opens a data folder and brings it to where it was: the last checkpoint and the journal behind it.
     pub fn open(options: Options) -> Result<Bridge, OpenError> {
         let folder = Folder::open(&options.data_dir)?;
-        let Machine { bridge, committer, applier, checkpointer, jobs, watch } = Machine::open(options, folder)?;
+        let Machine { bridge, committer, applier, checkpointer, jobs, cleaner, tasks, watch } =
+            Machine::open(options, folder)?;
         // It ends by itself; nobody waits for its sleep.
         drop(spawn("watch", move || watch.run())?);
         *bridge.0.threads.lock() = vec![
+            spawn("clean", move || cleaner.run(tasks))?,
             spawn("checkpoint", move || checkpointer.run(jobs))?,
             spawn("apply", move || applier.run())?,
             spawn("commit", move || committer.run())?,
@@ -528,6 +534,8 @@ pub(crate) struct Machine {
     pub(crate) applier: Applier,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) jobs: mpsc::Receiver<checkpoint::Job>,
+    pub(crate) cleaner: Cleaner,
+    pub(crate) tasks: mpsc::Receiver<Task>,
     pub(crate) watch: Watch,
 }
 
@@ -571,12 +579,14 @@ impl Machine {
         let (frame_sender, frames) = mpsc::sync_channel(UNAPPLIED_FRAMES_MAX);
         let (checkpoints, jobs) = mpsc::channel();
         let running = Arc::new(AtomicBool::new(false));
+        let (cleaning, cleaner, tasks) = Cleaning::new(shared.clone());
         let committer = Committer::new(shared.clone(), gather, replayed.writer, frame_sender, options.clone());
         let applier = Applier {
             shared: shared.clone(),
             applied,
             frames,
             checkpoints,
+            cleaning,
             running: running.clone(),
             checkpoint_bytes: options.checkpoint_bytes,
             checkpoint_interval: options.checkpoint_interval,
@@ -621,7 +631,7 @@ impl Machine {
             summary,
             _lock: lock,
         }));
-        Ok(Machine { bridge, committer, applier, checkpointer, jobs, watch })
+        Ok(Machine { bridge, committer, applier, checkpointer, jobs, cleaner, tasks, watch })
     }
 }
 

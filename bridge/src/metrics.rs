@@ -31,6 +31,25 @@ pub struct Metrics {
     pub stalls: AtomicU64,
     /// Segments of topics that retention and deletions let go, `__mqtt`'s included.
     pub retired_segments: AtomicU64,
+    /// Compaction of topics.
+    pub compaction: Compaction,
+}
+
+/// What compaction of topics did.
+#[derive(Debug, Default)]
+pub struct Compaction {
+    /// Partitions gone through.
+    pub runs: AtomicU64,
+    /// Partitions given up, for the disk refused or something is damaged.
+    pub failures: AtomicU64,
+    /// Bytes read, also in runs that were given up.
+    pub read_bytes: AtomicU64,
+    /// Bytes written, also in runs that were given up.
+    pub written_bytes: AtomicU64,
+    /// Records taken out.
+    pub records_gone: AtomicU64,
+    /// Of the dirtiest partition, when it was last looked, how much is new, in thousandths.
+    pub dirtiest_permille: AtomicU64,
 }
 
 /// Observations counted by size.
@@ -84,7 +103,9 @@ pub enum Purpose {
     Log,
     /// Keyed state: the internal topics that checkpoints write.
     State,
-    /// Indexes of either.
+    /// Segments of topics that compaction rewrote.
+    Compaction,
+    /// Indexes of any.
     Index,
     /// The checkpoint file.
     Checkpoint,
@@ -94,11 +115,12 @@ pub enum Purpose {
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Purpose; 7] = [
+    pub const ALL: [Purpose; 8] = [
         Purpose::Journal,
         Purpose::Zeros,
         Purpose::Log,
         Purpose::State,
+        Purpose::Compaction,
         Purpose::Index,
         Purpose::Checkpoint,
         Purpose::Folder,
@@ -111,6 +133,7 @@ impl Purpose {
             Purpose::Zeros => "zeros",
             Purpose::Log => "log",
             Purpose::State => "state",
+            Purpose::Compaction => "compaction",
             Purpose::Index => "index",
             Purpose::Checkpoint => "checkpoint",
             Purpose::Folder => "folder",
@@ -125,7 +148,11 @@ impl Purpose {
             // topics/NAME.ID/PARTITION/FILE; no public name begins so.
             Some("log") => match path.iter().nth_back(2).and_then(|name| name.to_str()) {
                 Some(name) if name.starts_with("__") && !name.starts_with("__mqtt.") => Purpose::State,
-                _ => Purpose::Log,
+                // Only what was rewritten has a generation in its name.
+                _ => match path.file_stem().is_some_and(|stem| Path::new(stem).extension().is_some()) {
+                    true => Purpose::Compaction,
+                    false => Purpose::Log,
+                },
             },
             _ => Purpose::Checkpoint,
         }
@@ -196,6 +223,7 @@ mod tests {
             (Purpose::Log, "d/topics/mqtt.16/0/00000000000000000000.log"),
             (Purpose::Log, "d/topics/__mqtt.6/0/00000000000000000000.log"),
             (Purpose::State, "d/topics/__queues.3/0/00000000000000000000.log"),
+            (Purpose::Compaction, "d/topics/mqtt.16/0/00000000000000000000.2.log"),
             (Purpose::Index, "d/topics/mqtt.16/0/00000000000000000000.timeindex"),
             (Purpose::Checkpoint, "d/checkpoint.new"),
         ] {

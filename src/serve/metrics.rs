@@ -38,6 +38,7 @@ pub fn add(state: &AdminState, data_dir: &Path, running: &Running) {
         dead_letters(sink, &counts);
         mqtt_sessions(sink, &counts, &broker);
         journal(sink, &bridge);
+        compaction(sink, &bridge);
         disk(sink);
         disk_takes(sink, &bridge);
         disk_refused(sink, &counts, &server);
@@ -249,6 +250,23 @@ fn journal(sink: &mut MetricSink, bridge: &Bridge) {
         let help = "Journal files: being written, full and waiting for a checkpoint, ready for use.";
         sink.gauge("millstream_journal_files", help, &[("state", state)], files as f64);
     }
+}
+
+fn compaction(sink: &mut MetricSink, bridge: &Bridge) {
+    let counted = &bridge.metrics().compaction;
+    for (outcome, runs) in [("done", &counted.runs), ("failed", &counted.failures)] {
+        let help = "Compactions of a partition.";
+        sink.counter("millstream_log_compactions_total", help, &[("outcome", outcome)], load(runs));
+    }
+    for (direction, bytes) in [("read", &counted.read_bytes), ("written", &counted.written_bytes)] {
+        let help = "Bytes that compaction read and wrote.";
+        sink.counter("millstream_log_compaction_bytes_total", help, &[("direction", direction)], load(bytes));
+    }
+    let help = "Records that compaction took out.";
+    sink.counter("millstream_log_compacted_records_total", help, &[], load(&counted.records_gone));
+    let help = "How much of the closed segments of the dirtiest compacted partition is new, when last looked.";
+    let ratio = load(&counted.dirtiest_permille) as f64 / 1000.0;
+    sink.gauge("millstream_log_compaction_dirty_ratio", help, &[], ratio);
 }
 
 /// `per_unit` of what was observed make one of what the name says.

@@ -1,7 +1,7 @@
 //! The apply thread: after the sync, batches go to partitions and changes to the next checkpoint (J5, C1).
 //! It alone writes public partitions, so a slow page cache delays readers and never an acknowledgement.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -15,6 +15,7 @@ use crate::state::{Change, Pointer, Space};
 
 use super::changes::Changes;
 use super::checkpoint::Job;
+use super::cleaning::Cleaning;
 use super::commit::Shared;
 use super::frame::{self, Frame, Section};
 use super::pins::Pins;
@@ -37,12 +38,14 @@ pub(crate) struct Applied {
     pub(crate) changes: Changes,
     /// The last frame applied.
     pub(crate) lsn: u64,
-    touched: BTreeMap<(u32, u32), Arc<Partition>>,
+    pub(super) touched: BTreeMap<(u32, u32), Arc<Partition>>,
     /// What queues pointed to at the last checkpoint.
     pub(crate) pins: Pins,
     pub(crate) ages: Ages,
     /// What goes with the next checkpoint.
     pub(crate) outdated: Vec<Outdated>,
+    /// Partitions given out for compaction: (topic, partition).
+    pub(crate) being_cleaned: BTreeSet<(u32, u32)>,
 }
 
 /// A frame that cannot be applied as it stands.
@@ -57,8 +60,8 @@ pub(crate) enum ApplyError {
 impl Applied {
     /// Goes on from a checkpoint at `lsn`, with what queues pointed to then.
     pub(crate) fn new(topics: Arc<Topics>, lsn: u64, pins: Pins, ages: Ages) -> Applied {
-        let (changes, touched) = (Changes::default(), BTreeMap::new());
-        Applied { topics, changes, lsn, touched, pins, ages, outdated: Vec::new() }
+        let (changes, touched, being_cleaned) = (Changes::default(), BTreeMap::new(), BTreeSet::new());
+        Applied { topics, changes, lsn, touched, pins, ages, outdated: Vec::new(), being_cleaned }
     }
 
     /// Takes in the changes of a frame.
@@ -170,6 +173,7 @@ pub(crate) struct Applier {
     pub(crate) applied: Applied,
     pub(crate) frames: Receiver<Arc<Frame>>,
     pub(crate) checkpoints: Sender<Job>,
+    pub(crate) cleaning: Cleaning,
     /// A checkpoint is under way.
     pub(crate) running: Arc<AtomicBool>,
     pub(crate) checkpoint_bytes: u64,
@@ -281,8 +285,14 @@ impl Applier {
             return;
         }
         self.soon = false;
+        let was_cleaned = self.cleaning.take(&mut self.applied);
         // Without bytes there are no changes, so what is retired is what the last checkpoint knew.
-        if self.applied.retire(now) || self.journal_bytes > 0 {
+        let retired = self.applied.retire(now);
+        if !was_cleaned && !ended {
+            // What was given up is unlinked after this checkpoint, and no new file may have its name by then.
+            self.cleaning.give(&mut self.applied, &self.shared, now.up);
+        }
+        if retired || was_cleaned || self.journal_bytes > 0 {
             self.running.store(true, Ordering::Release);
             let journal_bytes = std::mem::take(&mut self.journal_bytes);
             // A checkpoint thread that is gone has failed the lanes already.

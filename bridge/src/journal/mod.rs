@@ -5,6 +5,7 @@ pub mod lane;
 pub(crate) mod apply;
 pub(crate) mod changes;
 pub(crate) mod checkpoint;
+pub(crate) mod cleaning;
 pub(crate) mod commit;
 pub(crate) mod files;
 pub mod frame;

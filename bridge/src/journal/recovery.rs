@@ -204,7 +204,7 @@ impl Journal {
         for (_, body) in tail.iter().filter(|_| !off!(TailAgain)) {
             writer.write(&mut Frame::with_body(body))?;
         }
-        let synced_lsn = writer.sync()?;
+        let synced_lsn = writer.sync()?.max(if off!(TailAgain) { applied.lsn } else { 0 });
         writer.keep_a_spare();
         Ok(Replayed { writer, files, journal_bytes, frames, synced_lsn, late })
     }

@@ -16,6 +16,8 @@ use super::apply::Applied;
 pub(crate) enum Outdated {
     /// A file of a folder.
     File(Folder, String),
+    /// The same, of what compaction rewrote or was to rewrite.
+    Rewritten(Folder, String),
     /// A folder with folders of files: a topic's.
     Topic(Folder),
 }
@@ -23,7 +25,7 @@ pub(crate) enum Outdated {
 impl Outdated {
     pub(crate) fn remove(&self) -> Result<(), DiskError> {
         match self {
-            Outdated::File(folder, name) => folder.remove(name),
+            Outdated::File(folder, name) | Outdated::Rewritten(folder, name) => folder.remove(name),
             Outdated::Topic(folder) => folder.remove_with_all_in_it(),
         }
     }
@@ -35,7 +37,7 @@ impl Outdated {
 }
 
 /// A pointer that leaves a queue is in another one after so long: what nobody has pointed to for that time stays unneeded.
-const POINTERS_MOVE_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const POINTERS_MOVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// The key in `__meta` of the time that nothing counts as older than (R5).
 pub(crate) const AGES_KEY: &[u8] = b"ages since";
@@ -79,7 +81,9 @@ impl Applied {
     }
 
     fn forget_if_bare(&mut self, topic: &Topic) {
-        if !topic.partitions.iter().all(|partition| partition.is_bare()) {
+        // Files may be made in its folder while it is being cleaned.
+        let is_being_cleaned = self.being_cleaned.iter().any(|(id, _)| *id == topic.id);
+        if is_being_cleaned || !topic.partitions.iter().all(|partition| partition.is_bare()) {
             return;
         }
         self.topics.forget(topic.id);

@@ -42,6 +42,11 @@ impl Ages {
         was_set
     }
 
+    /// The wall clock's, when it was last looked at.
+    pub fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
     /// Whether what was made at `made_ms` is older than `age_ms`.
     pub fn is_older(&self, made_ms: i64, age_ms: u64) -> bool {
         let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);

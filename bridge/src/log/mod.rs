@@ -1,6 +1,7 @@
 //! The log: topics, their partitions, segments and indexes.
 
 pub mod ages;
+pub(crate) mod compaction;
 pub mod index;
 pub mod partition;
 pub mod segment;

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::batch::{self, Header};
+use crate::compression;
 use crate::disk::{DiskError, File, Folder};
 
 use super::ages::Ages;
@@ -76,6 +77,17 @@ pub struct Extent {
     pub segments: Vec<SegmentExtent>,
     /// (leader epoch, its first offset).
     pub epochs: Vec<(i32, i64)>,
+}
+
+/// A segment that nobody appends to any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Closed {
+    pub(crate) extent: SegmentExtent,
+    /// The offset after its last record.
+    pub(crate) end: i64,
+    /// Its greatest timestamp.
+    pub(crate) newest_ms: Option<i64>,
+    pub(crate) file: Arc<File>,
 }
 
 /// Where a read has to look.
@@ -179,7 +191,7 @@ impl Partition {
         if full {
             self.write_index()?;
         }
-        let fresh = Segment::create(&self.folder, header.base_offset)?;
+        let fresh = Segment::create(&self.folder, header.base_offset, 0)?;
         self.segments.write().list.push(fresh);
         Ok(())
     }
@@ -191,7 +203,7 @@ impl Partition {
         if self.segments.read().list.last().is_some_and(|active| active.base == base) {
             return Ok(());
         }
-        let fresh = Segment::create(&self.folder, base)?;
+        let fresh = Segment::create(&self.folder, base, 0)?;
         self.segments.write().list.push(fresh);
         Ok(())
     }
@@ -286,6 +298,40 @@ impl Partition {
 
     fn is_unseen(&self, segment: &Segment) -> bool {
         segment.bytes > 0 && segment.end <= self.log_start()
+    }
+
+    /// All but the last segment, from the log start on.
+    pub(crate) fn closed_segments(&self) -> Vec<Closed> {
+        let segments = self.segments.read();
+        let (_, closed) = segments.list.split_last().unzip();
+        let closed: &[Segment] = closed.unwrap_or_default();
+        let seen = closed.iter().filter(|segment| segment.bytes > 0 && !self.is_unseen(segment));
+        let close = |s: &Segment| Closed {
+            extent: s.extent(),
+            end: s.end,
+            newest_ms: s.index.max_timestamp(),
+            file: s.file.clone(),
+        };
+        seen.map(close).collect()
+    }
+
+    /// Puts what compaction left of some neighbours in their place, unless one of them is gone meanwhile. Gives the names of
+    /// what goes, to be unlinked after the next checkpoint (C2): those segments, or what was to replace them. Called by the
+    /// thread that appends.
+    pub(crate) fn replace(&self, old: &[(i64, u32)], new: Vec<Segment>) -> Vec<String> {
+        let mut segments = self.segments.write();
+        let list = &mut segments.list;
+        let place = old.first().and_then(|first| list.iter().position(|s| (s.base, s.generation) == *first));
+        let range = place.map(|place| place..place + old.len());
+        // The last is appended to.
+        let range = range.filter(|range| range.end < list.len());
+        let range =
+            range.filter(|range| list[range.clone()].iter().map(|s| (s.base, s.generation)).eq(old.iter().copied()));
+        let gone = match range {
+            Some(range) => list.splice(range, new).collect(),
+            None => new,
+        };
+        gone.iter().flat_map(Segment::file_names).collect()
     }
 
     /// Whether it holds no segment at all.
@@ -438,8 +484,8 @@ impl Partition {
         Ok(Some(Place { file: segment.file.clone(), position, end: segment.bytes }))
     }
 
-    /// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`; of a compressed
-    /// batch, whose records are not looked into, its first offset.
+    /// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`; of a batch that does not
+    /// unpack, its first offset.
     pub async fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(i64, i64)>, ReadError> {
         let (start, high_watermark) = (self.log_start(), self.high_watermark());
         let places: Vec<Place> = {
@@ -511,15 +557,20 @@ impl Place {
             }
         })?;
         for (header, position) in candidates {
-            if header.compressed() {
-                return Ok(Some((header.base_offset.max(log_start), header.base_timestamp)));
-            }
             let bytes = self.file.read_at(position, header.total_bytes())?;
-            let mut walk = batch::records(&bytes, &header);
-            let damaged = |error| segment::OpenError::Batch { position, error };
-            while let Some(record) = walk.next().map_err(damaged)? {
-                if record.timestamp_ms >= timestamp_ms && record.offset >= log_start {
-                    return Ok(Some((record.offset, record.timestamp_ms)));
+            // Of what its producer packed so that it does not unpack, or is no record, the first offset.
+            let unreadable = (header.base_offset.max(log_start), header.max_timestamp);
+            let Ok(records) = compression::records_of(&header, &bytes) else { return Ok(Some(unreadable)) };
+            let mut walk = batch::unpacked_records(&records, &header);
+            loop {
+                match walk.next() {
+                    Ok(Some(record)) if record.timestamp_ms >= timestamp_ms && record.offset >= log_start => {
+                        return Ok(Some((record.offset, record.timestamp_ms)));
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) if header.compressed() => return Ok(Some(unreadable)),
+                    Err(error) => return Err(segment::OpenError::Batch { position, error }.into()),
                 }
             }
         }

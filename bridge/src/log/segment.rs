@@ -69,15 +69,15 @@ pub struct SegmentExtent {
 
 impl Segment {
     /// A new, empty one; whatever lies there from before a crash is cut.
-    pub fn create(folder: &Folder, base: i64) -> Result<Segment, DiskError> {
+    pub fn create(folder: &Folder, base: i64, generation: u32) -> Result<Segment, DiskError> {
         for extension in ["index", "timeindex"] {
-            folder.remove(&file_name(base, 0, extension))?;
+            folder.remove(&file_name(base, generation, extension))?;
         }
-        let file = Arc::new(folder.file(&file_name(base, 0, "log"))?);
+        let file = Arc::new(folder.file(&file_name(base, generation, "log"))?);
         file.set_len(0)?;
         Ok(Segment {
             base,
-            generation: 0,
+            generation,
             end: base,
             first_ms: None,
             file,

@@ -47,6 +47,14 @@ impl Baton {
     }
 }
 
+struct Done(Arc<Baton>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.pass(Turn::Done);
+    }
+}
+
 /// Work on a thread of its own, which runs when it is granted operations.
 pub struct Aside<T> {
     baton: Arc<Baton>,
@@ -62,9 +70,9 @@ impl<T: Send + 'static> Aside<T> {
             let _off = off.map(Mutation::switch_off);
             ours.wait_until(|turn| turn != Turn::First);
             OURS.set(Some(ours.clone()));
-            let result = work();
-            ours.pass(Turn::Done);
-            result
+            // Also when it panics, which the first thread must hear of.
+            let _done = Done(ours);
+            work()
         });
         Aside { baton, thread }
     }

@@ -4,13 +4,14 @@
 //!
 //! - [`disk`]: the disk; [`baton`]: a checkpoint goes on between other steps
 //! - [`world`]: what is done, and when it crashes
-//! - [`model`]: what must be found
+//! - [`model`]: what must be found; [`compacted`]: in topics where compaction goes on beside
 //! - [`mutation`]: the rules that can be switched off, to see that it notices
 //!
 //! `cargo test -p millstream-bridge sim` runs the seeds of `MILLSTREAM_SIM_SEEDS` (as `7` or `0..20000`, by default
 //! `0..300`). A seed that fails is named; it does the same again.
 
 mod baton;
+mod compacted;
 mod disk;
 mod model;
 pub(crate) mod mutation;

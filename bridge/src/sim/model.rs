@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::compacted::text_of;
 use super::world::{MARKERS, STATE};
 use crate::batch::{self, Header};
 use crate::state::{Entry, Pointer};
@@ -18,7 +19,7 @@ pub type Place = (usize, u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
     /// Appended a record to a partition, or to the hidden topic, with a pointer in each of these queues.
-    Append { to: (u32, u32), queues: Vec<u64> },
+    Append { to: (u32, u32), key: Key, queues: Vec<u64> },
     /// Opened a queue.
     Open(u64),
     /// Closed it, after what is in it went to another (sequence, queue).
@@ -33,6 +34,14 @@ pub enum Deed {
     Trim((u32, u32), i64),
     /// Deleted a topic.
     Delete(u32),
+}
+
+/// What a record is about: in a compacted topic a key, which it sets or deletes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    None,
+    Set(u64),
+    Delete(u64),
 }
 
 impl Deed {
@@ -66,6 +75,10 @@ pub struct Model {
     pub seen: BTreeMap<(u32, u32), BTreeMap<i64, String>>,
     /// Topics that let go by themselves of what is too much.
     pub let_go: BTreeSet<u32>,
+    /// When what is seen of compacted partitions was seen first, by the next.
+    pub seen_since: BTreeMap<((u32, u32), i64), i64>,
+    /// Time as far as it went by for those who tell ages.
+    pub steady_ms: i64,
     /// Sequences of the idempotent producer: sent, acknowledged.
     pub produced: (i32, i32),
 }
@@ -76,8 +89,14 @@ pub fn payload((lane, number): Place) -> String {
     format!("{lane}/{number}/{}", "x".repeat(bytes))
 }
 
-fn place_of(value: &[u8]) -> Result<Place, String> {
-    let text = std::str::from_utf8(value).map_err(|_| "a record nobody sent".to_owned())?;
+/// The place a record says it has: in its value, or in a tombstone's header.
+fn place_text<'a>(record: &batch::Record<'a>) -> Result<&'a str, String> {
+    let mut headers = record.headers;
+    let value = record.value.or_else(|| headers.next()?.1).unwrap_or_default();
+    std::str::from_utf8(value).map_err(|_| "a record nobody sent".to_owned())
+}
+
+pub fn place_of_text(text: &str) -> Result<Place, String> {
     let mut parts = text.split('/');
     let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok());
     match (number(), number()) {
@@ -91,10 +110,20 @@ fn partition(bridge: &Bridge, (topic, partition): (u32, u32)) -> Result<Arc<Part
     Ok(found.partitions[partition as usize].clone())
 }
 
-/// Everything readers see of a partition, as text by offset: from its log start on, without a gap.
+fn is_compacted(bridge: &Bridge, topic: u32) -> bool {
+    let found = bridge.topics_and_hidden().into_iter().find(|one| one.id == topic);
+    found.is_some_and(|topic| topic.config().settings.compact)
+}
+
+/// Everything readers see of a partition, as text by offset: from its log start on, without a gap unless it is compacted.
 pub fn read_all(bridge: &Bridge, at: (u32, u32)) -> Result<BTreeMap<i64, String>, String> {
+    read_from(bridge, at, partition(bridge, at)?.log_start())
+}
+
+/// The same from an offset on.
+pub fn read_from(bridge: &Bridge, at: (u32, u32), start: i64) -> Result<BTreeMap<i64, String>, String> {
+    let is_compacted = is_compacted(bridge, at.0);
     let partition = partition(bridge, at)?;
-    let start = partition.log_start();
     let mut offset = start;
     let mut values = BTreeMap::new();
     while offset < partition.high_watermark() {
@@ -111,12 +140,17 @@ pub fn read_all(bridge: &Bridge, at: (u32, u32)) -> Result<BTreeMap<i64, String>
                 if record.offset < start {
                     continue;
                 }
-                if record.offset != offset {
+                if record.offset != offset && !(is_compacted && record.offset > offset) {
                     return Err(format!("offset {} where {offset} is due", record.offset));
                 }
-                values.insert(offset, String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned());
-                offset += 1;
+                let text = match is_compacted {
+                    true => text_of(&record, place_text(&record)?),
+                    false => String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned(),
+                };
+                values.insert(record.offset, text);
+                offset = record.offset + 1;
             }
+            offset = offset.max(header.last_offset() + 1);
             rest = after;
         }
     }
@@ -174,7 +208,7 @@ impl Model {
     fn appends(&self) -> impl Iterator<Item = (Place, (u32, u32), &[u64])> {
         self.lanes.iter().enumerate().flat_map(|(lane, model)| {
             model.deeds.iter().zip(1..).filter_map(move |(deed, number)| match deed {
-                Deed::Append { to, queues } => Some(((lane, number), *to, &queues[..])),
+                Deed::Append { to, queues, .. } => Some(((lane, number), *to, &queues[..])),
                 _ => None,
             })
         })
@@ -185,13 +219,20 @@ impl Model {
         for (place, to, _) in self.appends() {
             due.entry(to).or_default().insert(place);
         }
-        let everywhere: BTreeSet<_> = due.keys().chain(self.seen.keys()).chain(&producer_at).copied().collect();
+        let seen = self.seen.iter().filter(|(_, seen)| !seen.is_empty()).map(|(at, _)| at);
+        let everywhere: BTreeSet<_> = due.keys().chain(seen).chain(&producer_at).copied().collect();
         // What queues need of the others is looked at with the queues.
         for at in everywhere {
             if at == bridge.hidden() || self.is_deleted(at.0) {
                 continue;
             }
             let due = due.remove(&at).unwrap_or_default();
+            if is_compacted(bridge, at.0) {
+                let (start, values) = self.check_start(bridge, at).map_err(|wrong| format!("{at:?}: {wrong}"))?;
+                self.check_compacted(at, start, &values)?;
+                self.check_places(at, &due)?;
+                continue;
+            }
             let (trimmed, values) = self.check_start(bridge, at).map_err(|wrong| format!("{at:?}: {wrong}"))?;
             if producer_at == Some(at) {
                 self.check_produced(&values)?;
@@ -199,7 +240,7 @@ impl Model {
                 let mut last = BTreeMap::new();
                 let mut found = BTreeSet::new();
                 for value in values.values() {
-                    let (lane, number) = place_of(value.as_bytes())?;
+                    let (lane, number) = place_of_text(value)?;
                     if last.insert(lane, number).is_some_and(|before| before >= number) {
                         return Err(format!("{at:?}: lane {lane}'s {number} is twice there, or out of order"));
                     }
@@ -236,7 +277,7 @@ impl Model {
         if start < trimmed || start > trimmed && !self.let_go.contains(&at.0) {
             return Err(format!("it starts at {start}, and was trimmed to {trimmed}"));
         }
-        let seen = self.seen.get(&at);
+        let seen = self.seen.get(&at).filter(|_| !is_compacted(bridge, at.0));
         for (offset, value) in seen.into_iter().flatten().filter(|(offset, _)| **offset >= start) {
             if values.get(offset) != Some(value) {
                 return Err(format!("readers saw at {offset} what is another now, or gone"));
@@ -347,14 +388,14 @@ impl Model {
 /// The place of the record behind an entry.
 pub fn read_place(reader: &mut crate::Reader, entry: &Entry) -> Result<Place, String> {
     match reader.get(&entry.pointer) {
-        Ok(Fetched::Record(record)) => place_of(record.value.unwrap_or_default()),
+        Ok(Fetched::Record(record)) => place_of_text(place_text(&record)?),
         other => Err(format!("{:?} leads to {other:?}", entry.pointer)),
     }
 }
 
 /// The place of a record that is delivered from memory.
 pub fn place_of_delivery(record: &batch::Record<'_>) -> Result<Place, String> {
-    place_of(record.value.unwrap_or_default())
+    place_of_text(place_text(record)?)
 }
 
 pub fn key_of(lane: usize, key: u64) -> Vec<u8> {

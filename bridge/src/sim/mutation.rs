@@ -27,10 +27,18 @@ pub(crate) enum Mutation {
     ProducerRepeat,
     /// S6: a segment stays while a queue points into it.
     Pins,
+    /// S6: a record stays, whatever its key, while a queue points to it.
+    CleanPins,
+    /// S6: only what was below the checkpoint that the pins are of is cleaned.
+    CleanBelow,
+    /// C2: what was rewritten is synced before a checkpoint names it.
+    CleanSync,
+    /// C2: what was rewritten is unlinked after the checkpoint that names it no more.
+    UnlinkAfter,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Mutation; 9] = [
+    pub(crate) const ALL: [Mutation; 13] = [
         Mutation::JournalSync,
         Mutation::FrameCrc,
         Mutation::JournalName,
@@ -40,6 +48,10 @@ impl Mutation {
         Mutation::RecycleAfter,
         Mutation::ProducerRepeat,
         Mutation::Pins,
+        Mutation::CleanPins,
+        Mutation::CleanBelow,
+        Mutation::CleanSync,
+        Mutation::UnlinkAfter,
     ];
 
     /// Switches it off until the guard is dropped.

@@ -3,22 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::baton::Aside;
+use super::compacted::DELETE_RETENTION_MS;
 use super::disk::{End, SimulatedDisk};
-use super::model::{Deed, LaneModel, Model, Place, Told, key_of, payload, place_of_delivery, read_all};
+use super::model::{Deed, Key, LaneModel, Model, Place, Told, key_of, payload, place_of_delivery, read_all, read_from};
 use super::mutation::Mutation;
 use super::random::Random;
 use crate::batch::{self, Builder};
 use crate::disk::{DiskError, Folder};
 use crate::journal::apply::{Applier, ApplyError};
 use crate::journal::checkpoint::{Checkpointer, Job};
+use crate::journal::cleaning::Cleaner;
 use crate::journal::commit::{Committer, TopicChange};
 use crate::journal::files::Files;
 use crate::journal::frame::Frame;
 use crate::log::Now;
+use crate::log::compaction::Task;
 use crate::log::partition::AppendError;
 use crate::state::{Change, Pointer, Space};
 use crate::watch::Watch;
@@ -31,11 +35,15 @@ pub const STATE: Space = Space(16);
 const LANES: usize = 3;
 /// The producer's own lane comes behind them.
 const PRODUCER: i64 = 77;
-/// One for ever, one that lets go of what is too much, and one that is deleted and made again.
-const TOPICS: [&str; 3] = ["first", "second", "third"];
+/// One for ever, one that lets go of what is too much, one that is deleted and made again, and two that are compacted, of
+/// which the last lets go of what is too much, too.
+const TOPICS: [&str; 5] = ["first", "second", "third", "fourth", "fifth"];
+const COMPACTED: [&str; 2] = ["fourth", "fifth"];
+/// Keys in them: more than compaction has room for.
+const KEYS: u64 = 10;
 const PARTITIONS: u32 = 2;
 const STARTS: u64 = 6;
-const STEPS_MAX: u64 = 300;
+const STEPS_MAX: u64 = 400;
 /// About what the spare journal file takes.
 const RESERVE_BYTES: u64 = 16 << 10;
 /// Frames that wait to be applied, as the channel between the threads holds.
@@ -53,6 +61,8 @@ pub struct Counts {
     pub checkpoints: u64,
     pub failed_syncs: u64,
     pub disk_full: u64,
+    pub compactions: u64,
+    pub records_gone: u64,
     /// Groups that had to wait for room, each time they did.
     pub waited: u64,
     /// Operations that were not taken because of it.
@@ -77,6 +87,8 @@ impl Counts {
         self.checkpoints += other.checkpoints;
         self.failed_syncs += other.failed_syncs;
         self.disk_full += other.disk_full;
+        self.compactions += other.compactions;
+        self.records_gone += other.records_gone;
         self.waited += other.waited;
         self.refused += other.refused;
         self.no_room += other.no_room;
@@ -96,6 +108,8 @@ pub struct World {
     next_queue: u64,
     clock_ms: i64,
     up_ms: u64,
+    /// Nobody in this process has looked at the clock.
+    is_first_look: bool,
     counts: Counts,
 }
 
@@ -116,6 +130,10 @@ struct Run {
     checkpointer: Option<Checkpointer>,
     watch: Watch,
     checkpoint: Option<Aside<Checkpointed>>,
+    /// The same of the thread that cleans.
+    tasks: Receiver<Task>,
+    cleaner: Option<Cleaner>,
+    cleaning: Option<Aside<Cleaner>>,
     /// One to be tried again.
     job: Option<Job>,
     /// What an unfinished application waits with.
@@ -148,6 +166,7 @@ impl World {
             next_queue: 1,
             clock_ms: 1_700_000_000_000,
             up_ms: 0,
+            is_first_look: true,
             counts: Counts::default(),
         }
     }
@@ -159,10 +178,10 @@ impl World {
                 // Ends between two steps.
                 self.work(&mut run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
             } else {
-                self.disk.end_after(self.random.below(400));
+                self.disk.end_after(self.random.below(1_000));
                 self.work(&mut run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
             }
-            self.note_what_is_seen(&run)?;
+            self.note_what_is_seen(&run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
             self.finish(run);
             self.end();
         }
@@ -172,9 +191,15 @@ impl World {
         Ok(self.counts)
     }
 
-    /// A checkpoint that is under way ends with the process.
+    /// What is under way ends with the process.
     fn finish(&mut self, run: Run) {
         self.disk.end_now();
+        let compaction = &run.bridge.metrics().compaction;
+        self.counts.compactions += compaction.runs.load(Ordering::Relaxed);
+        self.counts.records_gone += compaction.records_gone.load(Ordering::Relaxed);
+        if let Some(cleaning) = run.cleaning {
+            assert!(cleaning.run(u64::MAX).is_ok(), "nothing is granted for ever");
+        }
         if let Some(checkpoint) = run.checkpoint {
             let ended = checkpoint.run(u64::MAX);
             assert!(ended.is_ok(), "nothing is granted for ever");
@@ -272,7 +297,9 @@ impl World {
         }
         let mut lanes: Vec<Lane> = (0..LANES).map(|_| bridge.lane()).collect();
         lanes.push(bridge.lane());
-        let Machine { bridge, committer, applier, checkpointer, jobs, watch } = machine;
+        let Machine { bridge, committer, applier, checkpointer, jobs, mut cleaner, tasks, watch } = machine;
+        cleaner.rest = |_| {};
+        self.is_first_look = true;
         let mut run = Run {
             files: checkpointer.files.clone(),
             bridge,
@@ -286,6 +313,9 @@ impl World {
             checkpointer: Some(checkpointer),
             watch,
             checkpoint: None,
+            tasks,
+            cleaner: Some(cleaner),
+            cleaning: None,
             job: None,
             frame: None,
             unapplied: 0,
@@ -325,7 +355,9 @@ impl World {
             for partition in &topic.partitions {
                 let at = (topic.id, partition.index);
                 let values = read_all(&run.bridge, at)?;
-                if !values.is_empty() {
+                if COMPACTED.contains(&topic.name.as_str()) {
+                    self.model.check_compacted(at, partition.log_start(), &values)?;
+                } else if !values.is_empty() {
                     self.model.seen.entry(at).or_default().extend(values);
                 }
             }
@@ -335,15 +367,16 @@ impl World {
 
     fn work(&mut self, run: &mut Run) -> Result<(), String> {
         for _ in 0..self.random.below(STEPS_MAX) {
-            let step = match self.random.below(24) {
-                0..=9 => self.submit(run),
-                10..=13 => self.commit(run)?,
-                14..=16 => self.apply(run)?,
-                17 => self.start_checkpoint(run),
-                18..=19 => self.checkpoint(run),
-                20 => self.produce(run),
-                21 => self.make_topic(run),
-                22 => self.look(run),
+            let step = match self.random.below(32) {
+                0..=10 => self.submit(run),
+                11..=14 => self.commit(run)?,
+                15..=17 => self.apply(run)?,
+                18..=19 => self.start_checkpoint(run),
+                20..=23 => self.checkpoint(run),
+                24 => self.produce(run),
+                25 => self.make_topic(run),
+                26..=29 => self.clean(run),
+                30 => self.look(run),
                 _ => self.disturb(),
             };
             if matches!(step, Step::Ends) {
@@ -409,11 +442,11 @@ impl World {
         let mut operation = run.lanes[lane].begin();
         operation.change(Change::Put(MARKERS, &[lane as u8], &number.to_be_bytes()));
         match &deed {
-            Deed::Append { to, queues } => {
+            Deed::Append { to, key, queues } => {
                 let targets = queues.iter().map(|queue| Target { queue: *queue, tag: lane as u32, expires_s: 0 });
                 let targets: Vec<Target> = targets.collect();
                 operation.append(*to, self.clock_ms, targets.into_iter(), |out| {
-                    batch::encode_body(out, None, Some(payload(place).as_bytes()), std::iter::empty());
+                    encode_record(out, *key, payload(place).as_bytes());
                 });
             }
             Deed::Open(queue) => operation.change(Change::Open(*queue)),
@@ -453,8 +486,20 @@ impl World {
     fn deed(&mut self, run: &mut Run, lane: usize) -> Option<Deed> {
         let bridge = &run.bridge;
         Some(match self.random.below(18) {
+            0..=5 if self.random.one_in(2) => {
+                let topics = COMPACTED.map(|name| bridge.topic(name));
+                let to = (pick(&mut self.random, &topics)??.id, 0);
+                // Some much more often than others.
+                let key = self.random.below(KEYS);
+                let key = self.random.below(key + 1);
+                let key = if self.random.one_in(3) { Key::Delete(key) } else { Key::Set(key) };
+                let random = &mut self.random;
+                let queues = run.open.keys().copied().filter(|_| random.one_in(6)).collect();
+                Deed::Append { to, key, queues }
+            }
             0..=5 => {
-                let topics = bridge.topics();
+                let mut topics = bridge.topics();
+                topics.retain(|topic| !COMPACTED.contains(&topic.name.as_str()));
                 let hidden = bridge.hidden();
                 let to = match self.random.below(topics.len() as u64 + 1) as usize {
                     0 => hidden,
@@ -464,7 +509,7 @@ impl World {
                 };
                 let random = &mut self.random;
                 let queues: Vec<u64> = run.open.keys().copied().filter(|_| random.one_in(2)).collect();
-                Deed::Append { to, queues }
+                Deed::Append { to, key: Key::None, queues }
             }
             6 | 7 if run.open.len() < 4 => {
                 let queue = self.next_queue;
@@ -532,19 +577,33 @@ impl World {
     fn make_topic(&mut self, run: &mut Run) -> Step {
         let missing = TOPICS.into_iter().find(|name| run.bridge.topic(name).is_none());
         let config = |name| match name {
-            "first" => [("retention.ms", "-1"), ("retention.bytes", "-1")],
-            "second" => [("retention.ms", "60000"), ("retention.bytes", "16384")],
-            _ => [("retention.ms", "600000"), ("retention.bytes", "-1")],
+            "first" => vec![("retention.ms", "-1"), ("retention.bytes", "-1")],
+            "second" => vec![("retention.ms", "60000"), ("retention.bytes", "16384")],
+            "third" => vec![("retention.ms", "600000"), ("retention.bytes", "-1")],
+            "fourth" => vec![("cleanup.policy", "compact")],
+            _ => vec![("cleanup.policy", "compact,delete"), ("retention.bytes", "16384"), ("retention.ms", "-1")],
         };
+        let delete_retention = DELETE_RETENTION_MS.to_string();
+        let compaction = [
+            ("segment.bytes", "1024"),
+            ("min.cleanable.dirty.ratio", "0.2"),
+            ("delete.retention.ms", &delete_retention),
+        ];
         if let Some(name) = missing
             && self.model.lanes.iter().all(|lane| !lane.deeds.is_empty())
         {
-            let config = config(name).map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+            let mut config = config(name);
+            if COMPACTED.contains(&name) {
+                config.extend(compaction);
+            }
+            let config = config.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
             if let Ok((topic, ticket)) = run.bridge.create_topic(&run.lanes[0], name, PARTITIONS, config) {
                 self.topics.insert(topic.id, (name, false));
-                if name != TOPICS[0] {
-                    self.model.let_go.insert(topic.id);
-                }
+                // Ids of topics that never became durable are given again.
+                match [TOPICS[0], COMPACTED[0]].contains(&name) {
+                    true => self.model.let_go.remove(&topic.id),
+                    false => self.model.let_go.insert(topic.id),
+                };
                 run.making.push((0, ticket, topic.id));
                 let number = self.model.lanes[0].deeds.len() as u64;
                 run.tickets[0].push((ticket, number));
@@ -658,30 +717,84 @@ impl World {
             return Ok(Step::Goes);
         };
         match applier.try_apply(&frame) {
-            Ok(()) => run.unapplied = run.unapplied.saturating_sub(1),
+            Ok(()) => {
+                run.unapplied = run.unapplied.saturating_sub(1);
+                self.note_what_is_new(run)?;
+            }
             Err(ApplyError::Append(_, _, AppendError::Disk(_))) => run.frame = Some(frame),
             Err(error) => return Err(format!("a committed frame cannot be applied: {error}")),
         }
         Ok(self.goes())
     }
 
-    /// Time goes by; now and then the clock is set.
-    fn now(&mut self) -> Now {
-        self.clock_ms += self.random.below(20_000) as i64;
-        if self.random.one_in(50) {
-            self.clock_ms += (self.random.below(1_000_000_000) as i64) - 300_000_000;
+    /// What is new in compacted partitions must be seen before compaction may take it.
+    fn note_what_is_new(&mut self, run: &Run) -> Result<(), String> {
+        if self.disk.has_ended() {
+            return Ok(());
         }
+        for topic in COMPACTED.iter().filter_map(|name| run.bridge.topic(name)) {
+            let at = (topic.id, 0);
+            let seen = self.model.seen.entry(at).or_default();
+            let from = seen.last_key_value().map_or(0, |(offset, _)| offset + 1);
+            for (offset, text) in read_from(&run.bridge, at, from)? {
+                seen.insert(offset, text);
+                self.model.seen_since.insert((at, offset), self.model.steady_ms);
+            }
+        }
+        Ok(())
+    }
+
+    /// Time goes by; now and then the clock is set. Nobody knows of that who sees it for the first time, or if it is set by
+    /// less than an hour.
+    fn now(&mut self) -> Now {
+        let passed_ms = self.random.below(20_000) as i64;
+        self.clock_ms += passed_ms;
+        self.model.steady_ms += passed_ms;
+        if self.random.one_in(50) {
+            let set_by_ms = (self.random.below(1_000_000_000) as i64) - 300_000_000;
+            self.clock_ms += set_by_ms;
+            if self.is_first_look || set_by_ms < 3_630_000 {
+                self.model.steady_ms += set_by_ms.max(0);
+            }
+        }
+        self.is_first_look = false;
         self.up_ms += 10_000;
         Now { wall_ms: self.clock_ms, up: Duration::from_millis(self.up_ms) }
     }
 
     fn start_checkpoint(&mut self, run: &mut Run) -> Step {
-        // Between frames only.
-        if run.frame.is_none() {
+        // Between frames only; and it looks at the clock when none is under way.
+        if run.frame.is_none() && !run.applier.running.load(Ordering::Relaxed) {
             let now = self.now();
             run.applier.start_checkpoint(false, now);
         }
         Step::Goes
+    }
+
+    /// Compaction goes on for a few operations of the disk.
+    fn clean(&mut self, run: &mut Run) -> Step {
+        let under_way = run.cleaning.take().or_else(|| {
+            // The thread may be long in coming.
+            if !self.random.one_in(5) {
+                return None;
+            }
+            let mut task = run.tasks.try_recv().ok()?;
+            if Mutation::CleanBelow.is_off() {
+                // As if it looked when it got round to it.
+                task.segments = task.partition.closed_segments();
+            }
+            let cleaner = run.cleaner.take()?;
+            Some(Aside::new(move || {
+                cleaner.clean(&task);
+                cleaner
+            }))
+        });
+        let Some(cleaning) = under_way else { return Step::Goes };
+        match cleaning.run(1 + self.random.below(24)) {
+            Err(goes_on) => run.cleaning = Some(goes_on),
+            Ok(cleaner) => run.cleaner = Some(cleaner),
+        }
+        self.goes()
     }
 
     /// A checkpoint goes on for a few operations of the disk.
@@ -700,7 +813,7 @@ impl World {
             }))
         });
         let Some(checkpoint) = under_way else { return Step::Goes };
-        match checkpoint.run(1 + self.random.below(12)) {
+        match checkpoint.run(1 + self.random.below(16)) {
             Err(goes_on) => run.checkpoint = Some(goes_on),
             Ok((checkpointer, job, done)) => {
                 run.checkpointer = Some(checkpointer);
@@ -713,6 +826,17 @@ impl World {
             }
         }
         self.goes()
+    }
+}
+
+/// A record of an operation, whose place stands in its value, or in a header where it has none.
+fn encode_record(out: &mut Vec<u8>, key: Key, place: &[u8]) {
+    match key {
+        Key::None => batch::encode_body(out, None, Some(place), std::iter::empty()),
+        Key::Set(key) => batch::encode_body(out, Some(&key.to_be_bytes()), Some(place), std::iter::empty()),
+        Key::Delete(key) => {
+            batch::encode_body(out, Some(&key.to_be_bytes()), None, std::iter::once((&b"place"[..], place)));
+        }
     }
 }
 
