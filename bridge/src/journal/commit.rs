@@ -215,6 +215,10 @@ impl Committer {
             None => self.gather_group(),
         };
         let more = group.more;
+        if self.shared.lanes.failure().is_some() {
+            // J8, found elsewhere: lanes may have been emptied of what they had promised.
+            return Ok(false);
+        }
         if !group.is_filled {
             // Moves that came to nothing change nothing, and whose they were is to know.
             let Group { frame, mut shares, .. } = group;
