@@ -28,8 +28,15 @@ impl DiskError {
     pub fn is_sync(&self) -> bool {
         self.action == FSYNC || self.action == FDATASYNC
     }
+
+    /// Whether this process may not: whoever set it up has to help.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
+    }
 }
 
+/// What a disk reads at once, or not.
+const SECTOR_BYTES: u64 = 4096;
 const FSYNC: &str = "fsync";
 const FDATASYNC: &str = "fdatasync";
 
@@ -217,6 +224,32 @@ impl File {
         Ok(buffer.into())
     }
 
+    /// The same from a disk that may not give all of it: what cannot be read is zeros.
+    pub(crate) fn read_lossy(&self, position: u64, bytes_max: usize) -> Bytes {
+        if let Ok(bytes) = self.read_at(position, bytes_max) {
+            return bytes;
+        }
+        let size = self.size().unwrap_or(0);
+        let end = size.min(position.saturating_add(bytes_max as u64));
+        let mut all = Vec::new();
+        let mut at = position;
+        while at < end {
+            let count = (SECTOR_BYTES - at % SECTOR_BYTES).min(end - at) as usize;
+            match self.read_at(at, count) {
+                Ok(bytes) => all.extend_from_slice(&bytes),
+                Err(_) => all.resize(all.len() + count, 0),
+            }
+            at += count as u64;
+            all.resize((at - position) as usize, 0);
+        }
+        all.into()
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The same from the page cache only: `None` when some of it would have to come from the disk, or
     /// when the file system cannot tell.
     pub fn read_cached_at(&self, position: u64, bytes_max: usize) -> Result<Option<Bytes>, DiskError> {
@@ -289,6 +322,11 @@ impl Folder {
         let path = self.path.join(name);
         let raw = self.system.open(&path).map_err(failed("open", &path))?;
         Ok(File { raw, counted: disk(Purpose::of(&path)), path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The path of a name in it.

@@ -2,6 +2,7 @@
 //! It alone writes public partitions, so a slow page cache delays readers and never an acknowledgement.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -109,6 +110,19 @@ impl Applied {
             *done = index;
         }
         Ok(())
+    }
+
+    /// The same for recovery, after damage perhaps: gives the offsets that are missing before a batch, by partition.
+    pub(crate) fn replay_batches(&mut self, body: &[u8]) -> Result<Vec<((u32, u32), Range<i64>)>, ApplyError> {
+        let (mut rest, mut missing) = (body, Vec::new());
+        while let Some(section) = frame::next_section(&mut rest) {
+            let Section::Batch { topic, partition, bytes } = section else { continue };
+            let Some(found) = self.partition(topic, partition) else { continue };
+            let left_out =
+                found.append_replayed(bytes).map_err(|error| ApplyError::Append(topic, partition, error))?;
+            missing.extend(Some(((topic, partition), left_out)).filter(|(_, offsets)| !offsets.is_empty()));
+        }
+        Ok(missing)
     }
 
     fn partition(&mut self, topic: u32, partition: u32) -> Option<Arc<Partition>> {

@@ -19,6 +19,9 @@ pub struct Changes {
     pub keyed: Map<Key, Option<Box<[u8]>>>,
     /// By queue.
     pub queues: Map<u64, QueueChanges>,
+    /// What is known of the state before may be newer than the first of them: then also what came and went leaves a
+    /// trace (R3).
+    pub over_newer: bool,
 }
 
 /// Net changes of one queue.
@@ -47,8 +50,8 @@ impl Changes {
                 self.keyed.insert((*space, (*key).into()), None);
             }
             Change::Open(queue) => {
-                self.queues
-                    .insert(*queue, QueueChanges { next: Some(0), first_fresh: Some(0), ..QueueChanges::default() });
+                let first_fresh = (!self.over_newer).then_some(0);
+                self.queues.insert(*queue, QueueChanges { next: Some(0), first_fresh, ..QueueChanges::default() });
             }
             Change::Close(queue) => {
                 self.queues.insert(*queue, QueueChanges { closed: true, ..QueueChanges::default() });
@@ -56,7 +59,9 @@ impl Changes {
             Change::Enqueue(queue, sequence, entry) => {
                 let queue = self.queues.entry(*queue).or_default();
                 queue.next = Some(sequence + 1);
-                queue.first_fresh.get_or_insert(*sequence);
+                if !self.over_newer {
+                    queue.first_fresh.get_or_insert(*sequence);
+                }
                 queue.entries.insert(*sequence, Some(*entry));
             }
             Change::Remove(queue, sequence) => {
@@ -112,7 +117,7 @@ impl Whole {
                 continue;
             }
             let queue = self.queues.entry(*id).or_default();
-            queue.next = change.next.unwrap_or(queue.next);
+            queue.next = queue.next.max(change.next.unwrap_or(0));
             for (sequence, entry) in &change.entries {
                 match entry {
                     Some(entry) => queue.entries.insert(*sequence, *entry),

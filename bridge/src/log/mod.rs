@@ -3,6 +3,7 @@
 pub mod ages;
 pub mod index;
 pub mod partition;
+pub(crate) mod scan;
 pub mod segment;
 pub mod settings;
 pub mod topic;
