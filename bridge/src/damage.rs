@@ -66,6 +66,15 @@ impl Damage {
         self.found.lock().push(finding);
     }
 
+    /// Takes note of what was said already.
+    pub(crate) fn note(&self, path: &Path, bytes: Range<u64>) {
+        let file = path.strip_prefix(self.root.path()).unwrap_or(path).to_owned();
+        let mut found = self.found.lock();
+        if !found.iter().any(|finding| finding.file == file && finding.bytes == bytes) {
+            found.push(Finding { file, bytes, what: "no whole record batch".to_owned() });
+        }
+    }
+
     pub(crate) fn findings(&self) -> Vec<Finding> {
         self.found.lock().clone()
     }

@@ -341,6 +341,11 @@ impl Folder {
         Ok(names)
     }
 
+    /// Whether there is such a name in it.
+    pub(crate) fn has(&self, name: &str) -> Result<bool, DiskError> {
+        Ok(self.names()?.iter().any(|found| found == name))
+    }
+
     /// Makes the names in it durable: files made, renamed and removed.
     pub fn sync(&self) -> Result<(), DiskError> {
         disk(Purpose::Folder).synced(self.system.sync_folder(&self.path)).map_err(failed(FSYNC, &self.path))

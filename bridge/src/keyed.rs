@@ -10,7 +10,7 @@ use crate::journal::changes::{Changes, Whole};
 use crate::journal::checkpoint::Extents;
 use crate::journal::retention::Outdated;
 use crate::log::partition::{AppendError, ReadError};
-use crate::log::{Extent, Partition};
+use crate::log::{Extent, Partition, Trust};
 use crate::state::{Change, Entry, Space};
 
 /// Name and id of each internal topic, and the spaces it holds.
@@ -56,14 +56,16 @@ struct KeyedLog {
 
 impl KeyedLogs {
     /// Opens them as the checkpoint names them, or as far as they are whole.
-    pub(crate) fn open(topics: &Folder, extents: &Extents, believed: (bool, &Damage)) -> Result<KeyedLogs, LoadError> {
+    pub(crate) fn open(topics: &Folder, extents: &Extents, trust: Trust<'_>) -> Result<KeyedLogs, LoadError> {
         let mut logs = Vec::new();
         for (name, id, _) in TOPICS {
             let folder = topics.folder(&format!("{name}.{id}"))?;
             let partition = folder.folder("0")?;
-            folder.sync()?;
+            if !trust.damage.only_looks() {
+                folder.sync()?;
+            }
             let extent = extents.get(&(id, 0)).cloned().unwrap_or_default();
-            let partition = Arc::new(Partition::open(partition, (id, 0), extent, SEGMENT_BYTES_MAX, believed)?);
+            let partition = Arc::new(Partition::open(partition, (id, 0), extent, SEGMENT_BYTES_MAX, trust)?);
             // Counted as half its size, what the last process left is compacted about when it would have.
             let compacted_bytes = partition.size_bytes() / 2;
             logs.push(KeyedLog { partition, compacted_bytes });
@@ -72,10 +74,12 @@ impl KeyedLogs {
     }
 
     /// Reads everything back, and what else its batches say.
-    pub(crate) fn load(&self) -> Result<(Whole, Stamps), LoadError> {
+    pub(crate) fn load(&self, damage: &Damage) -> Result<(Whole, Stamps), LoadError> {
         let (mut whole, mut stamps) = (Whole::default(), Stamps::default());
         for log in &self.logs {
             log.load(&mut whole, &mut stamps)?;
+            // Reading it found more than opening it, and has said so.
+            log.partition.gaps().into_iter().for_each(|(path, bytes)| damage.note(&path, bytes));
         }
         Ok((whole, stamps))
     }

@@ -63,10 +63,10 @@ use journal::gather::Gather;
 use journal::pins::Pins;
 use journal::recovery::Journal;
 use journal::retention;
-use journal::survey::{self, Survey};
+use journal::survey::{Appended, Survey};
 use keyed::KeyedLogs;
 use log::topic::{Definition, PARTITIONS_MAX, name_ok};
-use log::{Ages, Topics};
+use log::{Ages, Topics, Trust};
 use producer::Producers;
 use salvage::{Standing, Undefined};
 use state::{Change, Pointer};
@@ -263,11 +263,14 @@ impl Bridge {
         core.options.topic_defaults.with(&config)?;
         let definition = Definition { uuid: random(), name: name.to_owned(), partitions, config };
         let defaults = &core.options.topic_defaults;
+        let (damage, appended) = (Damage::new(&core.topics_folder, false), Appended::default());
+        let trust = Trust::checkpoint(&damage);
         let opener = Opener {
             topics: &core.topics,
             folder: &core.topics_folder,
             defaults,
-            believed: (false, &Damage::new(&core.topics_folder, false)),
+            trust,
+            appended: &appended,
         };
         let topic = opener.make(core.topics.next_id(), &definition, &BTreeMap::new())?;
         core.topics_folder.sync()?;
@@ -446,36 +449,39 @@ impl Machine {
         if !journal.is_used() && salvage::has_records(&topics_folder)? {
             damage.found(journal.folder.path(), 0..0, "no file in it is or was in use; what they held is lost");
         }
-        let mut keyed = KeyedLogs::open(&topics_folder, &checkpoint.extents, (is_lost, &damage))?;
-        let (mut whole, stamps) = keyed.load()?;
+        let journal_is_whole = damage.count() == in_journal;
+        let trust = if is_lost { Trust::batches(&damage) } else { Trust::checkpoint(&damage) };
+        let mut keyed = KeyedLogs::open(&topics_folder, &checkpoint.extents, trust)?;
+        let (mut whole, stamps) = keyed.load(&damage)?;
         let survey = match is_lost {
             false => Survey::behind(checkpoint.lsn, checkpoint.cluster_id, &mut journal)?,
             true => Survey::alone(stamps.lsn, checkpoint.cluster_id, &mut journal)?,
         };
         // What the journal has lost may be in the segments still.
-        let as_far_as_whole = is_lost || damage.count() > in_journal || !survey.missing.is_empty();
+        let as_far_as_whole = is_lost || !journal_is_whole || !survey.missing.is_empty();
 
+        let appended = match as_far_as_whole {
+            true => Appended::behind(survey.from_lsn, &mut journal)?,
+            false => Appended::default(),
+        };
         let topics = Arc::new(Topics::after(checkpoint.next_topic_id));
         let opener = Opener {
             topics: &topics,
             folder: &topics_folder,
             defaults: &options.topic_defaults,
-            believed: (as_far_as_whole, &damage),
+            trust: Trust { as_far_as_whole, ..Trust::checkpoint(&damage) },
+            appended: &appended,
         };
         opener.open_known(&whole, &checkpoint)?;
         let mut applied = Applied::new(topics.clone(), survey.from_lsn, Pins::of(&whole.queues), ages(&whole));
         applied.changes.over_newer = is_lost;
-        let appended = match as_far_as_whole {
-            true => survey::topics_appended_to(&mut journal, survey.from_lsn)?,
-            false => BTreeMap::new(),
-        };
         let named = match is_lost {
             true => salvage::Named::ByFolders,
             // Else it also names topics whose making was under way.
             false if damage.is_in("topics/__meta.1") => salvage::Named::ByCheckpoint(&checkpoint.extents),
             false => salvage::Named::ByFrames,
         };
-        let undefined = salvage::undefined(&topics_folder, named, &appended, &topics)?;
+        let undefined = salvage::undefined(&topics_folder, named, &appended.topics(), &topics)?;
         opener.open_undefined(undefined, &checkpoint.extents, &mut applied)?;
         let newest_epoch = topics.all().iter().flat_map(|topic| topic.newest_epoch()).max().unwrap_or(0);
         let known_epoch = checkpoint.epoch.max(journal.last_epoch());
@@ -603,7 +609,8 @@ struct Opener<'a> {
     topics: &'a Topics,
     folder: &'a Folder,
     defaults: &'a Settings,
-    believed: (bool, &'a Damage),
+    trust: Trust<'a>,
+    appended: &'a Appended,
 }
 
 impl Opener<'_> {
@@ -638,7 +645,7 @@ impl Opener<'_> {
         for Undefined { id, name, partitions } in undefined {
             let path = self.folder.join(&format!("{name}.{id}"));
             let what = format!("no definition of this topic: it has {partitions} partitions and default settings now");
-            self.believed.1.found(&path, 0..0, what);
+            self.trust.damage.found(&path, 0..0, what);
             let definition = Definition { uuid: random(), name, partitions, config: BTreeMap::new() }.encode();
             self.open_defined(&id.to_be_bytes(), &definition, extents)?;
             applied.changes.add(&Change::Put(Space::TOPICS, &id.to_be_bytes(), &definition));
@@ -663,21 +670,30 @@ impl Opener<'_> {
 
     fn make(&self, id: u32, definition: &Definition, extents: &Extents) -> Result<Arc<Topic>, DiskError> {
         let settings = self.settings(definition);
-        let folder = self.folder.folder(&format!("{}.{id}", definition.name))?;
+        let name = format!("{}.{id}", definition.name);
+        if self.trust.damage.only_looks() && !self.folder.has(&name)? {
+            let what = "missing; what was in it is lost";
+            self.trust.damage.found(&self.folder.join(&name), 0..0, what);
+            return Ok(Arc::new(Topic::new(id, definition.clone(), self.folder.clone(), Vec::new(), settings)));
+        }
+        let folder = self.folder.folder(&name)?;
         let mut partitions = Vec::new();
         for index in 0..definition.partitions {
             let partition = folder.folder(&index.to_string())?;
             let extent = extents.get(&(id, index)).cloned().unwrap_or_default();
             let bytes_max = settings.segment_bytes_max();
+            let journaled_from = self.appended.first.get(&(id, index)).copied().unwrap_or(i64::MAX);
             partitions.push(Arc::new(Partition::open(
                 partition,
                 (id, index),
                 extent,
                 bytes_max,
-                self.believed,
+                Trust { journaled_from, ..self.trust },
             )?));
         }
-        folder.sync()?;
+        if !self.trust.damage.only_looks() {
+            folder.sync()?;
+        }
         Ok(Arc::new(Topic::new(id, definition.clone(), folder, partitions, settings)))
     }
 

@@ -128,13 +128,24 @@ impl Journal {
             damage.found(&path, 0..size, format!("{what}; what it held since the last checkpoint is lost"));
         }
         for name in self.blank.iter().filter(|name| files::number_of(name).is_none_or(|n| !named.contains(&n))) {
-            let file = self.folder.file(name).map(|file| file.read_lossy(0, BOUNDARY_BYTES));
-            if file.is_ok_and(|bytes| bytes.iter().any(|byte| *byte != 0)) {
-                let what = "no header; if it was in use, what it held since the last checkpoint is lost";
+            if self.has_frames(name) {
+                let what = "no header; what it held since the last checkpoint is lost";
                 damage.found(&self.folder.join(name), 0..self.size_of(name), what);
                 damage.set_aside(&self.folder, name);
             }
         }
+    }
+
+    /// Whether a file has more than one frame. The first is synced together with the header: with one alone, a power cut
+    /// may have torn both, and nobody was told of it.
+    fn has_frames(&self, name: &str) -> bool {
+        let Ok(file) = self.folder.file(name) else { return false };
+        let is_frame = |position: usize| frame::may_be(&file.read_lossy(position as u64, BOUNDARY_BYTES));
+        if !is_frame(BOUNDARY_BYTES) {
+            return false;
+        }
+        let bytes = file.read_lossy(0, file.size().unwrap_or(0) as usize);
+        bytes.chunks(BOUNDARY_BYTES).filter(|piece| frame::may_be(piece)).count() > 1
     }
 
     fn size_of(&self, name: &str) -> u64 {

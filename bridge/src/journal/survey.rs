@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use crate::batch::Header;
 use crate::log::topic::FIRST_PUBLIC_ID;
 use crate::state::{Change, Space};
 
@@ -80,31 +81,57 @@ impl Survey {
     }
 }
 
-/// Topics that frames append to and partitions they must have, as far as no frame defines or deletes them.
-pub(crate) fn topics_appended_to(journal: &mut Journal, lsn: u64) -> Result<BTreeMap<u32, u32>, ReplayError> {
-    let (mut appended, mut spoken_of) = (BTreeMap::new(), BTreeSet::new());
-    journal.frames(lsn, |_, _, frame| {
-        let mut body = frame.body;
-        while let Some(section) = frame::next_section(&mut body).filter(|_| frame.lsn > lsn) {
+/// What frames append to, and which topics they define or delete.
+#[derive(Debug, Default)]
+pub(crate) struct Appended {
+    /// By topic and partition, the first offset: from there on the journal has what segments have.
+    pub(crate) first: BTreeMap<(u32, u32), i64>,
+    spoken_of: BTreeSet<u32>,
+}
+
+impl Appended {
+    pub(crate) fn behind(lsn: u64, journal: &mut Journal) -> Result<Appended, ReplayError> {
+        let mut appended = Appended::default();
+        journal.frames(lsn, |_, _, frame| {
+            if frame.lsn > lsn {
+                appended.look_at(frame.body);
+            }
+            Ok(true)
+        })?;
+        Ok(appended)
+    }
+
+    fn look_at(&mut self, mut body: &[u8]) {
+        while let Some(section) = frame::next_section(&mut body) {
             match section {
-                Section::Batch { topic, partition, .. } if topic >= FIRST_PUBLIC_ID => {
-                    let partitions = appended.entry(topic).or_insert(0);
-                    *partitions = partition.saturating_add(1).max(*partitions);
+                Section::Batch { topic, partition, bytes } => {
+                    if let Ok(header) = Header::parse(bytes) {
+                        let first = self.first.entry((topic, partition)).or_insert(header.base_offset);
+                        *first = header.base_offset.min(*first);
+                    }
                 }
-                Section::Batch { .. } => {}
                 Section::Changes(mut changes) => {
                     while let Some(change) = Change::decode(&mut changes) {
-                        if let Change::Put(Space::TOPICS | Space::DELETED, id, _) | Change::Delete(Space::TOPICS, id) = change {
-                            spoken_of.extend(<[u8; 4]>::try_from(id).map(u32::from_be_bytes));
+                        if let Change::Put(Space::TOPICS | Space::DELETED, id, _)
+                        | Change::Delete(Space::TOPICS, id) = change
+                        {
+                            self.spoken_of.extend(<[u8; 4]>::try_from(id).map(u32::from_be_bytes));
                         }
                     }
                 }
             }
         }
-        Ok(true)
-    })?;
-    appended.retain(|topic, _| !spoken_of.contains(topic));
-    Ok(appended)
+    }
+
+    /// Public topics that no frame defines or deletes, and how many partitions each must have.
+    pub(crate) fn topics(&self) -> BTreeMap<u32, u32> {
+        let mut topics = BTreeMap::new();
+        let ids = self.first.keys().filter(|(id, _)| *id >= FIRST_PUBLIC_ID && !self.spoken_of.contains(id));
+        for (id, partition) in ids {
+            topics.insert(*id, partition.saturating_add(1));
+        }
+        topics
+    }
 }
 
 /// LSNs that are there.

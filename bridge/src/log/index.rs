@@ -85,7 +85,7 @@ impl Index {
         Ok(Index::default())
     }
 
-    fn read(offsets: &File, times: &File, log_bytes: u64) -> Result<(Index, u64), DiskError> {
+    pub(crate) fn read(offsets: &File, times: &File, log_bytes: u64) -> Result<(Index, u64), DiskError> {
         let mut index = Index::default();
         let bytes = offsets.read_at(0, offsets.size()? as usize)?;
         for entry in bytes.chunks_exact(OFFSET_ENTRY_BYTES) {

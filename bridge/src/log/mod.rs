@@ -9,6 +9,7 @@ pub mod settings;
 pub mod topic;
 
 pub use ages::{Ages, Now};
+pub(crate) use partition::Trust;
 pub use partition::{Extent, Partition, ReadError};
 pub use settings::{SettingError, Settings};
 pub use topic::{Topic, Topics};

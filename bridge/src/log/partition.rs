@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -84,6 +85,28 @@ pub struct Extent {
     pub epochs: Vec<(i32, i64)>,
 }
 
+/// How far what lies in a partition's folder is believed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trust<'a> {
+    /// As far as there are whole batches, not as far as a checkpoint says.
+    pub(crate) as_far_as_whole: bool,
+    /// The journal has what comes from this offset on.
+    pub(crate) journaled_from: i64,
+    pub(crate) damage: &'a Damage,
+}
+
+impl<'a> Trust<'a> {
+    /// As far as the checkpoint says.
+    pub(crate) fn checkpoint(damage: &'a Damage) -> Trust<'a> {
+        Trust { as_far_as_whole: false, journaled_from: i64::MAX, damage }
+    }
+
+    /// As far as there is anything.
+    pub(crate) fn batches(damage: &'a Damage) -> Trust<'a> {
+        Trust { as_far_as_whole: true, journaled_from: i64::MAX, damage }
+    }
+}
+
 /// Where a read has to look: a part of a segment without gaps.
 #[derive(Clone)]
 struct Place {
@@ -103,7 +126,7 @@ impl Partition {
         (topic_id, index): (u32, u32),
         extent: Extent,
         segment_bytes_max: u64,
-        (as_far_as_whole, damage): (bool, &Damage),
+        Trust { as_far_as_whole, journaled_from, damage }: Trust<'_>,
     ) -> Result<Partition, DiskError> {
         let names = folder.names()?;
         let mut wanted = extent.segments.clone();
@@ -112,14 +135,16 @@ impl Partition {
             names.iter().filter_map(|name| segment::parse_file_name(name)).filter(|found| !is_named(*found)).collect();
         if as_far_as_whole {
             wanted.extend(found_behind(&names, &extent));
-            // They may have been made by a process that was killed.
-            folder.sync()?;
-        } else {
+            if !damage.only_looks() {
+                // They may have been made by a process that was killed.
+                folder.sync()?;
+            }
+        } else if !damage.only_looks() {
             for (base, generation) in unnamed {
                 segment::file_names(base, generation).iter().try_for_each(|name| folder.remove(name))?;
             }
         }
-        let mut believed = Believed { as_far_as_whole: false, damage, epochs: extent.epochs };
+        let mut believed = Believed { as_far_as_whole: false, damage, journaled_from, epochs: extent.epochs };
         let mut list: Vec<Segment> = Vec::new();
         for (at, one) in wanted.iter().enumerate() {
             let name = segment::file_name(one.base, one.generation, "log");
@@ -131,6 +156,11 @@ impl Partition {
                 continue;
             }
             believed.as_far_as_whole = as_far_as_whole && at + 1 >= extent.segments.len();
+            let before = list.last().map_or(one.base, |segment| segment.end);
+            if at >= extent.segments.len() && before < one.base && before >= journaled_from {
+                // The journal has the offsets in between, and so all behind them.
+                break;
+            }
             list.push(Segment::open(&folder, one, offset_end, &mut believed)?);
         }
         let first_held = list.first().map_or(0, |segment| segment.base);
@@ -405,7 +435,7 @@ impl Partition {
                     };
                     let file = place.file.clone();
                     let gaps = blocking(move || Ok(scan::scan(&file, &expected, |_, _| {}))).await?;
-                    self.take_out(&place, gaps, &error);
+                    self.take_out(&place, gaps);
                 }
             }
         }
@@ -439,11 +469,45 @@ impl Partition {
                         return Err(error);
                     };
                     let gaps = scan::scan(&place.file, &expected, |_, _| {});
-                    self.take_out(&place, gaps, &error);
+                    self.take_out(&place, gaps);
                 }
             }
         }
         Ok(Bytes::new())
+    }
+
+    /// What is damaged of its files, as far as it was found.
+    pub(crate) fn gaps(&self) -> Vec<(PathBuf, Range<u64>)> {
+        let segments = self.segments.read();
+        let of = |s: &Segment| s.gaps.iter().map(|gap| (s.file.path().to_owned(), gap.clone())).collect::<Vec<_>>();
+        segments.list.iter().flat_map(of).collect()
+    }
+
+    /// Looks at every batch; takes out what is damaged.
+    pub(crate) fn look_through(&self) {
+        let segments: Vec<_> = self.segments.read().list.iter().map(|s| Place::of(s, 0..s.bytes)).collect();
+        for place in segments {
+            if let Some(expected) = self.expected(place.segment) {
+                self.take_out(&place, scan::scan(&place.file, &expected, |_, _| {}));
+            }
+        }
+    }
+
+    /// Rewrites segments with damage in them into the next generation, and every index; gives the names of files that the
+    /// next checkpoint does not name. Nobody appends meanwhile.
+    pub(crate) fn rewrite_damaged(&self) -> Result<Vec<String>, DiskError> {
+        let mut segments = self.segments.write();
+        let mut outdated = Vec::new();
+        for segment in &mut segments.list {
+            if segment.gaps.is_empty() {
+                segment.store_index(&self.folder)?;
+            } else {
+                let fresh = segment.rewritten(&self.folder)?;
+                outdated.extend(std::mem::replace(segment, fresh).file_names());
+            }
+        }
+        self.folder.sync()?;
+        Ok(outdated)
     }
 
     /// What a segment should hold.
@@ -452,12 +516,13 @@ impl Partition {
         let at = segments.list.iter().position(|s| (s.base, s.generation) == (base, generation))?;
         let segment = &segments.list[at];
         let offset_end = segments.list.get(at + 1).map_or(segment.end, |next| next.base);
-        Some(Expected { bytes: segment.bytes, offsets: base..offset_end, marks: segment.index.positions() })
+        let marks = segment.index.positions();
+        Some(Expected { bytes: segment.bytes, offsets: base..offset_end, marks, elsewhere_from: i64::MAX })
     }
 
     /// Readers pass over what was found damaged in a segment from here on. A consumer that is before it gets what lies
     /// behind it, as over offsets that compaction took: an error would keep it there for ever.
-    fn take_out(&self, place: &Place, gaps: Vec<Gap>, error: &ReadError) {
+    fn take_out(&self, place: &Place, gaps: Vec<Gap>) {
         let mut segments = self.segments.write();
         let found = segments.list.iter_mut().find(|s| (s.base, s.generation) == place.segment);
         let Some(segment) = found else { return };
@@ -465,7 +530,7 @@ impl Partition {
             let (path, bytes, what) = (place.file.path(), &gap.bytes, segment::describe(gap));
             disk(Purpose::of(path)).damaged.fetch_add(1, Ordering::Relaxed);
             let (file, from, to) = (path.display(), bytes.start, bytes.end);
-            tracing::error!(%error, "damage: {file}, bytes {from} to {to}: {what}; readers go on behind it");
+            tracing::error!("damage: {file}, bytes {from} to {to}: {what}; readers go on behind it");
         }
         segment.gaps = gaps.into_iter().map(|gap| gap.bytes).collect();
     }
@@ -748,7 +813,7 @@ mod tests {
         let folder = Folder::open(home.path()).expect("opens");
         let damage = Damage::new(&folder, false);
         let partition =
-            Partition::open(folder, (3, 0), Extent::default(), 1 << 20, (false, &damage)).expect("opens");
+            Partition::open(folder, (3, 0), Extent::default(), 1 << 20, Trust::checkpoint(&damage)).expect("opens");
         let mut bases = Vec::new();
         for _ in 0..9 {
             let base = partition.high_watermark();
@@ -774,7 +839,7 @@ mod tests {
         let open = |extent| {
             let folder = Folder::open(home.path()).expect("opens");
             let damage = Damage::new(&folder, false);
-            Partition::open(folder, (3, 0), extent, 1 << 20, (false, &damage)).expect("opens")
+            Partition::open(folder, (3, 0), extent, 1 << 20, Trust::checkpoint(&damage)).expect("opens")
         };
         let partition = open(Extent::default());
         for base in 0..100 {
@@ -806,7 +871,7 @@ mod tests {
         let open = |extent| {
             let folder = Folder::open(home.path()).expect("opens");
             let damage = Damage::new(&folder, false);
-            Partition::open(folder, (3, 0), extent, 1 << 20, (false, &damage)).expect("opens")
+            Partition::open(folder, (3, 0), extent, 1 << 20, Trust::checkpoint(&damage)).expect("opens")
         };
         let partition = open(Extent::default());
         partition.append(&batch(0)).expect("written");

@@ -23,6 +23,8 @@ pub struct Expected {
     pub offsets: Range<i64>,
     /// Positions of batches, as its index says, ascending.
     pub marks: Vec<u64>,
+    /// What is behind damage from this offset on is had from elsewhere, whole.
+    pub elsewhere_from: i64,
 }
 
 /// A range that holds no whole batch.
@@ -93,6 +95,7 @@ impl Scan<'_> {
             // A broken body leaves the lengths, and so the way on, as they were.
             let (from, lost_from) = (at, next);
             (at, next) = match after.filter(|(to, offset)| self.goes_on(*to, *offset)) {
+                _ if lost_from >= self.expected.elsewhere_from => (end, next),
                 Some(after) => after,
                 None => (self.found_again(at + 1, next), next),
             };
@@ -185,7 +188,7 @@ mod tests {
         let file = Folder::open(home.path()).expect("opens").file("x").expect("opens");
         file.write_at(bytes, 0).expect("written");
         let mut good = Vec::new();
-        let gaps = scan(&file, &Expected { bytes: end, offsets, marks }, |header, _| good.push(header.base_offset));
+        let gaps = scan(&file, &Expected { bytes: end, offsets, marks, elsewhere_from: i64::MAX }, |header, _| good.push(header.base_offset));
         (good, gaps.into_iter().map(|gap| gap.bytes).collect())
     }
 

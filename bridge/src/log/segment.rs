@@ -1,5 +1,6 @@
 //! A segment: one `.log` file of record batches, and its indexes.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -43,6 +44,8 @@ pub(crate) struct Believed<'a> {
     /// As far as there are whole batches, not as far as a checkpoint says.
     pub(crate) as_far_as_whole: bool,
     pub(crate) damage: &'a Damage,
+    /// The journal has what comes from this offset on.
+    pub(crate) journaled_from: i64,
     /// (leader epoch, its first offset), ascending; grows by what is found.
     pub(crate) epochs: Vec<(i32, i64)>,
 }
@@ -139,9 +142,6 @@ impl Segment {
         let file = Arc::new(folder.file(&file_name(base, generation, "log"))?);
         let found = file.size()?;
         let bytes = if believed.as_far_as_whole { found } else { extent.bytes };
-        let (offsets, times) = index_files(folder, base, generation)?;
-        let (index, from) = Index::load(&offsets, &times, bytes)?;
-        let marks = index.positions();
         let mut segment = Segment {
             base,
             generation,
@@ -149,14 +149,27 @@ impl Segment {
             first_ms: None,
             file,
             bytes,
-            index,
+            index: Index::default(),
             dirty: false,
             sealed: false,
             gaps: Vec::new(),
         };
+        let elsewhere_from = if believed.as_far_as_whole { believed.journaled_from } else { i64::MAX };
+        let expected =
+            |marks| Expected { bytes: found.min(bytes), offsets: base..offset_end, marks, elsewhere_from };
+        if believed.damage.only_looks() {
+            segment.look_at_index(folder, believed)?;
+            let expected = expected(segment.index.positions());
+            segment.look_through(folder, extent, &expected, believed)?;
+            return Ok(segment);
+        }
         if found > bytes {
             segment.file.set_len(bytes)?;
         }
+        let (offsets, times) = index_files(folder, base, generation)?;
+        let (index, from) = Index::load(&offsets, &times, bytes)?;
+        let marks = index.positions();
+        segment.index = index;
         let is_right = !believed.as_far_as_whole && found >= bytes && {
             let mut noted = segment.note_from(from);
             if noted.is_err() && from > 0 {
@@ -167,9 +180,8 @@ impl Segment {
             noted.is_ok() && segment.end <= offset_end
         };
         if !is_right {
-            segment.index = Index::reset(&offsets, &times)?;
-            let expected = Expected { bytes: found.min(bytes), offsets: base..offset_end, marks };
-            segment.look_through(folder, &expected, believed)?;
+            Index::reset(&offsets, &times)?;
+            segment.look_through(folder, extent, &expected(marks), believed)?;
         } else if from > 0 {
             let first = segment.file.read_at(0, batch::HEADER_BYTES)?;
             segment.first_ms = Header::parse(&first).ok().map(|header| header.max_timestamp);
@@ -177,36 +189,112 @@ impl Segment {
         Ok(segment)
     }
 
+    /// What its index files say, right or wrong, without a change to them.
+    fn look_at_index(&mut self, folder: &Folder, believed: &Believed<'_>) -> Result<(), DiskError> {
+        let names = folder.names()?;
+        let [_, offsets, times] = self.file_names();
+        if names.contains(&offsets) && names.contains(&times) {
+            let files = (folder.file(&offsets)?, folder.file(&times)?);
+            let (index, from) = Index::read(&files.0, &files.1, self.bytes)?;
+            let mut known = index.positions();
+            known.extend(Some(from).filter(|from| *from > 0));
+            let mut positions = BTreeSet::new();
+            // Damage besides is found in a moment.
+            let _ends_there = walk(&self.file, 0, self.bytes, |_, position| {
+                positions.insert(position);
+            });
+            let last = positions.last().copied().unwrap_or(0);
+            if known.iter().any(|position| *position <= last && !positions.contains(position)) {
+                let what = "entries lead to no batch; it is made anew at the next start";
+                believed.damage.found(files.0.path(), 0..files.0.size()?, what);
+                return Ok(());
+            }
+            self.index = index;
+        }
+        Ok(())
+    }
+
     /// Notes what is whole and remembers what is not.
     fn look_through(
         &mut self,
         folder: &Folder,
+        extent: &SegmentExtent,
         expected: &Expected,
         believed: &mut Believed<'_>,
     ) -> Result<(), DiskError> {
-        (self.end, self.first_ms) = (self.base, None);
+        (self.end, self.first_ms, self.index) = (self.base, None, Index::default());
         let file = self.file.clone();
         let mut gaps = scan::scan(&file, expected, |header, position| {
             self.note(header, position);
             believed.note_epoch(header);
         });
-        let named = self.bytes;
         self.bytes = expected.bytes;
-        for gap in &gaps {
+        let end = gaps.pop_if(|gap| gap.bytes.end == expected.bytes);
+        // Without a checkpoint's word, what follows the last whole batch of all may never have been one.
+        let was_there = |gap: &&Gap| gap.bytes.start < extent.bytes || gap.offsets.end < i64::MAX;
+        let end_was_there = end.as_ref().filter(was_there);
+        for gap in gaps.iter().chain(end_was_there) {
             believed.damage.found(file.path(), gap.bytes.clone(), describe(gap));
         }
-        if named > self.bytes {
+        if extent.bytes > self.bytes {
             let what = format!("missing at its end; {}", lost(&(self.end..expected.offsets.end)));
-            believed.damage.found(file.path(), self.bytes..named, what);
+            believed.damage.found(file.path(), self.bytes..extent.bytes, what);
         }
         // A gap at the end is written over by what comes next.
-        if let Some(last) = gaps.pop_if(|gap| gap.bytes.end == expected.bytes) {
+        if end_was_there.is_some() {
             believed.damage.set_aside(folder, &file_name(self.base, self.generation, "log"));
-            self.bytes = last.bytes.start;
-            self.file.set_len(self.bytes)?;
+        }
+        if let Some(end) = end {
+            self.bytes = end.bytes.start;
+            if !believed.damage.only_looks() {
+                self.file.set_len(self.bytes)?;
+            }
         }
         self.gaps = gaps.into_iter().map(|gap| gap.bytes).collect();
         self.dirty |= believed.as_far_as_whole;
+        Ok(())
+    }
+
+    /// Writes what is whole of it into a file of the next generation; the file before stays as it is.
+    pub(crate) fn rewritten(&self, folder: &Folder) -> Result<Segment, DiskError> {
+        let generation = self.generation + 1;
+        let file = Arc::new(folder.file(&file_name(self.base, generation, "log"))?);
+        file.set_len(0)?;
+        let (offsets, times) = index_files(folder, self.base, generation)?;
+        let index = Index::reset(&offsets, &times)?;
+        let mut fresh = Segment {
+            base: self.base,
+            generation,
+            end: self.base,
+            first_ms: None,
+            file,
+            bytes: 0,
+            index,
+            dirty: true,
+            sealed: self.sealed,
+            gaps: Vec::new(),
+        };
+        for run in self.runs(0) {
+            let mut copied = Ok(());
+            let walked = walk(&self.file, run.start, run.end, |header, position| {
+                if copied.is_ok() {
+                    copied = fresh.copy_batch(&self.file, header, position);
+                }
+            });
+            copied?;
+            if let Err(OpenError::Disk(error)) = walked {
+                return Err(error);
+            }
+        }
+        fresh.file.sync_data()?;
+        fresh.store_index(folder)?;
+        Ok(fresh)
+    }
+
+    fn copy_batch(&mut self, from: &File, header: &Header, position: u64) -> Result<(), DiskError> {
+        self.file.write_at(&from.read_at(position, header.total_bytes())?, self.bytes)?;
+        self.note(header, self.bytes);
+        self.bytes += header.total_bytes() as u64;
         Ok(())
     }
 
