@@ -66,6 +66,11 @@ impl Damage {
         self.found.lock().push(finding);
     }
 
+    /// The data folder.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     /// Takes note of what was said already.
     pub(crate) fn note(&self, path: &Path, bytes: Range<u64>) {
         let file = path.strip_prefix(self.root.path()).unwrap_or(path).to_owned();

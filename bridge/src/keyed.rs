@@ -22,6 +22,16 @@ const TOPICS: [(&str, u32, std::ops::RangeInclusive<u8>); 5] = [
     ("__retained", 5, 32..=255),
 ];
 
+/// Their names.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    TOPICS.into_iter().map(|(name, _, _)| name)
+}
+
+/// The id of one of them.
+pub(crate) fn id_of(name: &str) -> Option<u32> {
+    TOPICS.into_iter().find_map(|(known, id, _)| (known == name).then_some(id))
+}
+
 /// Segments of internal topics roll at this size. All three are small in the crate's own tests, where the simulation
 /// has to come by them.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };

@@ -40,6 +40,7 @@ mod salvage;
 #[cfg(test)]
 mod sim;
 pub mod state;
+pub mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -156,6 +157,15 @@ pub enum OpenError {
     /// Another process has it.
     #[error("data folder {0} is in use by another process: stop that one, or give this one another --data-dir")]
     InUse(PathBuf),
+    /// A tool was pointed at nothing.
+    #[error("there is no data folder {0}")]
+    Missing(PathBuf),
+    /// A tool was pointed at something else.
+    #[error("{0} is no data folder: there is no {1} in it")]
+    NotOurs(PathBuf, &'static str),
+    /// A tool could not end what it did; the next start goes on.
+    #[error("the last checkpoint could not be written: the log says why")]
+    Unfinished,
     /// A newer Millstream wrote the checkpoint.
     #[error("disk: {0} has format {1}; this binary reads up to 2: start the newer one")]
     Checkpoint(PathBuf, u8),

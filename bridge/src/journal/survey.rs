@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::batch::Header;
+use crate::damage::Damage;
 use crate::log::topic::FIRST_PUBLIC_ID;
 use crate::state::{Change, Space};
 
@@ -55,6 +56,13 @@ impl Survey {
             missing,
             ..Survey::default()
         })
+    }
+
+    /// Says what is missing, for those who do not replay.
+    pub(crate) fn report(&self, journal: &Journal, damage: &Damage) {
+        for Range { start, end } in &self.missing {
+            damage.found(journal.folder.path(), 0..0, format!("frames {start} to {} are lost", end - 1));
+        }
     }
 
     /// Without a checkpoint; `stamped_lsn` is the newest that internal topics speak of.

@@ -476,6 +476,11 @@ impl Partition {
         Ok(Bytes::new())
     }
 
+    /// The first offset of its segments: Kafka clients may see less.
+    pub(crate) fn first_held(&self) -> i64 {
+        self.segments.read().list.first().map_or(0, |segment| segment.base)
+    }
+
     /// What is damaged of its files, as far as it was found.
     pub(crate) fn gaps(&self) -> Vec<(PathBuf, Range<u64>)> {
         let segments = self.segments.read();
