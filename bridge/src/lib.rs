@@ -275,13 +275,7 @@ impl Bridge {
         let defaults = &core.options.topic_defaults;
         let (damage, appended) = (Damage::new(&core.topics_folder, false), Appended::default());
         let trust = Trust::checkpoint(&damage);
-        let opener = Opener {
-            topics: &core.topics,
-            folder: &core.topics_folder,
-            defaults,
-            trust,
-            appended: &appended,
-        };
+        let opener = Opener { topics: &core.topics, folder: &core.topics_folder, defaults, trust, appended: &appended };
         let topic = opener.make(core.topics.next_id(), &definition, &BTreeMap::new())?;
         core.topics_folder.sync()?;
         // In this order: whoever finds the topic may append to it, and the committer must know it by then.
@@ -486,10 +480,10 @@ impl Machine {
         let mut applied = Applied::new(topics.clone(), survey.from_lsn, Pins::of(&whole.queues), ages(&whole));
         applied.changes.over_newer = is_lost;
         let named = match is_lost {
-            true => salvage::Named::ByFolders,
+            true => salvage::Named::Folders,
             // Else it also names topics whose making was under way.
-            false if damage.is_in("topics/__meta.1") => salvage::Named::ByCheckpoint(&checkpoint.extents),
-            false => salvage::Named::ByFrames,
+            false if damage.is_in("topics/__meta.1") => salvage::Named::Checkpoint(&checkpoint.extents),
+            false => salvage::Named::Frames,
         };
         let undefined = salvage::undefined(&topics_folder, named, &appended.topics(), &topics)?;
         opener.open_undefined(undefined, &checkpoint.extents, &mut applied)?;

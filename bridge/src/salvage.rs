@@ -74,9 +74,9 @@ pub(crate) struct Undefined {
 
 /// Who says, besides frames, which topics there are.
 pub(crate) enum Named<'a> {
-    ByFrames,
-    ByFolders,
-    ByCheckpoint(&'a Extents),
+    Frames,
+    Folders,
+    Checkpoint(&'a Extents),
 }
 
 /// Topics that are named or that frames append to, without those that are defined.
@@ -86,19 +86,19 @@ pub(crate) fn undefined(
     appended: &BTreeMap<u32, u32>,
     defined: &Topics,
 ) -> Result<Vec<Undefined>, DiskError> {
-    if matches!(named, Named::ByFrames) && appended.is_empty() {
+    if matches!(named, Named::Frames) && appended.is_empty() {
         return Ok(Vec::new());
     }
     let folders = topic_folders(topics_folder)?;
     let mut partitions = appended.clone();
-    if let Named::ByCheckpoint(extents) = named {
+    if let Named::Checkpoint(extents) = named {
         for ((id, index), _) in extents.iter().filter(|(_, extent)| extent.end > 0) {
             let count = partitions.entry(*id).or_insert(0);
             *count = (*count).max(index + 1);
         }
     }
     for (id, (_, count)) in &folders {
-        if matches!(named, Named::ByFolders) {
+        if matches!(named, Named::Folders) {
             partitions.entry(*id).or_insert(0);
         }
         if let Some(known) = partitions.get_mut(id) {

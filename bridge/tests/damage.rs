@@ -204,7 +204,8 @@ fn whatever_is_damaged_the_rest_is_served() {
             let bridge = Bridge::open(options(&folder)).unwrap_or_else(|error| panic!("{what}: {error}"));
             let found = records(&bridge, &what);
             let lost: Vec<_> = all.keys().filter(|at| !found.contains_key(at)).copied().collect();
-            let (is_journal, is_log) = (text.starts_with("journal"), text.ends_with(".log") && text.contains("mqtt.16"));
+            let (is_journal, is_log) =
+                (text.starts_with("journal"), text.ends_with(".log") && text.contains("mqtt.16"));
             if !is_journal {
                 let partition = text.split('/').nth(2).and_then(|index| index.parse().ok());
                 let in_it = |at: &&(u32, i64)| is_log && Some(at.0) == partition;

@@ -47,7 +47,9 @@ pub fn dump(args: &DumpArgs) -> Result<(), Box<dyn Error>> {
     };
     match ended.and_then(|()| Ok(out.flush()?)) {
         // Whoever read it has seen enough.
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => Ok(()),
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            Ok(())
+        }
         ended => ended,
     }
 }

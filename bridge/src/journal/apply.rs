@@ -38,6 +38,9 @@ pub(crate) struct Applied {
     pub(crate) outdated: Vec<Outdated>,
 }
 
+/// Offsets of a partition (topic, index) that damage took.
+pub(crate) type LeftOut = ((u32, u32), Range<i64>);
+
 /// A frame that cannot be applied as it stands.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApplyError {
@@ -113,13 +116,12 @@ impl Applied {
     }
 
     /// The same for recovery, after damage perhaps: gives the offsets that are missing before a batch, by partition.
-    pub(crate) fn replay_batches(&mut self, body: &[u8]) -> Result<Vec<((u32, u32), Range<i64>)>, ApplyError> {
+    pub(crate) fn replay_batches(&mut self, body: &[u8]) -> Result<Vec<LeftOut>, ApplyError> {
         let (mut rest, mut missing) = (body, Vec::new());
         while let Some(section) = frame::next_section(&mut rest) {
             let Section::Batch { topic, partition, bytes } = section else { continue };
             let Some(found) = self.partition(topic, partition) else { continue };
-            let left_out =
-                found.append_replayed(bytes).map_err(|error| ApplyError::Append(topic, partition, error))?;
+            let left_out = found.append_replayed(bytes).map_err(|error| ApplyError::Append(topic, partition, error))?;
             missing.extend(Some(((topic, partition), left_out)).filter(|(_, offsets)| !offsets.is_empty()));
         }
         Ok(missing)

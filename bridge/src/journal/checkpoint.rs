@@ -90,9 +90,8 @@ impl Checkpoint {
             // What is there before it is not believed either: damage must not pass for another version.
             crc32c::crc32c(covered) == u32::from_le_bytes(**crc)
         });
-        let (version, rest) = covered
-            .and_then(|(covered, _)| covered.strip_prefix(MAGIC)?.split_first())
-            .ok_or(Unreadable::Damaged)?;
+        let (version, rest) =
+            covered.and_then(|(covered, _)| covered.strip_prefix(MAGIC)?.split_first()).ok_or(Unreadable::Damaged)?;
         match *version {
             1..=VERSION => Checkpoint::decode_version(*version, rest).ok_or(Unreadable::Damaged),
             newer => Err(Unreadable::Newer(newer)),

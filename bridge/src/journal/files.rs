@@ -77,6 +77,14 @@ impl FileHeader {
         }
     }
 
+    /// Whether a file's end, where the copy stands, is as its header has it.
+    pub fn is_whole(&self, file: &File) -> bool {
+        let size = file.size().unwrap_or(0);
+        let copy = size.checked_sub(BOUNDARY_BYTES as u64).map(|at| file.read_lossy(at, BOUNDARY_BYTES));
+        // Older ones have no copy.
+        self.folder.is_none() || copy.is_some_and(|copy| FileHeader::decode(&copy) == Ok(Some(*self)))
+    }
+
     /// `Ok(None)` when the file is blank or its header never became whole; an error when a newer
     /// version wrote it.
     pub fn decode(bytes: &[u8]) -> Result<Option<FileHeader>, u32> {

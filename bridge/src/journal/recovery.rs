@@ -134,6 +134,15 @@ impl Journal {
                 damage.set_aside(&self.folder, name);
             }
         }
+        for found in &self.used {
+            let Ok(file) = self.folder.file(&found.name) else { continue };
+            if !found.header.is_whole(&file) && self.has_frames(&found.name) {
+                let size = file.size().unwrap_or(0);
+                let what = "its end, or one of its headers, is gone; frames may be lost";
+                damage.found(&self.folder.join(&found.name), size..size, what);
+                damage.set_aside(&self.folder, &found.name);
+            }
+        }
     }
 
     /// Whether a file has more than one frame. The first is synced together with the header: with one alone, a power cut

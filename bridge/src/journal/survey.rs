@@ -120,8 +120,8 @@ impl Appended {
                 }
                 Section::Changes(mut changes) => {
                     while let Some(change) = Change::decode(&mut changes) {
-                        if let Change::Put(Space::TOPICS | Space::DELETED, id, _)
-                        | Change::Delete(Space::TOPICS, id) = change
+                        if let Change::Put(Space::TOPICS | Space::DELETED, id, _) | Change::Delete(Space::TOPICS, id) =
+                            change
                         {
                             self.spoken_of.extend(<[u8; 4]>::try_from(id).map(u32::from_be_bytes));
                         }

@@ -458,7 +458,7 @@ impl Partition {
     pub fn read_blocking(&self, offset: i64, bytes_max: usize) -> Result<Bytes, ReadError> {
         let (mut from, mut tries) = (None, 0);
         while let Some(place) = self.place(offset, from)? {
-            match place.read_from(offset, bytes_max, |want| place.from_disk(want).map(Some)) {
+            match place.read_from(offset, bytes_max, |want| place.uncached(want).map(Some)) {
                 Ok(batches) => match batches.filter(|batches| !batches.is_empty()) {
                     Some(batches) => return Ok(batches),
                     None => from = Some((place.segment, place.end)),
@@ -668,7 +668,7 @@ impl Place {
         Ok(self.file.read_cached_at(self.position, self.clamp(want))?)
     }
 
-    fn from_disk(&self, want: usize) -> Result<Bytes, ReadError> {
+    fn uncached(&self, want: usize) -> Result<Bytes, ReadError> {
         Ok(self.file.read_at(self.position, self.clamp(want))?)
     }
 
@@ -678,7 +678,7 @@ impl Place {
         }
         let place = self.clone();
         blocking(move || {
-            let read = place.read_from(offset, bytes_max, |want| place.from_disk(want).map(Some));
+            let read = place.read_from(offset, bytes_max, |want| place.uncached(want).map(Some));
             Ok(read?.unwrap_or_default())
         })
         .await

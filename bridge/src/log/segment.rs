@@ -155,8 +155,7 @@ impl Segment {
             gaps: Vec::new(),
         };
         let elsewhere_from = if believed.as_far_as_whole { believed.journaled_from } else { i64::MAX };
-        let expected =
-            |marks| Expected { bytes: found.min(bytes), offsets: base..offset_end, marks, elsewhere_from };
+        let expected = |marks| Expected { bytes: found.min(bytes), offsets: base..offset_end, marks, elsewhere_from };
         if believed.damage.only_looks() {
             segment.look_at_index(folder, believed)?;
             let expected = expected(segment.index.positions());

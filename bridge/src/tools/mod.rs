@@ -80,7 +80,7 @@ impl Look {
         let opener =
             Opener { topics: &topics, folder: &topics_folder, defaults: &defaults, trust, appended: &appended };
         opener.open_known(&whole, &checkpoint)?;
-        let named = if is_lost { Named::ByFolders } else { Named::ByFrames };
+        let named = if is_lost { Named::Folders } else { Named::Frames };
         let undefined = salvage::undefined(&topics_folder, named, &appended.topics(), &topics)?;
         if is_lost {
             let mut none = crate::journal::apply::Applied::new(

@@ -130,7 +130,9 @@ fn orphans(look: &Look) -> Result<Vec<PathBuf>, OpenError> {
     let mut found = Vec::new();
     let defined = |id: u32| {
         let key = (Space::TOPICS, Box::from(id.to_be_bytes()));
-        id < crate::log::topic::FIRST_PUBLIC_ID || look.whole.keyed.contains_key(&key) || look.topics.with_id(id).is_some()
+        id < crate::log::topic::FIRST_PUBLIC_ID
+            || look.whole.keyed.contains_key(&key)
+            || look.topics.with_id(id).is_some()
     };
     for name in look.topics_folder.names()? {
         let id = name.rsplit_once('.').and_then(|(_, id)| id.parse().ok());
