@@ -201,6 +201,8 @@ pub struct Bridge {
     pub checkpoint_bytes: u64,
     /// Time after which a checkpoint starts, when anything changed.
     pub checkpoint_interval_s: u32,
+    /// The topic of dead letters; empty: there are none.
+    pub dead_letter_topic: String,
     /// First match wins. Never empty: without any there is one for everything.
     pub rule: Vec<RuleConfig>,
 }
@@ -456,6 +458,10 @@ impl Bridge {
             ),
             checkpoint_bytes: from.number("bridge.checkpoint_bytes", 268_435_456, 1_048_576..=1 << 40),
             checkpoint_interval_s: from.number("bridge.checkpoint_interval_s", 60, 1..=INTERVAL_S_MAX),
+            dead_letter_topic: from.checked_text("bridge.dead_letter_topic", "", |topic| match topic {
+                "" => Ok(()),
+                topic => check_topic(topic),
+            }),
             rule: match from.list_len("bridge.rule") {
                 0 => vec![RuleConfig::default()],
                 rules => (0..rules).map(|at| RuleConfig::read(from, at)).collect(),
@@ -498,6 +504,14 @@ fn not_empty(text: &str) -> Result<(), String> {
     match text {
         "" => Err("must not be empty".to_owned()),
         _ => Ok(()),
+    }
+}
+
+/// Is it the name of a topic that can be made?
+fn check_topic(topic: &str) -> Result<(), String> {
+    match bridge::log::topic::name_ok(topic) && !topic.starts_with("__") {
+        true => Ok(()),
+        false => Err("must be 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __, not . or ..".to_owned()),
     }
 }
 

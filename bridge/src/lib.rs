@@ -60,7 +60,7 @@ use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer, Extents};
 use journal::commit::{Committer, Shared};
 use journal::files::Files;
-use journal::gather::Gather;
+use journal::gather::{Gather, Stamped};
 use journal::pins::Pins;
 use journal::recovery::Journal;
 use journal::retention;
@@ -80,6 +80,8 @@ pub use log::{Partition, ReadError, SettingError, Settings, Topic};
 pub use reader::{Fetched, Reader};
 pub use state::Space;
 
+/// Journal files that a start may leave to the next regular checkpoint.
+const JOURNAL_FILES_AT_START_MAX: usize = 4;
 /// Frames committed and not yet applied, at most; each is about a group's bytes.
 const UNAPPLIED_FRAMES_MAX: usize = 8;
 /// Name and id of the topic that holds what queues need and no rule maps.
@@ -135,6 +137,17 @@ pub enum CreateTopicError {
     /// Its folders could not be made.
     #[error(transparent)]
     Disk(#[from] DiskError),
+}
+
+/// Why a topic has the settings it had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureTopicError {
+    /// It is gone.
+    #[error("there is no topic {0:?} any more")]
+    Unknown(String),
+    /// A setting has no such value.
+    #[error(transparent)]
+    BadSetting(#[from] SettingError),
 }
 
 /// Why a topic was not deleted.
@@ -286,16 +299,27 @@ impl Bridge {
         Ok((topic, ticket))
     }
 
-    /// Gives a topic other settings in place of those it was given; in force at once, durable when the ticket is.
+    /// What holds for topics that have no settings of their own.
+    pub fn topic_defaults(&self) -> &Settings {
+        &self.0.options.topic_defaults
+    }
+
+    /// Changes what a topic was given of settings: `edit` makes of the old ones the new, one edit after the other. They are
+    /// in force at once, and durable when the ticket is.
     pub fn configure_topic(
         &self,
         lane: &Lane,
         topic: &Topic,
-        config: BTreeMap<String, String>,
-    ) -> Result<Ticket, SettingError> {
-        let settings = self.0.options.topic_defaults.with(&config)?;
-        // One after the other: the last put in force is the last stored.
+        edit: impl FnOnce(&mut BTreeMap<String, String>),
+    ) -> Result<Ticket, ConfigureTopicError> {
+        // The last put in force is the last stored, and none is stored of a topic that is deleted.
         let _order = self.0.topic_changes.lock();
+        if topic.is_gone() {
+            return Err(ConfigureTopicError::Unknown(topic.name.clone()));
+        }
+        let mut config = topic.config().given.clone();
+        edit(&mut config);
+        let settings = self.topic_defaults().with(&config)?;
         topic.configure(config, settings);
         let order = self.0.topic_changes_made.fetch_add(1, Ordering::Relaxed);
         let mut operation = lane.begin();
@@ -398,10 +422,22 @@ impl Bridge {
         self.0.journal_files.counts()
     }
 
+    /// Bytes of segments that Kafka clients see nothing of, of deleted topics too: queues need them, or they go with the
+    /// next checkpoint.
+    pub fn unseen_bytes(&self) -> u64 {
+        let topics = self.0.topics.all();
+        topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.unseen_bytes()).sum()
+    }
+
+    /// Whether clients know a topic of this id.
+    pub(crate) fn has_topic(&self, id: u32) -> bool {
+        self.0.topics.with_id(id).is_some_and(|topic| !topic.is_gone())
+    }
+
     /// Every topic by name, the hidden one included, deleted ones not; not to be shown to clients.
     pub fn topics_and_hidden(&self) -> Vec<Arc<Topic>> {
         let mut all = self.0.topics.all();
-        all.retain(|topic| !topic.is_deleted());
+        all.retain(|topic| !topic.is_gone());
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -531,6 +567,8 @@ impl Machine {
             checkpoint_interval: options.checkpoint_interval,
             journal_bytes: replayed.journal_bytes,
             batches_done: 0,
+            // Starts that end before their first checkpoint leave a file each.
+            soon: replayed.files.counts().1 > JOURNAL_FILES_AT_START_MAX,
             woken: Vec::new(),
         };
         let checkpointer = Checkpointer {
@@ -585,20 +623,24 @@ fn random() -> [u8; 16] {
 
 /// When the clock was last set by much (R5).
 fn ages(whole: &Whole) -> Ages {
-    let stored = whole.keyed.get(&(Space::META, retention::AGES_KEY.into()));
-    let since_ms = stored.and_then(|value| <[u8; 8]>::try_from(&value[..]).ok()).map(i64::from_be_bytes);
-    since_ms.map_or_else(Ages::default, Ages::since)
+    stored_time(whole, retention::AGES_KEY).map_or_else(Ages::default, Ages::since)
+}
+
+fn stored_time(whole: &Whole, key: &[u8]) -> Option<i64> {
+    let stored = whole.keyed.get(&(Space::META, key.into()))?;
+    <[u8; 8]>::try_from(&stored[..]).ok().map(i64::from_be_bytes)
 }
 
 fn make_gather(topics: &Topics, whole: &mut Whole, epoch: i32) -> Gather {
     let mut producers = Producers::default();
+    let stamped = Stamped::since(stored_time(whole, Stamped::KEY));
     whole.keyed.retain(|(space, key), value| {
         if *space == Space::PRODUCERS && producers.restore(key, value).is_none() {
             tracing::warn!("a producer's stored state does not parse and is left out");
         }
         ![Space::PRODUCERS, Space::TOPICS, Space::DELETED, Space::META].contains(space)
     });
-    let mut gather = Gather::new(epoch, producers);
+    let mut gather = Gather::new(epoch, producers, stamped);
     for topic in topics.all().iter().filter(|topic| !topic.is_deleted()) {
         gather.add_topic(topic);
     }

@@ -64,6 +64,44 @@ fn append(lane: &Lane, place: (u32, u32), value: &str, targets: &[Target]) -> u6
     ticket
 }
 
+fn timestamps(partition: &Partition) -> Vec<i64> {
+    let bytes = partition.read_blocking(0, 10_000).unwrap();
+    let (mut rest, mut found) = (&bytes[..], Vec::new());
+    while !rest.is_empty() {
+        let header = batch::Header::parse(rest).unwrap();
+        let mut records = batch::records(&rest[..header.total_bytes()], &header);
+        while let Some(record) = records.next().unwrap() {
+            found.push(record.timestamp_ms);
+        }
+        rest = &rest[header.total_bytes()..];
+    }
+    found
+}
+
+/// R5: a gateway without a clock of its own starts in 1970 again.
+#[test]
+fn a_clock_that_went_back_over_a_restart_makes_no_record_older() {
+    let home = tempfile::tempdir().unwrap();
+    let mut stamps = Vec::new();
+    for clock_ms in [1_000_000, 5, 1_000_007, 2_000_000] {
+        let bridge = Bridge::open(options(home.path())).unwrap();
+        let lane = bridge.lane();
+        let topic = bridge
+            .topic("clocked")
+            .unwrap_or_else(|| bridge.create_topic(&lane, "clocked", 1, BTreeMap::new()).unwrap().0);
+        let mut operation = lane.begin();
+        operation.append((topic.id, 0), clock_ms, std::iter::empty(), |out| {
+            batch::encode_body(out, None, Some(b"value"), std::iter::empty());
+        });
+        let ticket = operation.submit();
+        lane.flush();
+        wait(&lane, ticket);
+        assert!(bridge.close(Instant::now() + Duration::from_secs(20)));
+        stamps = timestamps(&topic.partitions[0]);
+    }
+    assert_eq!(stamps, [1_000_000, 1_000_000, 1_000_007, 2_000_000]);
+}
+
 fn values(partition: &Partition) -> Vec<String> {
     let mut values = Vec::new();
     let mut offset = partition.log_start();

@@ -9,14 +9,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bridge::state::Change;
-use bridge::{Bridge, CreateTopicError, Lane, RecoveredQueue};
+use bridge::{Bridge, CreateTopicError, Lane, RecoveredQueue, Topic};
 use parking_lot::Mutex;
 
 use crate::auth::Access;
 use crate::config::Config;
 use crate::limits;
 use crate::listener::Listener;
-use crate::mapping::Rule;
+use crate::mapping::Mapping;
 use crate::router::{Router, RuleTarget};
 use crate::session::Options;
 use crate::shard::{self, Job, Mail, Mailbox, RecoveredSession, Shard, Visit};
@@ -34,6 +34,9 @@ pub enum StartError {
         /// Why.
         error: CreateTopicError,
     },
+    /// The topic of dead letters cannot be made.
+    #[error("bridge.dead_letter_topic: {0}")]
+    DeadLetters(CreateTopicError),
     /// The log did not take the topics.
     #[error(transparent)]
     Journal(#[from] bridge::JournalFailed),
@@ -52,9 +55,9 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Restores sessions and retained messages and starts the shards. Rules are in order; none maps nothing.
-    pub fn start(config: Config, bridge: &Bridge, rules: Vec<Rule>, access: Arc<Access>) -> Result<Broker, StartError> {
-        let rules = open_topics(bridge, rules)?;
+    /// Restores sessions and retained messages and starts the shards.
+    pub fn start(config: Config, bridge: &Bridge, mapping: Mapping, access: Arc<Access>) -> Result<Broker, StartError> {
+        let (rules, dead_letters) = open_topics(bridge, mapping)?;
         let router = Arc::new(Router::new(config.shards, rules, access));
         for (topic, value) in bridge.take_recovered(store::RETAINED) {
             match store::decode_retained(&topic, &value) {
@@ -72,7 +75,7 @@ impl Broker {
         for index in (0..config.shards).rev() {
             let sessions = found.pop().unwrap_or_default();
             let (bridge, router, config) = (bridge.clone(), router.clone(), config.clone());
-            let (mailboxes, ready) = (mailboxes.clone(), ready.clone());
+            let (mailboxes, ready, dead_letters) = (mailboxes.clone(), ready.clone(), dead_letters.clone());
             let run = move || {
                 let mut builder = tokio::runtime::Builder::new_current_thread();
                 builder.max_blocking_threads(limits::BLOCKING_THREADS_MAX);
@@ -80,7 +83,7 @@ impl Broker {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(ready.send(Err(StartError::Thread(error)))),
                 };
-                let mut shard = Shard::new(index, bridge, router, config, mailboxes);
+                let mut shard = Shard::new(index, bridge, router, config, mailboxes, dead_letters);
                 sessions.into_iter().for_each(|session| shard.recover(session));
                 let attached = runtime.block_on(shard.recovered());
                 if let Err(failed) = attached {
@@ -113,9 +116,11 @@ impl Broker {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Reload(config.clone())));
     }
 
-    /// Puts other rules in force. Waits for the disk when one needs a new topic.
-    pub fn set_rules(&self, bridge: &Bridge, rules: Vec<Rule>) -> Result<(), StartError> {
-        self.router.set_rules(open_topics(bridge, rules)?);
+    /// Puts other rules in force. Waits for the disk when a new topic is needed.
+    pub fn set_mapping(&self, bridge: &Bridge, mapping: Mapping) -> Result<(), StartError> {
+        let (rules, dead_letters) = open_topics(bridge, mapping)?;
+        self.router.set_rules(rules);
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::DeadLetters(dead_letters.clone())));
         Ok(())
     }
 
@@ -164,27 +169,30 @@ impl Broker {
     }
 }
 
-/// The log topic of each rule, made where it is not there yet.
-fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<Arc<RuleTarget>>, StartError> {
+/// Rules with their log topics, and where dead letters go.
+type Opened = (Vec<Arc<RuleTarget>>, Option<Arc<Topic>>);
+
+/// The log topics, made where they are not there yet.
+fn open_topics(bridge: &Bridge, mapping: Mapping) -> Result<Opened, StartError> {
     let lane = bridge.lane();
+    let open = |name: &str, partitions| match bridge.topic(name) {
+        Some(topic) => Ok(topic),
+        None => bridge.create_topic(&lane, name, partitions, BTreeMap::new()).map(|(topic, _)| topic),
+    };
     let mut targets = Vec::new();
-    for rule in rules {
-        let topic = match bridge.topic(&rule.topic) {
-            Some(topic) => topic,
-            None => match bridge.create_topic(&lane, &rule.topic, rule.partitions, BTreeMap::new()) {
-                Ok((topic, _)) => topic,
-                Err(error) => return Err(StartError::Topic { filter: rule.filter().to_owned(), error }),
-            },
-        };
+    for rule in mapping.rules {
+        let topic = open(&rule.topic, rule.partitions);
+        let topic = topic.map_err(|error| StartError::Topic { filter: rule.filter().to_owned(), error })?;
         targets.push(Arc::new(RuleTarget { rule, topic }));
     }
+    let dead_letters = mapping.dead_letters.map(|name| open(&name, 1)).transpose().map_err(StartError::DeadLetters)?;
     while lane.durable() < lane.submitted() {
         if let Some(failed) = lane.failure() {
             return Err(failed.clone().into());
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Ok(targets)
+    Ok((targets, dead_letters))
 }
 
 /// Sessions by the shard that is to have them. What belongs to no session is removed.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bridge::kafka;
 use broker::codec::QoS;
 use broker::listener::tls;
-use broker::mapping::{Rule, RuleError};
+use broker::mapping::{Mapping, Rule, RuleError};
 use broker::{ClientLimits, auth};
 
 use crate::config::{self, Config, ListenerSettings, RuleConfig};
@@ -115,14 +115,16 @@ pub fn kafka(config: &Config) -> kafka::Config {
     }
 }
 
-/// None when nothing is mapped.
-pub fn rules(config: &Config) -> Result<Vec<Rule>, RuleError> {
+/// Empty when nothing is mapped.
+pub fn mapping(config: &Config) -> Result<Mapping, RuleError> {
     if !config.bridge.enabled {
-        return Ok(Vec::new());
+        return Ok(Mapping::default());
     }
     let parse =
         |rule: &RuleConfig| Rule::parse(&rule.filter, &rule.topic, &rule.key, rule.partitions, rule.empty_as_null);
-    config.bridge.rule.iter().map(parse).collect()
+    let rules = config.bridge.rule.iter().map(parse).collect::<Result<_, _>>()?;
+    let topic = &config.bridge.dead_letter_topic;
+    Ok(Mapping { rules, dead_letters: (!topic.is_empty()).then(|| topic.clone()) })
 }
 
 pub fn auth_files(config: &Config) -> auth::Files {

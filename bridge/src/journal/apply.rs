@@ -19,6 +19,8 @@ use super::frame::{self, Frame, Section};
 use super::pins::Pins;
 use super::retention::Outdated;
 
+/// Changed keys and entries of queues that wait for a checkpoint in memory, 60 to 100 bytes each.
+const CHANGES_MAX: usize = 500_000;
 /// How long to wait before the disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -172,6 +174,8 @@ pub(crate) struct Applier {
     pub(crate) checkpoint_interval: Duration,
     /// Bytes applied that no checkpoint covers.
     pub(crate) journal_bytes: u64,
+    /// A checkpoint is due whatever the bytes and the time.
+    pub(crate) soon: bool,
     /// Batches of the frame at hand that are in their partitions.
     pub(crate) batches_done: usize,
     /// Partitions with new batches, whose readers are to be woken.
@@ -184,7 +188,7 @@ impl Applier {
         let began = Instant::now();
         let mut last = began;
         loop {
-            let wait = match self.journal_bytes >= self.checkpoint_bytes {
+            let wait = match self.is_much() {
                 // One is due and the last is not done: publishers may be waiting, and no frame wakes us.
                 true => Duration::ZERO,
                 false => self.checkpoint_interval.saturating_sub(last.elapsed()),
@@ -201,8 +205,7 @@ impl Applier {
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => true,
             };
-            let due =
-                ended || self.journal_bytes >= self.checkpoint_bytes || last.elapsed() >= self.checkpoint_interval;
+            let due = ended || self.is_much() || last.elapsed() >= self.checkpoint_interval;
             if due {
                 let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
                 self.start_checkpoint(ended, Now { wall_ms, up: began.elapsed() });
@@ -212,6 +215,11 @@ impl Applier {
                 return;
             }
         }
+    }
+
+    /// Whether a checkpoint is due by what there is, not by time.
+    fn is_much(&self) -> bool {
+        self.soon || self.journal_bytes >= self.checkpoint_bytes || self.applied.changes.len() >= CHANGES_MAX
     }
 
     /// Applies one frame, trying again while the disk refuses (J9): the frame stays in the journal.
@@ -246,6 +254,7 @@ impl Applier {
         if !ended && self.running.load(Ordering::Acquire) {
             return;
         }
+        self.soon = false;
         // Without bytes there are no changes, so what is retired is what the last checkpoint knew.
         if self.applied.retire(now) || self.journal_bytes > 0 {
             self.running.store(true, Ordering::Release);

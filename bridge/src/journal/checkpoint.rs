@@ -218,6 +218,7 @@ impl Checkpointer {
                 tracing::warn!(%error, "what is outdated stays");
             }
         }
+        self.shared.metrics.retired(job.outdated.iter().filter(|outdated| outdated.is_segment()).count());
         self.shared.uncheckpointed_bytes.fetch_sub(job.journal_bytes, Ordering::AcqRel);
         self.shared.metrics.checkpoint(began.elapsed());
         self.running.store(false, Ordering::Release);

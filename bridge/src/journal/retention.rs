@@ -25,6 +25,11 @@ impl Outdated {
             Outdated::Topic(folder) => folder.remove_with_all_in_it(),
         }
     }
+
+    /// Whether it is a segment's file of records: of its files the one to be counted.
+    pub(crate) fn is_segment(&self) -> bool {
+        matches!(self, Outdated::File(_, name) if name.ends_with(".log"))
+    }
 }
 
 /// The key in `__meta` of the time that nothing counts as older than (R5).

@@ -112,6 +112,9 @@ fn submit_one(call: &Call, topic: &FoundTopic, data: PartitionProduceData) -> Re
     let partition = find_partition(topic, data.index)?;
     let bytes = data.records.unwrap_or_default();
     let header = check_batch(call, &bytes)?;
+    if topic.as_ref().is_ok_and(|topic| topic.config().settings.compact) {
+        check_keys(&bytes, &header)?;
+    }
     let (slot, ticket) = call.client.lane.produce(partition, &bytes);
     let records = usize::try_from(header.record_count).unwrap_or(0);
     Ok((OnItsWay { slot, partition: partition.clone(), records }, ticket))
@@ -137,6 +140,22 @@ fn check_batch(call: &Call, bytes: &Bytes) -> Result<Header, Refused> {
         return Err(ResponseError::UnsupportedCompressionType.into());
     }
     Ok(header)
+}
+
+/// A topic that is compacted keeps records by their keys: each has one.
+fn check_keys(bytes: &[u8], header: &Header) -> Result<(), Refused> {
+    if header.compressed() {
+        return Ok(());
+    }
+    let mut records = batch::records(bytes, header);
+    // One that does not parse was refused before.
+    while let Ok(Some(record)) = records.next() {
+        if record.key.is_none() {
+            let message = "a record without a key: the topic is compacted, which goes by keys";
+            return Err(Refused(ResponseError::InvalidRecord, message.into()));
+        }
+    }
+    Ok(())
 }
 
 async fn finish(call: Call, submitted: Submitted) -> Answer {

@@ -249,17 +249,19 @@ impl Partition {
     }
 
     fn roll_if_full(&self, more: u64, header: &Header) -> Result<(), DiskError> {
-        {
-            let mut segments = self.segments.write();
+        let full = {
+            let segments = self.segments.read();
             // A compressed batch may say that it holds any number of records; offsets in an index are relative.
             let indexable = |active: &Segment| header.last_offset() - active.base <= i64::from(i32::MAX);
             let bytes_max = self.segment_bytes_max.load(Ordering::Relaxed);
             let fits = |active: &Segment| !active.sealed && active.bytes + more <= bytes_max && indexable(active);
-            match segments.list.last_mut() {
+            match segments.list.last() {
                 Some(active) if active.bytes == 0 || fits(active) => return Ok(()),
-                Some(active) => active.store_index(&self.folder)?,
-                None => {}
+                full => full.is_some(),
             }
+        };
+        if full {
+            self.write_index()?;
         }
         let fresh = Segment::create(&self.folder, header.base_offset)?;
         self.segments.write().list.push(fresh);
@@ -339,6 +341,11 @@ impl Partition {
         gone.iter().flat_map(Segment::file_names).collect()
     }
 
+    /// Bytes of the segments that Kafka clients see nothing of.
+    pub fn unseen_bytes(&self) -> u64 {
+        self.segments.read().list.iter().filter(|segment| self.is_unseen(segment)).map(|segment| segment.bytes).sum()
+    }
+
     fn is_unseen(&self, segment: &Segment) -> bool {
         segment.bytes > 0 && segment.end <= self.log_start()
     }
@@ -368,10 +375,24 @@ impl Partition {
 
     /// Writes the active segment's index files and makes the folder's names durable.
     pub fn settle(&self) -> Result<(), DiskError> {
-        if let Some(active) = self.segments.write().list.last_mut() {
-            active.store_index(&self.folder)?;
-        }
+        self.write_index()?;
         self.folder.sync()
+    }
+
+    /// Writes what the active segment's index files lack. Not under the lock, which readers wait for: a disk may take
+    /// its time.
+    fn write_index(&self) -> Result<(), DiskError> {
+        let Some((extent, unwritten)) =
+            self.segments.read().list.last().map(|active| (active.extent(), active.index.unwritten()))
+        else {
+            return Ok(());
+        };
+        segment::write_index(&self.folder, &extent, &unwritten)?;
+        let same = |segment: &&mut Segment| (segment.base, segment.generation) == (extent.base, extent.generation);
+        if let Some(segment) = self.segments.write().list.iter_mut().rev().find(same) {
+            segment.index.wrote(&unwritten);
+        }
+        Ok(())
     }
 
     /// Forgets every segment below `base`; gives their names, to be unlinked after the next checkpoint (C2).
@@ -591,10 +612,14 @@ impl Partition {
         Ok(None)
     }
 
+    /// Greatest timestamp held, by whoever set it.
+    pub fn newest_ms(&self) -> Option<i64> {
+        self.segments.read().list.iter().filter_map(|s| s.index.max_timestamp()).max()
+    }
+
     /// Offset and timestamp of a record with the greatest timestamp.
     pub async fn max_timestamp(&self) -> Result<Option<(i64, i64)>, ReadError> {
-        let newest = self.segments.read().list.iter().filter_map(|s| s.index.max_timestamp()).max();
-        match newest {
+        match self.newest_ms() {
             Some(newest) => self.offset_for_timestamp(newest).await,
             None => Ok(None),
         }

@@ -8,7 +8,7 @@ use crate::batch::{self, BatchError, Header};
 use crate::damage::Damage;
 use crate::disk::{DiskError, File, Folder};
 
-use super::index::Index;
+use super::index::{Index, Unwritten};
 use super::scan::{self, Expected, Gap};
 
 /// Bytes read at a time when a segment is walked.
@@ -290,6 +290,14 @@ impl Segment {
         Ok(fresh)
     }
 
+    /// Writes what its index files lack.
+    pub(crate) fn store_index(&mut self, folder: &Folder) -> Result<(), DiskError> {
+        let unwritten = self.index.unwritten();
+        write_index(folder, &self.extent(), &unwritten)?;
+        self.index.wrote(&unwritten);
+        Ok(())
+    }
+
     fn copy_batch(&mut self, from: &File, header: &Header, position: u64) -> Result<(), DiskError> {
         self.file.write_at(&from.read_at(position, header.total_bytes())?, self.bytes)?;
         self.note(header, self.bytes);
@@ -340,12 +348,12 @@ impl Segment {
         let file = self.file.clone();
         walk(&file, from, self.bytes, |header, position| self.note(header, position))
     }
+}
 
-    /// Writes its index files, for Kafka's own tools and a quick start.
-    pub fn store_index(&mut self, folder: &Folder) -> Result<(), DiskError> {
-        let (offsets, times) = index_files(folder, self.base, self.generation)?;
-        self.index.store(&offsets, &times)
-    }
+/// Writes a segment's index entries, for Kafka's own tools and a quick start.
+pub fn write_index(folder: &Folder, segment: &SegmentExtent, unwritten: &Unwritten) -> Result<(), DiskError> {
+    let (offsets, times) = index_files(folder, segment.base, segment.generation)?;
+    unwritten.write(&offsets, &times)
 }
 
 fn index_files(folder: &Folder, base: i64, generation: u32) -> Result<(File, File), DiskError> {

@@ -62,7 +62,8 @@ pub fn verify(data_dir: &Path) -> Result<Verified, OpenError> {
 }
 
 fn replay_in_memory(look: &mut Look, verified: &mut Verified) -> Result<Journaled, OpenError> {
-    let (mut changes, mut journaled) = (Changes { over_newer: true, ..Changes::default() }, Journaled::new());
+    let (mut changes, mut journaled) = (Changes::default(), Journaled::new());
+    changes.over_newer = true;
     let (from, changes_from) = (look.survey.from_lsn, look.survey.changes_from);
     look.journal.frames(from, |_, _, frame| {
         if frame.lsn <= from {

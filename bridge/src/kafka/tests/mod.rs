@@ -1,6 +1,8 @@
 //! The server as clients see it: requests and answers over a pipe, on a real data folder.
 
 mod access;
+mod configs;
+mod deletion;
 mod every_version;
 mod flush;
 mod groups;
