@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use support::broker::Broker;
+use support::prometheus::Scrape;
 use tempfile::TempDir;
 
 use super::folder::{self, CONFIG, Lost, copy};
@@ -88,6 +89,8 @@ fn each_kind(ending: &str, lost: Lost, says: bool) {
             let name = path.file_name().expect("a name").to_string_lossy().into_owned();
             let said = broker.log_line(&["damage:", &name]);
             assert!(said.contains("ERROR"), "{what}: {said}");
+            let counted = Scrape::of(broker.admin()).sum("millstream_disk_damaged_ranges_total");
+            assert!(counted >= 1.0, "{what}: {counted}");
         }
         folder::check(&broker, lost, &what);
         // What it was, is over.

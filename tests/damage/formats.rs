@@ -46,3 +46,8 @@ fn opens(fixture: &str) {
 fn format_1() {
     opens("format-1.tar.gz");
 }
+
+#[test]
+fn format_2() {
+    opens("format-2.tar.gz");
+}

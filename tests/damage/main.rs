@@ -4,4 +4,5 @@
 mod files;
 mod folder;
 mod formats;
+mod start_up;
 mod tools;
