@@ -10,6 +10,7 @@
 //! - [`log`]: topics, partitions, segments, indexes; [`Reader`] follows queues' pointers into them
 //! - `journal/checkpoint.rs`, `keyed.rs`: the state at one LSN made durable, journal files reused
 //! - `journal/recovery.rs`: the last checkpoint and every frame behind it
+//! - `admission.rs`, `watch.rs`, `stall.rs`: a disk that is full, or slow
 //! - [`group`], [`kafka`]: consumer groups and the Kafka protocol on top
 //!
 //! [`disk`] is the only caller of the file system. Rules cited as J1, C2, R1 … are numbered in ARCHITECTURE.md.
@@ -25,6 +26,7 @@ macro_rules! off {
     }};
 }
 
+mod admission;
 pub mod batch;
 mod damage;
 pub mod disk;
@@ -39,10 +41,13 @@ mod reader;
 mod salvage;
 #[cfg(test)]
 mod sim;
+mod stall;
 pub mod state;
 pub mod tools;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -53,12 +58,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use admission::Admission;
 use damage::Damage;
 use disk::{DiskError, Folder};
 use journal::apply::{Applied, Applier};
 use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer, Extents};
-use journal::commit::{Committer, Shared};
+use journal::commit::{Committer, Shared, TopicChange};
 use journal::files::Files;
 use journal::gather::{Gather, Stamped};
 use journal::pins::Pins;
@@ -71,13 +77,16 @@ use log::{Ages, Topics, Trust};
 use producer::Producers;
 use salvage::{Standing, Undefined};
 use state::{Change, Pointer};
+use watch::Watch;
 
+pub use admission::Shut;
 pub use journal::changes::WholeQueue as RecoveredQueue;
 pub use journal::lane::{Delivery, JournalFailed, KeyedChange, Lane, Operation, ProduceSlot, Produced, Target, Ticket};
 pub use journal::recovery::ReplayError;
 pub use keyed::LoadError;
 pub use log::{Partition, ReadError, SettingError, Settings, Topic};
 pub use reader::{Fetched, Reader};
+pub use stall::STALL;
 pub use state::Space;
 
 /// Journal files that a start may leave to the next regular checkpoint.
@@ -117,6 +126,8 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// Time after which a checkpoint starts, when anything changed.
     pub checkpoint_interval: Duration,
+    /// Bytes of the disk that are left for what only removes or advances: below it nothing else is taken (J9).
+    pub reserve_bytes: u64,
 }
 
 /// Why a topic was not made.
@@ -139,6 +150,34 @@ pub enum CreateTopicError {
     Disk(#[from] DiskError),
 }
 
+/// What a disk does that those who ask whether to send work here should know.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// Nothing more becomes durable until a restart (J8).
+    Failed(JournalFailed),
+    /// Nothing that has to be written is taken until there is room (J9).
+    Shut(Shut),
+    /// A write or sync has been under way for longer than [`STALL`].
+    Slow {
+        /// Whose.
+        thread: &'static str,
+        /// For how long.
+        age: Duration,
+    },
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Failed(failed) => write!(f, "{failed}"),
+            Trouble::Shut(shut) => write!(f, "{shut}"),
+            Trouble::Slow { thread, age } => {
+                write!(f, "the disk is slow: a write or sync ({thread}) has been under way for {} s", age.as_secs())
+            }
+        }
+    }
+}
+
 /// Why a topic has the settings it had.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigureTopicError {
@@ -157,7 +196,7 @@ pub enum DeleteTopicError {
     #[error("there is no topic {0:?}")]
     Unknown(String),
     /// What devices send goes there.
-    #[error("topic {0:?}: a rule maps MQTT messages to it; change the rules first")]
+    #[error("topic {0:?}: MQTT messages go there, by a rule or as dead letters; change the configuration first")]
     Mapped(String),
 }
 
@@ -225,7 +264,9 @@ impl Bridge {
     /// Opens a data folder and brings it to where it was: the last checkpoint and the journal behind it.
     pub fn open(options: Options) -> Result<Bridge, OpenError> {
         let folder = Folder::open(&options.data_dir)?;
-        let Machine { bridge, committer, applier, checkpointer, jobs } = Machine::open(options, folder)?;
+        let Machine { bridge, committer, applier, checkpointer, jobs, watch } = Machine::open(options, folder)?;
+        // It ends by itself; nobody waits for its sleep.
+        drop(spawn("watch", move || watch.run())?);
         *bridge.0.threads.lock() = vec![
             spawn("checkpoint", move || checkpointer.run(jobs))?,
             spawn("apply", move || applier.run())?,
@@ -292,7 +333,7 @@ impl Bridge {
         let topic = opener.make(core.topics.next_id(), &definition, &BTreeMap::new())?;
         core.topics_folder.sync()?;
         // In this order: whoever finds the topic may append to it, and the committer must know it by then.
-        core.shared.new_topics.lock().push(topic.clone());
+        core.shared.topic_changes.lock().push(TopicChange::Made(topic.clone()));
         core.topics.insert(topic.clone());
         let ticket = lane.begin().submit();
         lane.flush();
@@ -330,8 +371,10 @@ impl Bridge {
         Ok(ticket)
     }
 
-    /// Topics that MQTT messages are mapped to; they are not to be deleted.
+    /// Topics that MQTT messages go to; they are not to be deleted.
     pub fn set_mapped_topics(&self, names: impl Iterator<Item = String>) {
+        // Not while one is being deleted: whoever looks for it afterwards finds that it is gone.
+        let _order = self.0.topic_changes.lock();
         *self.0.mapped_topics.lock() = names.collect();
     }
 
@@ -347,7 +390,9 @@ impl Bridge {
         let topic = core.topics.named(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
         core.topics.hide(&topic);
         topic.partitions.iter().for_each(|partition| partition.wake_waiting());
-        let ticket = lane.put_all(&[(Space::DELETED, &topic.id.to_be_bytes(), Some(b""))]);
+        core.shared.topic_changes.lock().push(TopicChange::Deleted(topic.id));
+        let ticket = lane.begin().submit();
+        lane.flush();
         Ok((topic, ticket))
     }
 
@@ -442,6 +487,37 @@ impl Bridge {
         all
     }
 
+    /// Whether anything is taken that has to be written (J9, J8): asked before it is routed. What only removes or
+    /// advances, as an acknowledgement does, goes on as long as the disk has any room.
+    pub fn is_open(&self) -> bool {
+        self.0.shared.admission.is_open()
+    }
+
+    /// Why not, if so.
+    pub fn shut(&self) -> Option<Shut> {
+        if self.is_open() { None } else { self.0.shared.admission.shut() }
+    }
+
+    /// Bytes that the disk has, and bytes that it has to have for more to be taken; looked at twice a second.
+    pub fn room_bytes(&self) -> (u64, u64) {
+        self.0.shared.admission.bytes()
+    }
+
+    /// By thread, how long the write or sync has been under way that it is at.
+    pub fn disk_ages(&self) -> [(&'static str, Duration); 3] {
+        self.0.shared.stalls.ages()
+    }
+
+    /// What the disk does that it should not.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let shared = &self.0.shared;
+        if let Some(failed) = shared.lanes.failure() {
+            return Some(Trouble::Failed(failed.clone()));
+        }
+        let slow = || shared.stalls.worst().map(|(thread, age)| Trouble::Slow { thread, age });
+        shared.admission.shut().map(Trouble::Shut).or_else(slow)
+    }
+
     /// Why nothing more becomes durable, if so (J8).
     pub fn failure(&self) -> Option<JournalFailed> {
         self.0.shared.lanes.failure().cloned()
@@ -462,13 +538,14 @@ impl Bridge {
     }
 }
 
-/// An open folder and what its three threads do; a simulation takes their steps itself.
+/// An open folder and what its threads do; a simulation takes their steps itself.
 pub(crate) struct Machine {
     pub(crate) bridge: Bridge,
     pub(crate) committer: Committer,
     pub(crate) applier: Applier,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) jobs: mpsc::Receiver<checkpoint::Job>,
+    pub(crate) watch: Watch,
 }
 
 impl Machine {
@@ -549,10 +626,14 @@ impl Machine {
             replayed.journal_bytes = replayed.journal_bytes.max(1);
         }
 
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { admission: Admission::new(options.reserve_bytes), ..Shared::default() });
         shared.synced_lsn.store(replayed.synced_lsn, Ordering::Release);
         shared.uncheckpointed_bytes.store(replayed.journal_bytes, Ordering::Release);
-        let gather = make_gather(&topics, &mut whole, kafka_epoch);
+        let watch = Watch::new(&shared, folder.clone());
+        // Before anyone asks.
+        watch.look_at_room();
+        let mut gather = make_gather(&topics, &mut whole, kafka_epoch);
+        replayed.late.ends().into_iter().for_each(|(partition, end)| gather.come_behind(partition, end));
         let (frame_sender, frames) = mpsc::sync_channel(UNAPPLIED_FRAMES_MAX);
         let (checkpoints, jobs) = mpsc::channel();
         let running = Arc::new(AtomicBool::new(false));
@@ -566,7 +647,8 @@ impl Machine {
             checkpoint_bytes: options.checkpoint_bytes,
             checkpoint_interval: options.checkpoint_interval,
             journal_bytes: replayed.journal_bytes,
-            batches_done: 0,
+            batches_done: replayed.late.batches_done,
+            late: replayed.late.frames,
             // Starts that end before their first checkpoint leave a file each.
             soon: replayed.files.counts().1 > JOURNAL_FILES_AT_START_MAX,
             woken: Vec::new(),
@@ -606,7 +688,7 @@ impl Machine {
             summary,
             _lock: lock,
         }));
-        Ok(Machine { bridge, committer, applier, checkpointer, jobs })
+        Ok(Machine { bridge, committer, applier, checkpointer, jobs, watch })
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Metrics {
     pub commit_records: Observed<{ COMMIT_BUCKETS_RECORDS.len() + 1 }>,
     /// Checkpoints completed, by how long they took: in microseconds, tries that failed included.
     pub checkpoint_us: Observed<{ CHECKPOINT_BUCKETS_US.len() + 1 }>,
+    /// Times that a write or sync took longer than [`STALL`](crate::STALL).
+    pub stalls: AtomicU64,
     /// Segments of topics that retention and deletions let go, `__mqtt`'s included.
     pub retired_segments: AtomicU64,
 }

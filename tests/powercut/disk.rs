@@ -1,9 +1,9 @@
 //! A folder on a disk that forgets (`forgetful.c`), and what a power cut leaves of it.
 
 use crate::survival::{Cut, Names, Node, Survival};
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::random::Random;
@@ -100,7 +100,7 @@ impl ForgetfulDisk {
             if node.is_folder {
                 self.keep(&path);
             } else {
-                fs::copy(&path, self.kept("durable", node.inode)).expect("a copy");
+                write(&self.kept("durable", node.inode), &fs::read(&path).expect("a file"));
                 fs::hard_link(&path, self.kept("live", node.inode)).expect("a link");
             }
         }
@@ -136,8 +136,19 @@ impl ForgetfulDisk {
             let linked = fs::read(self.kept("live", node.inode));
             // A file that was never synced, nor its name, has no link.
             let live = linked.or_else(|_| fs::read(live.unwrap_or(Path::new("")).join(&name)));
-            let bytes = survival.bytes(durable, &live.expect("a file"));
-            fs::write(to, bytes).expect("a writable folder");
+            write(&to, &survival.bytes(durable, &live.expect("a file")));
+        }
+    }
+}
+
+/// A file with these bytes. Journal files are mostly zeros, which are left out for the sake of the disk beneath.
+fn write(path: &Path, bytes: &[u8]) {
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    let file = File::create(path).expect("a writable folder");
+    file.set_len(bytes.len() as u64).expect("room for it");
+    for (n, piece) in bytes.chunks(ZEROS.len()).enumerate() {
+        if piece != &ZEROS[..piece.len()] {
+            file.write_all_at(piece, (n * ZEROS.len()) as u64).expect("room for it");
         }
     }
 }

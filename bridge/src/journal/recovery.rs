@@ -6,14 +6,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::batch::Header;
 use crate::damage::Damage;
-use crate::disk::{DiskError, Folder};
+use crate::disk::{DiskError, File, Folder};
+use crate::log::partition::AppendError;
 use crate::state::Change;
 
-use super::apply::{Applied, ApplyError};
+use super::apply::{Applied, ApplyError, LeftOut};
 use super::files::{self, FileHeader, Files, FolderNote, Writer};
-use super::frame::{self, BOUNDARY_BYTES, Frame};
+use super::frame::{self, BOUNDARY_BYTES, Frame, Section};
 use super::survey::Survey;
+
+/// Bytes of frames that wait in memory because the log has no room for them: about what was not applied when the last
+/// process ended. A start that finds more of them is refused.
+const LATE_BYTES_MAX: usize = 64 << 20;
 
 /// Why a journal could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +69,55 @@ pub(crate) struct Journal {
     blank: Vec<String>,
 }
 
+/// Frames at the journal's end whose batches the log has no room for (J9): they are applied when it has. Their changes
+/// are known.
+#[derive(Debug, Default)]
+pub(crate) struct Late {
+    pub(crate) frames: VecDeque<Arc<Frame>>,
+    bytes: usize,
+    /// Batches of the first that are in their partitions.
+    pub(crate) batches_done: usize,
+}
+
+impl Late {
+    /// Applies a frame's batches, unless there is no room or others wait before it; whether it could be done or kept.
+    fn apply(&mut self, applied: &mut Applied, found: &frame::Found<'_>) -> Result<Vec<LeftOut>, ApplyError> {
+        if self.frames.is_empty() {
+            self.batches_done = 0;
+            match applied.replay_batches(found.body, &mut self.batches_done) {
+                Err(ApplyError::Append(_, _, AppendError::Disk(error))) if error.is_full() => {
+                    tracing::warn!(lsn = found.lsn, %error, "what is in the journal finds no room in the log yet");
+                }
+                done_or_failed => return done_or_failed,
+            }
+        } else if self.bytes > LATE_BYTES_MAX {
+            // The same error again.
+            return applied.replay_batches(found.body, &mut 0);
+        }
+        self.bytes += found.body.len();
+        let mut frame = Frame::with_body(found.body);
+        frame.lsn = found.lsn;
+        self.frames.push_back(Arc::new(frame));
+        Ok(Vec::new())
+    }
+
+    /// (topic id, partition) and the offset behind each batch of them.
+    pub(crate) fn ends(&self) -> Vec<((u32, u32), i64)> {
+        let mut ends = Vec::new();
+        for frame in &self.frames {
+            let mut rest = frame.body();
+            while let Some(section) = frame::next_section(&mut rest) {
+                if let Section::Batch { topic, partition, bytes } = section
+                    && let Ok(header) = Header::parse(bytes)
+                {
+                    ends.push(((topic, partition), header.last_offset() + 1));
+                }
+            }
+        }
+        ends
+    }
+}
+
 /// What replay gave.
 pub(crate) struct Replayed {
     pub(crate) writer: Writer,
@@ -71,6 +126,7 @@ pub(crate) struct Replayed {
     pub(crate) journal_bytes: u64,
     pub(crate) frames: u64,
     pub(crate) synced_lsn: u64,
+    pub(crate) late: Late,
 }
 
 impl Journal {
@@ -136,7 +192,7 @@ impl Journal {
         }
         for found in &self.used {
             let Ok(file) = self.folder.file(&found.name) else { continue };
-            if !found.header.is_whole(&file) && self.has_frames(&found.name) {
+            if !found.header.is_whole(&file) && has_frames_of_its_own(&file, &found.header) {
                 let size = file.size().unwrap_or(0);
                 let what = "its end, or one of its headers, is gone; frames may be lost";
                 damage.found(&self.folder.join(&found.name), size..size, what);
@@ -199,6 +255,7 @@ impl Journal {
         let checkpoint_lsn = applied.lsn;
         let mut tail: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
         let (mut journal_bytes, mut frames) = (0, 0);
+        let mut late = Late::default();
         // The epoch whose frames end in a gap. A newer one goes on where its start left off: at or before it,
         // for it wrote again what might not have been durable.
         let mut torn = None;
@@ -229,7 +286,7 @@ impl Journal {
                 true => applied.changes(frame.lsn, frame.body, &mut each).map_err(failed)?,
                 false => applied.lsn = frame.lsn,
             }
-            for ((topic, partition), offsets) in applied.replay_batches(frame.body).map_err(failed)? {
+            for ((topic, partition), offsets) in late.apply(applied, frame).map_err(failed)? {
                 let (path, Range { start, end }) = (folder.join(at.file), offsets);
                 let what = format!("topic {topic} partition {partition}: offsets {start} to {} are lost", end - 1);
                 damage.found(&path, at.bytes.0..at.bytes.1, what);
@@ -252,7 +309,8 @@ impl Journal {
             writer.write(&mut Frame::with_body(body))?;
         }
         let synced_lsn = writer.sync()?;
-        Ok(Replayed { writer, files, journal_bytes, frames, synced_lsn })
+        writer.keep_a_spare();
+        Ok(Replayed { writer, files, journal_bytes, frames, synced_lsn, late })
     }
 
     /// The LSN from which a newer epoch voids a file's frames (J2).
@@ -278,6 +336,13 @@ impl Journal {
         }
         Files::new(self.folder, full, spares, begun, note)
     }
+}
+
+/// Whether there is more than one frame behind a header: it was synced then.
+fn has_frames_of_its_own(file: &File, header: &FileHeader) -> bool {
+    let bytes = file.read_lossy(0, file.size().unwrap_or(0) as usize);
+    let positions = (BOUNDARY_BYTES..bytes.len()).step_by(BOUNDARY_BYTES);
+    positions.filter(|at| frame::find(&bytes[*at..], header.salt).is_some()).take(2).count() > 1
 }
 
 fn read_frames(

@@ -367,6 +367,7 @@ mod tests {
             topic_defaults: crate::Settings { segment_bytes: 1 << 20, ..crate::Settings::default() },
             checkpoint_bytes: 1 << 24,
             checkpoint_interval: std::time::Duration::from_secs(60),
+            reserve_bytes: 0,
         };
         let bridge = Bridge::open(options).expect("a new folder opens");
         let offsets = Offsets::recover(&bridge);

@@ -16,6 +16,7 @@ use super::{
     Server,
     access::Operation,
     call::{Call, Work},
+    metrics::add,
     settings::{self, Given},
 };
 use crate::{
@@ -147,6 +148,10 @@ fn make(call: &Call, topic: &CreatableTopic, plan: Plan, only_validate: bool) ->
             Some(_) => Err(exists()),
             None => Ok(Made { uuid: [0; 16], plan, ticket: None }),
         };
+    }
+    if let Some(shut) = call.server.bridge.shut() {
+        add(&call.server.metrics().refused_topics, 1);
+        return Err(Refused(ResponseError::KafkaStorageError, shut.to_string()));
     }
     let (partitions, config) = (plan.partitions, plan.config.given.clone());
     match call.server.bridge.create_topic(&call.client.lane, name, partitions, config) {

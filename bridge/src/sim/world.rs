@@ -15,12 +15,13 @@ use crate::batch::{self, Builder};
 use crate::disk::{DiskError, Folder};
 use crate::journal::apply::{Applier, ApplyError};
 use crate::journal::checkpoint::{Checkpointer, Job};
-use crate::journal::commit::Committer;
+use crate::journal::commit::{Committer, TopicChange};
 use crate::journal::files::Files;
 use crate::journal::frame::Frame;
 use crate::log::Now;
 use crate::log::partition::AppendError;
 use crate::state::{Change, Pointer, Space};
+use crate::watch::Watch;
 use crate::{Bridge, Delivery, Durability, Lane, Machine, Options, ProduceSlot, Produced, Settings, Target};
 
 /// The lanes' markers, and keys of theirs.
@@ -35,6 +36,8 @@ const TOPICS: [&str; 3] = ["first", "second", "third"];
 const PARTITIONS: u32 = 2;
 const STARTS: u64 = 6;
 const STEPS_MAX: u64 = 300;
+/// About what the spare journal file takes.
+const RESERVE_BYTES: u64 = 16 << 10;
 /// Frames that wait to be applied, as the channel between the threads holds.
 const UNAPPLIED_MAX: usize = crate::UNAPPLIED_FRAMES_MAX - 1;
 
@@ -50,6 +53,16 @@ pub struct Counts {
     pub checkpoints: u64,
     pub failed_syncs: u64,
     pub disk_full: u64,
+    /// Groups that had to wait for room, each time they did.
+    pub waited: u64,
+    /// Operations that were not taken because of it.
+    pub refused: u64,
+    /// Starts for which there was no journal file, and no room for one.
+    pub no_room: u64,
+    /// Starts that found more in the journal than there was room for in the log.
+    pub late: u64,
+    /// Runs that went on until everything was written and taken again.
+    pub healed: u64,
     trace: u64,
 }
 
@@ -64,6 +77,11 @@ impl Counts {
         self.checkpoints += other.checkpoints;
         self.failed_syncs += other.failed_syncs;
         self.disk_full += other.disk_full;
+        self.waited += other.waited;
+        self.refused += other.refused;
+        self.no_room += other.no_room;
+        self.late += other.late;
+        self.healed += other.healed;
     }
 }
 
@@ -96,6 +114,7 @@ struct Run {
     producing: Option<(u64, ProduceSlot)>,
     /// The checkpoint thread, when it has nothing to do, and a checkpoint that it is at.
     checkpointer: Option<Checkpointer>,
+    watch: Watch,
     checkpoint: Option<Aside<Checkpointed>>,
     /// One to be tried again.
     job: Option<Job>,
@@ -179,6 +198,7 @@ impl World {
             topic_defaults: Settings { segment_bytes: 8 << 10, ..Settings::default() },
             checkpoint_bytes: 24 << 10,
             checkpoint_interval: Duration::from_secs(60),
+            reserve_bytes: RESERVE_BYTES,
         }
     }
 
@@ -191,14 +211,37 @@ impl World {
             self.counts.starts += 1;
             let folder = Folder::open_in(Arc::new(self.disk.clone()), Path::new("/data"));
             let opened = folder.map_err(crate::OpenError::Disk).and_then(|f| Machine::open(World::options(), f));
+            let opened = opened.map(|machine| self.apply_late(machine));
             match opened {
                 Ok(machine) if !self.disk.has_ended() => return self.check(machine),
                 _ if self.disk.has_ended() => self.end(),
                 Ok(_) => return Err("it came up on a disk that has ended".to_owned()),
+                // Its predecessors used up the spare file, and none could be made.
+                Err(error) if error.to_string().ends_with(".journal: no storage space") => {
+                    self.counts.no_room += 1;
+                    self.disk.set_room(None);
+                }
                 Err(error) => return Err(format!("it does not come up: {error}")),
             }
         }
         unreachable!("attempts are counted for ever")
+    }
+
+    /// There is room again for what the start found none for.
+    fn apply_late(&mut self, mut machine: Machine) -> Machine {
+        if machine.applier.late.is_empty() {
+            return machine;
+        }
+        self.counts.late += 1;
+        self.disk.set_room(None);
+        while let Some(frame) = machine.applier.late.pop_front() {
+            if machine.applier.try_apply(&frame).is_err() {
+                // The process ended here.
+                assert!(self.disk.has_ended());
+                break;
+            }
+        }
+        machine
     }
 
     fn check(&mut self, machine: Machine) -> Result<Run, String> {
@@ -229,7 +272,7 @@ impl World {
         }
         let mut lanes: Vec<Lane> = (0..LANES).map(|_| bridge.lane()).collect();
         lanes.push(bridge.lane());
-        let Machine { bridge, committer, applier, checkpointer, jobs } = machine;
+        let Machine { bridge, committer, applier, checkpointer, jobs, watch } = machine;
         let mut run = Run {
             files: checkpointer.files.clone(),
             bridge,
@@ -241,6 +284,7 @@ impl World {
             making: Vec::new(),
             producing: None,
             checkpointer: Some(checkpointer),
+            watch,
             checkpoint: None,
             job: None,
             frame: None,
@@ -299,16 +343,41 @@ impl World {
                 18..=19 => self.checkpoint(run),
                 20 => self.produce(run),
                 21 => self.make_topic(run),
-                22 => match run.files.ensure_spare() {
-                    Ok(()) | Err(_) => self.goes(),
-                },
+                22 => self.look(run),
                 _ => self.disturb(),
             };
             if matches!(step, Step::Ends) {
                 return Ok(());
             }
         }
+        self.heal(run)
+    }
+
+    /// There is room again, and nothing fails: then everything is written and acknowledged, and everything is taken.
+    fn heal(&mut self, run: &mut Run) -> Result<(), String> {
+        self.disk.set_room(None);
+        self.disk.fail_no_sync();
+        // More than can stand in lanes, frames and a checkpoint.
+        for _ in 0..2 * UNAPPLIED_MAX {
+            let steps = [self.commit(run)?, self.apply(run)?, self.checkpoint(run), self.look(run)];
+            if steps.iter().any(|step| matches!(step, Step::Ends)) {
+                return Ok(());
+            }
+        }
+        let waits = |lane: &Lane| lane.durable() < lane.submitted();
+        if run.lanes.iter().any(waits) || !run.bridge.is_open() {
+            return Err(format!("it does not heal: {:?}", run.bridge.trouble()));
+        }
+        self.counts.healed += 1;
         Ok(())
+    }
+
+    /// What the watch and the checkpoint thread do now and then.
+    fn look(&mut self, run: &mut Run) -> Step {
+        run.watch.look_at_room();
+        match run.files.ensure_spares(!run.bridge.is_open()) {
+            Ok(()) | Err(_) => self.goes(),
+        }
     }
 
     fn goes(&self) -> Step {
@@ -320,9 +389,9 @@ impl World {
             0 => self.disk.fail_a_sync(self.random.below(6)),
             1 | 2 => {
                 self.counts.disk_full += 1;
-                self.disk.set_full(true);
+                self.disk.set_room(Some(self.random.below(48 << 10) as usize));
             }
-            _ => self.disk.set_full(false),
+            _ => self.disk.set_room(None),
         }
         Step::Goes
     }
@@ -331,6 +400,10 @@ impl World {
     fn submit(&mut self, run: &mut Run) -> Step {
         let lane = self.random.below(LANES as u64) as usize;
         let Some(deed) = self.deed(run, lane) else { return Step::Goes };
+        if !deed.draws_on_the_reserve() && !run.bridge.is_open() {
+            self.counts.refused += 1;
+            return Step::Goes;
+        }
         let number = self.model.lanes[lane].deeds.len() as u64 + 1;
         let place = (lane, number);
         let mut operation = run.lanes[lane].begin();
@@ -362,7 +435,7 @@ impl World {
             }
             Deed::Delete(id) => {
                 // As Bridge::delete_topic does, in one operation with the marker.
-                operation.change(Change::Put(Space::DELETED, &id.to_be_bytes(), b""));
+                run.bridge.0.shared.topic_changes.lock().push(TopicChange::Deleted(*id));
                 let topics = &run.bridge.0.topics;
                 topics.with_id(*id).iter().for_each(|topic| topics.hide(topic));
             }
@@ -483,7 +556,7 @@ impl World {
     /// The idempotent producer's next batch, which may be one that it had no answer to.
     fn produce(&mut self, run: &mut Run) -> Step {
         let Some(topic) = run.bridge.topic(TOPICS[0]) else { return Step::Goes };
-        if run.producing.is_some() {
+        if run.producing.is_some() || !run.bridge.is_open() {
             return Step::Goes;
         }
         let sequence = self.model.produced.1;
@@ -506,8 +579,13 @@ impl World {
         }
         match run.committer.commit_group() {
             Ok(_) => {}
+            Err(error) if error.is_full() => {
+                self.counts.waited += 1;
+                return Ok(Step::Goes);
+            }
             // The journal failed: the process says so and exits.
-            Err(_) => return Ok(Step::Ends),
+            Err(error) if error.is_sync() || self.disk.has_ended() => return Ok(Step::Ends),
+            Err(error) => return Err(format!("the journal failed: {error}")),
         }
         run.unapplied = UNAPPLIED_MAX.min(run.unapplied + 1);
         // Also when the disk ended with this very operation: nobody was told.

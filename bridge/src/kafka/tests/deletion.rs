@@ -184,7 +184,7 @@ fn some_topics_are_not_deleted() {
         let expected = [POLICY, INVALID_TOPIC, INVALID_TOPIC, UNKNOWN, INVALID_REQUEST, INVALID_REQUEST];
         assert_eq!(codes(&answer), expected);
         let message = answer.responses[0].error_message.as_deref().unwrap_or_default().to_owned();
-        assert!(message.contains("a rule maps MQTT messages to it"), "{message}");
+        assert!(message.contains("MQTT messages go there, by a rule"), "{message}");
         assert_eq!(broker.bridge.topics().len(), 2);
         assert_eq!(range(&mut peer, "t").await, (0, 0, 0));
     });
