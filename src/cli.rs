@@ -59,6 +59,88 @@ pub enum Command {
     /// Writes ca.crt, ca.key, server.crt, server.key, client.crt and client.key, and overwrites nothing. The server's is
     /// for localhost, this machine's name and its .local, and its addresses. certs/README.md tells how to use them.
     Certs(CertsArgs),
+    /// Look into a data folder that no broker has open: verify, dump, repair
+    ///
+    /// A broker salvages what is damaged at its start, says so, and serves the rest; nothing of this is needed for that.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Rewrite the state of a data folder that no broker has open
+    #[command(subcommand)]
+    State(StateCommand),
+}
+
+/// What to do with a log.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Check every CRC, index and pointer; change nothing
+    ///
+    /// One line for each thing that is damaged. Exits 0 when nothing is, else 1.
+    Verify(FolderArgs),
+    /// Print what a topic or the journal holds
+    ///
+    /// TOPIC may be __meta, __consumer_offsets, __queues, __sessions, __retained (the state at the last checkpoint, as it
+    /// was written), __mqtt (messages that no rule maps), or the word journal. Without it: what there is.
+    Dump(DumpArgs),
+    /// Say what is damaged and what would be done; with --yes do it
+    ///
+    /// Does what a start does, and rewrites damaged segments into new files, makes indexes anew, takes entries out of queues
+    /// that lead to no record, and removes files that nothing names. Damaged files stay in the folder named damaged.
+    Repair(RepairArgs),
+}
+
+/// What to do with the state.
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// Make the checkpoint and the internal topics anew from segments and journal
+    ///
+    /// What a start does that finds no checkpoint. The old one stays in the folder named damaged.
+    Rebuild(FolderArgs),
+}
+
+/// Which data folder.
+#[derive(Debug, Args)]
+pub struct FolderArgs {
+    /// TOML file that `serve` is started with
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The data folder, if not the configuration's
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+}
+
+impl FolderArgs {
+    /// The flag, if it was given, as a setting of the configuration.
+    pub fn flags(&self) -> Vec<Flag> {
+        let value = self.data_dir.clone();
+        value.into_iter().map(|value| Flag { flag: "--data-dir", key: "data_dir", value }).collect()
+    }
+}
+
+/// Flags of `millstream log dump`.
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// A topic, or journal
+    pub topic: Option<String>,
+    /// One of its partitions; without it all of them
+    pub partition: Option<u32>,
+    /// First offset, or first frame of the journal
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    pub from: i64,
+    /// At most so many records or frames of each partition
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+    pub max: u64,
+}
+
+/// Flags of `millstream log repair`.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// Do it
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Flags of `millstream serve`.

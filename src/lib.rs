@@ -2,12 +2,13 @@
 //!
 //! The product, in the order of a start: `cli` (what was asked), `config` (what it means),
 //! `logs`, `admin` (health and metrics over HTTP), `serve` (the running broker). Beside it: `passwd` (users),
-//! `certs` (certificates), `health` (asks another process).
+//! `certs` (certificates), `health` (asks another process), `data` (looks into data folders and repairs them).
 
 mod admin;
 mod certs;
 mod cli;
 mod config;
+mod data;
 mod health;
 mod logs;
 mod memory;
@@ -21,7 +22,7 @@ use std::{
 };
 
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{Cli, Command, LogCommand, StateCommand};
 
 /// Does what a command line asks for; the first argument is the program's name. Complains on stderr, one line for each
 /// mistake. A library's function so that the demo can be the broker, too.
@@ -57,6 +58,10 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             Ok(io::stdout().write_all(said.as_bytes())?)
         }
         Command::Passwd(args) => Ok(passwd::run(&args)?),
+        Command::Log(LogCommand::Verify(folder)) => data::verify(&folder),
+        Command::Log(LogCommand::Dump(args)) => data::dump(&args),
+        Command::Log(LogCommand::Repair(args)) => data::repair(&args),
+        Command::State(StateCommand::Rebuild(folder)) => data::rebuild(&folder),
     }
 }
 

@@ -105,6 +105,11 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
     served
 }
 
+/// The log's part of the configuration.
+pub fn bridge_options(config: &Config) -> bridge::Options {
+    settings::bridge(config)
+}
+
 /// Reads the files that the configuration names, as a start would.
 pub fn check_files(config: &Config) -> Result<(), Box<dyn Error>> {
     open_tls(config)?;

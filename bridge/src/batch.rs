@@ -90,7 +90,7 @@ impl Header {
 
     /// Offset of its last record.
     pub fn last_offset(&self) -> i64 {
-        self.base_offset + i64::from(self.last_offset_delta)
+        self.base_offset.saturating_add(self.last_offset_delta.into())
     }
 
     /// Whether its records are compressed by any codec.

@@ -30,6 +30,11 @@ impl DiskError {
         self.action == FSYNC || self.action == FDATASYNC
     }
 
+    /// Whether this process may not: whoever set it up has to help.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
+    }
+
     /// Whether there was no room, which passes: nothing was written for certain, and it can be written again (J9).
     pub fn is_full(&self) -> bool {
         let kind = self.source.kind();
@@ -42,6 +47,8 @@ pub(crate) fn full_disk_error() -> DiskError {
     failed("write", Path::new("full"))(io::ErrorKind::StorageFull.into())
 }
 
+/// What a disk reads at once, or not.
+const SECTOR_BYTES: u64 = 4096;
 const FSYNC: &str = "fsync";
 const FDATASYNC: &str = "fdatasync";
 
@@ -236,6 +243,32 @@ impl File {
         Ok(buffer.into())
     }
 
+    /// The same from a disk that may not give all of it: what cannot be read is zeros.
+    pub(crate) fn read_lossy(&self, position: u64, bytes_max: usize) -> Bytes {
+        if let Ok(bytes) = self.read_at(position, bytes_max) {
+            return bytes;
+        }
+        let size = self.size().unwrap_or(0);
+        let end = size.min(position.saturating_add(bytes_max as u64));
+        let mut all = Vec::new();
+        let mut at = position;
+        while at < end {
+            let count = (SECTOR_BYTES - at % SECTOR_BYTES).min(end - at) as usize;
+            match self.read_at(at, count) {
+                Ok(bytes) => all.extend_from_slice(&bytes),
+                Err(_) => all.resize(all.len() + count, 0),
+            }
+            at += count as u64;
+            all.resize((at - position) as usize, 0);
+        }
+        all.into()
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The same from the page cache only: `None` when some of it would have to come from the disk, or
     /// when the file system cannot tell.
     pub fn read_cached_at(&self, position: u64, bytes_max: usize) -> Result<Option<Bytes>, DiskError> {
@@ -310,6 +343,11 @@ impl Folder {
         Ok(File { raw, counted: disk(Purpose::of(&path)), path })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The path of a name in it.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -320,6 +358,11 @@ impl Folder {
         let mut names = self.system.names(&self.path).map_err(failed("list", &self.path))?;
         names.sort();
         Ok(names)
+    }
+
+    /// Whether there is such a name in it.
+    pub(crate) fn has(&self, name: &str) -> Result<bool, DiskError> {
+        Ok(self.names()?.iter().any(|found| found == name))
     }
 
     /// Makes the names in it durable: files made, renamed and removed.

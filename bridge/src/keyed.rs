@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use crate::batch::{self, Builder, Header};
+use crate::damage::Damage;
 use crate::disk::{DiskError, Folder};
 use crate::journal::changes::{Changes, Whole};
 use crate::journal::checkpoint::Extents;
 use crate::journal::retention::Outdated;
 use crate::log::partition::{AppendError, ReadError};
-use crate::log::segment::OpenError;
-use crate::log::{Extent, Partition};
+use crate::log::{Extent, Partition, Trust};
 use crate::state::{Change, Entry, Space};
 
 /// Name and id of each internal topic, and the spaces it holds.
@@ -21,6 +21,16 @@ const TOPICS: [(&str, u32, std::ops::RangeInclusive<u8>); 5] = [
     ("__sessions", 4, 16..=31),
     ("__retained", 5, 32..=255),
 ];
+
+/// Their names.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    TOPICS.into_iter().map(|(name, _, _)| name)
+}
+
+/// The id of one of them.
+pub(crate) fn id_of(name: &str) -> Option<u32> {
+    TOPICS.into_iter().find_map(|(known, id, _)| (known == name).then_some(id))
+}
 
 /// Segments of internal topics roll at this size. All three are small in the crate's own tests, where the simulation
 /// has to come by them.
@@ -35,6 +45,16 @@ const COMPACT_BYTES_MIN: u64 = if cfg!(test) { 8 << 10 } else { 8 << 20 };
 pub(crate) struct KeyedLogs {
     logs: Vec<KeyedLog>,
     epoch: i32,
+    rewrites: bool,
+}
+
+/// What the batches of internal topics say besides their records.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stamps {
+    /// The LSN of the newest checkpoint that wrote any; older formats say 0.
+    pub(crate) lsn: u64,
+    /// The newest start that wrote any.
+    pub(crate) epoch: i32,
 }
 
 #[derive(Debug)]
@@ -45,37 +65,52 @@ struct KeyedLog {
 }
 
 impl KeyedLogs {
-    /// Opens them as the checkpoint names them.
-    pub(crate) fn open(topics: &Folder, extents: &Extents, epoch: i32) -> Result<KeyedLogs, LoadError> {
+    /// Opens them as the checkpoint names them, or as far as they are whole.
+    pub(crate) fn open(topics: &Folder, extents: &Extents, trust: Trust<'_>) -> Result<KeyedLogs, LoadError> {
         let mut logs = Vec::new();
         for (name, id, _) in TOPICS {
-            let folder = topics.folder(&format!("{name}.{id}")).map_err(OpenError::Disk)?;
-            let partition = folder.folder("0").map_err(OpenError::Disk)?;
-            folder.sync().map_err(OpenError::Disk)?;
+            let folder = topics.folder(&format!("{name}.{id}"))?;
+            let partition = folder.folder("0")?;
+            if !trust.damage.only_looks() {
+                folder.sync()?;
+            }
             let extent = extents.get(&(id, 0)).cloned().unwrap_or_default();
-            let partition = Arc::new(Partition::open(partition, (id, 0), extent, SEGMENT_BYTES_MAX)?);
+            let partition = Arc::new(Partition::open(partition, (id, 0), extent, SEGMENT_BYTES_MAX, trust)?);
             // Counted as half its size, what the last process left is compacted about when it would have.
             let compacted_bytes = partition.size_bytes() / 2;
             logs.push(KeyedLog { partition, compacted_bytes });
         }
-        Ok(KeyedLogs { logs, epoch })
+        Ok(KeyedLogs { logs, epoch: 0, rewrites: false })
     }
 
-    /// Reads everything back.
-    pub(crate) fn load(&self) -> Result<Whole, LoadError> {
-        let mut whole = Whole::default();
+    /// Reads everything back, and what else its batches say.
+    pub(crate) fn load(&self, damage: &Damage) -> Result<(Whole, Stamps), LoadError> {
+        let (mut whole, mut stamps) = (Whole::default(), Stamps::default());
         for log in &self.logs {
-            log.load(&mut whole)?;
+            log.load(&mut whole, &mut stamps)?;
+            // Reading it found more than opening it, and has said so.
+            log.partition.gaps().into_iter().for_each(|(path, bytes)| damage.note(&path, bytes));
         }
-        Ok(whole)
+        Ok((whole, stamps))
+    }
+
+    /// From here on batches say that this start wrote them.
+    pub(crate) fn set_epoch(&mut self, epoch: i32) {
+        self.epoch = epoch;
+    }
+
+    /// The next checkpoint writes all of it anew: after damage, or where a tool asks for it.
+    pub(crate) fn rewrite(&mut self) {
+        self.rewrites = true;
     }
 
     /// Appends net changes and syncs them; compacts what has grown. Gives the files that compaction made
     /// needless.
-    pub(crate) fn store(&mut self, changes: &Changes) -> Result<Vec<Outdated>, DiskError> {
+    pub(crate) fn store(&mut self, changes: &Changes, lsn: u64) -> Result<Vec<Outdated>, DiskError> {
         let mut outdated = Vec::new();
+        let stamps = Stamps { lsn, epoch: self.epoch };
         for (log, (_, _, spaces)) in self.logs.iter_mut().zip(TOPICS) {
-            let mut writer = Writer::new(&log.partition, self.epoch);
+            let mut writer = Writer::new(&log.partition, stamps);
             for ((space, key), value) in &changes.keyed {
                 if spaces.contains(&space.0) {
                     writer.push(&full_key(*space, key), value.as_deref())?;
@@ -85,7 +120,7 @@ impl KeyedLogs {
                 store_queues(&mut writer, changes)?;
             }
             writer.finish()?;
-            outdated.extend(log.compact_if_grown(self.epoch)?);
+            outdated.extend(log.compact_if_grown(stamps, self.rewrites)?);
             let (_, dirty) = log.partition.extent();
             for file in &dirty {
                 file.sync_data()?;
@@ -94,6 +129,7 @@ impl KeyedLogs {
                 log.partition.settle()?;
             }
         }
+        self.rewrites = false;
         Ok(outdated)
     }
 
@@ -104,17 +140,20 @@ impl KeyedLogs {
 }
 
 impl KeyedLog {
-    fn load(&self, whole: &mut Whole) -> Result<(), LoadError> {
+    fn load(&self, whole: &mut Whole, stamps: &mut Stamps) -> Result<(), LoadError> {
         let mut offset = self.partition.log_start();
         while offset < self.partition.high_watermark() {
             let bytes = self.partition.read_blocking(offset, BATCH_BYTES)?;
+            if bytes.is_empty() {
+                // Damage took the rest.
+                return Ok(());
+            }
             let mut rest = &bytes[..];
             while !rest.is_empty() {
                 let header = Header::parse(rest)?;
                 let batch = rest.get(..header.total_bytes()).ok_or(batch::BatchError::Corrupt("cut"))?;
-                if !batch::crc_ok(&header, batch) {
-                    return Err(batch::BatchError::Corrupt("CRC does not match").into());
-                }
+                stamps.lsn = stamps.lsn.max(header.max_timestamp as u64);
+                stamps.epoch = stamps.epoch.max(header.leader_epoch);
                 let mut records = batch::records(batch, &header);
                 while let Some(record) = records.next()? {
                     fold(whole, record.key.unwrap_or_default(), record.value);
@@ -128,18 +167,18 @@ impl KeyedLog {
 
     /// Rewrites its live keys into fresh segments once it is twice what it was after the last time: each
     /// byte is then rewritten about once.
-    fn compact_if_grown(&mut self, epoch: i32) -> Result<Vec<Outdated>, DiskError> {
-        if self.partition.size_bytes() < COMPACT_BYTES_MIN.max(self.compacted_bytes * 2) {
+    fn compact_if_grown(&mut self, stamps: Stamps, whatever_its_size: bool) -> Result<Vec<Outdated>, DiskError> {
+        if self.partition.size_bytes() < COMPACT_BYTES_MIN.max(self.compacted_bytes * 2) && !whatever_its_size {
             return Ok(Vec::new());
         }
         let mut whole = Whole::default();
-        if let Err(error) = self.load(&mut whole) {
+        if let Err(error) = self.load(&mut whole, &mut Stamps::default()) {
             tracing::error!(topic = self.partition.topic_id, %error, "cannot be compacted");
             return Ok(Vec::new());
         }
         self.partition.roll()?;
         let base = self.partition.high_watermark();
-        let mut writer = Writer::new(&self.partition, epoch);
+        let mut writer = Writer::new(&self.partition, stamps);
         for ((space, key), value) in &whole.keyed {
             writer.push(&full_key(*space, key), Some(value))?;
         }
@@ -212,11 +251,17 @@ fn fold(whole: &mut Whole, key: &[u8], value: Option<&[u8]>) {
             whole.queues.entry(queue).or_default().next = next;
         }
         (Ok(sequence), value) => {
-            let Some(held) = whole.queues.get_mut(&queue) else { return };
             match value.and_then(|mut bytes| Change::decode(&mut bytes)) {
-                Some(Change::Enqueue(_, _, entry)) => held.entries.insert(sequence, entry),
-                _ => held.entries.remove(&sequence),
-            };
+                Some(Change::Enqueue(_, _, entry)) => {
+                    // Damage may have taken what says how far the queue was.
+                    let held = whole.queues.entry(queue).or_default();
+                    held.next = held.next.max(sequence + 1);
+                    held.entries.insert(sequence, entry);
+                }
+                _ => {
+                    whole.queues.get_mut(&queue).map(|held| held.entries.remove(&sequence));
+                }
+            }
         }
     }
 }
@@ -225,21 +270,21 @@ fn fold(whole: &mut Whole, key: &[u8], value: Option<&[u8]>) {
 struct Writer<'a> {
     partition: &'a Partition,
     builder: Builder,
-    epoch: i32,
+    stamps: Stamps,
     body: Vec<u8>,
 }
 
 impl<'a> Writer<'a> {
-    fn new(partition: &'a Partition, epoch: i32) -> Writer<'a> {
+    fn new(partition: &'a Partition, stamps: Stamps) -> Writer<'a> {
         let mut builder = Builder::default();
         builder.restart(partition.high_watermark());
-        Writer { partition, builder, epoch, body: Vec::new() }
+        Writer { partition, builder, stamps, body: Vec::new() }
     }
 
     fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), DiskError> {
         self.body.clear();
         batch::encode_body(&mut self.body, Some(key), value, std::iter::empty());
-        self.builder.push(0, &self.body);
+        self.builder.push(self.stamps.lsn as i64, &self.body);
         if self.builder.len() >= BATCH_BYTES {
             self.finish()?;
             self.builder.restart(self.partition.high_watermark());
@@ -251,7 +296,7 @@ impl<'a> Writer<'a> {
         if self.builder.is_empty() {
             return Ok(());
         }
-        match self.partition.append(self.builder.finish(self.epoch)) {
+        match self.partition.append(self.builder.finish(self.stamps.epoch)) {
             Ok(()) => Ok(()),
             Err(AppendError::Disk(error)) => Err(error),
             Err(other) => unreachable!("a batch built at the partition's end is appended: {other}"),
@@ -264,7 +309,7 @@ impl<'a> Writer<'a> {
 pub enum LoadError {
     /// A segment does not open.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(#[from] DiskError),
     /// A read failed.
     #[error(transparent)]
     Read(#[from] ReadError),

@@ -30,6 +30,7 @@ macro_rules! off {
 mod admission;
 pub mod batch;
 mod compression;
+mod damage;
 pub mod disk;
 pub mod group;
 mod journal;
@@ -39,10 +40,12 @@ pub mod log;
 pub mod metrics;
 mod producer;
 mod reader;
+mod salvage;
 #[cfg(test)]
 mod sim;
 mod stall;
 pub mod state;
+pub mod tools;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,10 +61,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use admission::Admission;
+use damage::Damage;
 use disk::{DiskError, Folder};
 use journal::apply::{Applied, Applier};
 use journal::changes::Whole;
-use journal::checkpoint::{self, Checkpoint, Checkpointer};
+use journal::checkpoint::{self, Checkpoint, Checkpointer, Extents};
 use journal::cleaning::{Cleaner, Cleaning};
 use journal::commit::{Committer, Shared, TopicChange};
 use journal::files::Files;
@@ -69,11 +73,13 @@ use journal::gather::{Gather, Stamped};
 use journal::pins::Pins;
 use journal::recovery::Journal;
 use journal::retention;
+use journal::survey::{Appended, Survey};
 use keyed::KeyedLogs;
 use log::compaction::Task;
 use log::topic::{Definition, PARTITIONS_MAX, name_ok};
-use log::{Ages, Extent, Topics};
+use log::{Ages, Topics, Trust};
 use producer::Producers;
+use salvage::{Standing, Undefined};
 use state::{Change, Pointer};
 use watch::Watch;
 
@@ -145,7 +151,7 @@ pub enum CreateTopicError {
     BadSetting(#[from] SettingError),
     /// Its folders could not be made.
     #[error(transparent)]
-    Disk(#[from] log::segment::OpenError),
+    Disk(#[from] DiskError),
 }
 
 /// What a disk does that those who ask whether to send work here should know.
@@ -207,15 +213,24 @@ pub enum OpenError {
     /// Another process has it.
     #[error("data folder {0} is in use by another process: stop that one, or give this one another --data-dir")]
     InUse(PathBuf),
-    /// The checkpoint file is damaged or of another version.
-    #[error("disk: {0} cannot be read: it is damaged, or a newer Millstream wrote it")]
-    Checkpoint(PathBuf),
+    /// A tool was pointed at nothing.
+    #[error("there is no data folder {0}")]
+    Missing(PathBuf),
+    /// A tool was pointed at something else.
+    #[error("{0} is no data folder: there is no {1} in it")]
+    NotOurs(PathBuf, &'static str),
+    /// A tool could not end what it did; the next start goes on.
+    #[error("the last checkpoint could not be written: the log says why")]
+    Unfinished,
+    /// A newer Millstream wrote the checkpoint.
+    #[error("disk: {0} has format {1}; this binary reads up to 2: start the newer one")]
+    Checkpoint(PathBuf, u8),
     /// Keyed state does not load.
     #[error("internal topics: {0}")]
     Load(#[from] LoadError),
     /// A partition does not open.
     #[error("topic {0}: {1}")]
-    Topic(String, log::segment::OpenError),
+    Topic(String, DiskError),
     /// The journal does not replay.
     #[error(transparent)]
     Replay(#[from] ReplayError),
@@ -318,9 +333,11 @@ impl Bridge {
         core.options.topic_defaults.with(&config)?;
         let definition = Definition { uuid: random(), name: name.to_owned(), partitions, config };
         let defaults = &core.options.topic_defaults;
-        let opener = Opener { topics: &core.topics, folder: &core.topics_folder, defaults };
+        let (damage, appended) = (Damage::new(&core.topics_folder, false), Appended::default());
+        let trust = Trust::checkpoint(&damage);
+        let opener = Opener { topics: &core.topics, folder: &core.topics_folder, defaults, trust, appended: &appended };
         let topic = opener.make(core.topics.next_id(), &definition, &BTreeMap::new())?;
-        core.topics_folder.sync().map_err(log::segment::OpenError::Disk)?;
+        core.topics_folder.sync()?;
         // In this order: whoever finds the topic may append to it, and the committer must know it by then.
         core.shared.topic_changes.lock().push(TopicChange::Made(topic.clone()));
         core.topics.insert(topic.clone());
@@ -544,29 +561,78 @@ impl Machine {
         let began = Instant::now();
         let lock = folder.lock()?.ok_or_else(|| OpenError::InUse(options.data_dir.clone()))?;
         let topics_folder = folder.folder("topics")?;
-        let journal = Journal::open(folder.folder("journal")?)?;
+        let mut journal = Journal::open(folder.folder("journal")?)?;
         folder.sync()?;
-        let checkpoint = read_checkpoint(&folder)?;
-        let epoch = checkpoint.epoch.max(journal.last_epoch()) + 1;
-        let kafka_epoch = epoch as i32;
-        let keyed = KeyedLogs::open(&topics_folder, &checkpoint.extents, kafka_epoch)?;
-        let mut whole = keyed.load()?;
+        let damage = Damage::new(&folder, false);
+        damage.set_start(journal.last_epoch() + 1);
+        let standing = Standing::of(&folder, &topics_folder, &journal, &damage)?;
+        let is_lost = matches!(standing, Standing::Lost);
+        let checkpoint = standing.checkpoint(&folder, &journal)?;
+        damage.set_start(checkpoint.epoch.max(journal.last_epoch()) + 1);
+        let in_journal = damage.count();
+        journal.find_missing(&checkpoint.journal_files, &damage);
+        if !journal.is_used() && salvage::has_records(&topics_folder)? {
+            damage.found(journal.folder.path(), 0..0, "no file in it is or was in use; what they held is lost");
+        }
+        let journal_is_whole = damage.count() == in_journal;
+        let trust = if is_lost { Trust::batches(&damage) } else { Trust::checkpoint(&damage) };
+        let mut keyed = KeyedLogs::open(&topics_folder, &checkpoint.extents, trust)?;
+        let (mut whole, stamps) = keyed.load(&damage)?;
+        let survey = match is_lost {
+            false => Survey::behind(checkpoint.lsn, checkpoint.cluster_id, &mut journal)?,
+            true => Survey::alone(stamps.lsn, checkpoint.cluster_id, &mut journal)?,
+        };
+        // What the journal has lost may be in the segments still.
+        let as_far_as_whole = is_lost || !journal_is_whole || !survey.missing.is_empty();
 
+        let appended = match as_far_as_whole {
+            true => Appended::behind(survey.from_lsn, &mut journal)?,
+            false => Appended::default(),
+        };
         let topics = Arc::new(Topics::after(checkpoint.next_topic_id));
-        let opener = Opener { topics: &topics, folder: &topics_folder, defaults: &options.topic_defaults };
+        let opener = Opener {
+            topics: &topics,
+            folder: &topics_folder,
+            defaults: &options.topic_defaults,
+            trust: Trust { as_far_as_whole, ..Trust::checkpoint(&damage) },
+            appended: &appended,
+        };
         opener.open_known(&whole, &checkpoint)?;
-        let mut applied = Applied::new(topics.clone(), checkpoint.lsn, Pins::of(&whole.queues), ages(&whole));
+        let mut applied = Applied::new(topics.clone(), survey.from_lsn, Pins::of(&whole.queues), ages(&whole));
+        applied.changes.over_newer = is_lost;
+        let named = match is_lost {
+            true => salvage::Named::Folders,
+            // Else it also names topics whose making was under way.
+            false if damage.is_in("topics/__meta.1") => salvage::Named::Checkpoint(&checkpoint.extents),
+            false => salvage::Named::Frames,
+        };
+        let undefined = salvage::undefined(&topics_folder, named, &appended.topics(), &topics)?;
+        opener.open_undefined(undefined, &checkpoint.extents, &mut applied)?;
+        let newest_epoch = topics.all().iter().flat_map(|topic| topic.newest_epoch()).max().unwrap_or(0);
+        let known_epoch = checkpoint.epoch.max(journal.last_epoch());
+        let epoch = match is_lost {
+            false => known_epoch,
+            true => known_epoch.max(newest_epoch.max(stamps.epoch) as u64),
+        } + 1;
+        let kafka_epoch = epoch as i32;
+        keyed.set_epoch(kafka_epoch);
         let mut opened = Ok(());
-        let replayed = journal.replay(&mut applied, epoch, |change| {
+        let replayed = journal.replay(&mut applied, epoch, (&survey, &damage), |change| {
             if let (Change::Put(Space::TOPICS, id, definition), Ok(())) = (change, &opened) {
                 opened = opener.open_defined(id, definition, &Extents::new());
             }
         });
         opened?;
-        let replayed = replayed?;
+        let mut replayed = replayed?;
         // Nothing is served from a folder whose name a power cut could take away.
         topics_folder.sync()?;
         whole.apply(&applied.changes);
+        if damage.count() > 0 {
+            salvage::raise_ends(&topics, &whole);
+            keyed.rewrite();
+            // A checkpoint comes of it, so that it is said once.
+            replayed.journal_bytes = replayed.journal_bytes.max(1);
+        }
 
         let shared = Arc::new(Shared { admission: Admission::new(options.reserve_bytes), ..Shared::default() });
         shared.synced_lsn.store(replayed.synced_lsn, Ordering::Release);
@@ -607,11 +673,12 @@ impl Machine {
             cluster_id: checkpoint.cluster_id,
         };
         let summary = format!(
-            "start {epoch}, checkpoint {}, {} journal frames replayed, {} topics, {} queues, {} ms",
-            checkpoint.lsn,
+            "start {epoch}, checkpoint {}, {} journal frames replayed, {} topics, {} queues, {} damaged ranges, {} ms",
+            survey.from_lsn,
             replayed.frames,
             topics.public().len(),
             whole.queues.len(),
+            damage.count(),
             began.elapsed().as_millis(),
         );
         let bridge = Bridge(Arc::new(Core {
@@ -644,23 +711,6 @@ fn random() -> [u8; 16] {
     // PROOF: getrandom fails only where the kernel has no getrandom(2); Linux has had it since 3.17.
     getrandom::fill(&mut bytes).expect("the kernel gives random numbers");
     bytes
-}
-
-fn read_checkpoint(folder: &Folder) -> Result<Checkpoint, OpenError> {
-    match folder.read(checkpoint::FILE_NAME)? {
-        None => {
-            // The cluster id must be there before anyone is told it.
-            let fresh = Checkpoint { cluster_id: random(), ..Checkpoint::default() };
-            folder.replace(checkpoint::FILE_NAME, &fresh.encode())?;
-            Ok(fresh)
-        }
-        Some(bytes) => {
-            // Its rename may be in memory only, from a process that was killed there. What it frees is
-            // overwritten from here on: a power cut must not bring the one before back.
-            folder.sync()?;
-            Checkpoint::decode(&bytes).ok_or_else(|| OpenError::Checkpoint(folder.join(checkpoint::FILE_NAME)))
-        }
-    }
 }
 
 /// When the clock was last set by much (R5).
@@ -697,9 +747,9 @@ struct Opener<'a> {
     topics: &'a Topics,
     folder: &'a Folder,
     defaults: &'a Settings,
+    trust: Trust<'a>,
+    appended: &'a Appended,
 }
-
-type Extents = BTreeMap<(u32, u32), Extent>;
 
 impl Opener<'_> {
     fn open_known(&self, whole: &Whole, checkpoint: &Checkpoint) -> Result<(), OpenError> {
@@ -723,6 +773,24 @@ impl Opener<'_> {
         Ok(())
     }
 
+    /// Topics whose definition is lost get another one, with what can be known.
+    fn open_undefined(
+        &self,
+        undefined: Vec<Undefined>,
+        extents: &Extents,
+        applied: &mut Applied,
+    ) -> Result<(), OpenError> {
+        for Undefined { id, name, partitions } in undefined {
+            let path = self.folder.join(&format!("{name}.{id}"));
+            let what = format!("no definition of this topic: it has {partitions} partitions and default settings now");
+            self.trust.damage.found(&path, 0..0, what);
+            let definition = Definition { uuid: random(), name, partitions, config: BTreeMap::new() }.encode();
+            self.open_defined(&id.to_be_bytes(), &definition, extents)?;
+            applied.changes.add(&Change::Put(Space::TOPICS, &id.to_be_bytes(), &definition));
+        }
+        Ok(())
+    }
+
     fn open_defined(&self, id: &[u8], definition: &[u8], extents: &Extents) -> Result<(), OpenError> {
         let (Ok(id), Some(definition)) = (id.try_into().map(u32::from_be_bytes), Definition::decode(definition)) else {
             tracing::error!("a stored topic definition does not parse and is left out");
@@ -738,17 +806,32 @@ impl Opener<'_> {
         Ok(())
     }
 
-    fn make(&self, id: u32, definition: &Definition, extents: &Extents) -> Result<Arc<Topic>, log::segment::OpenError> {
+    fn make(&self, id: u32, definition: &Definition, extents: &Extents) -> Result<Arc<Topic>, DiskError> {
         let settings = self.settings(definition);
-        let folder = self.folder.folder(&format!("{}.{id}", definition.name))?;
+        let name = format!("{}.{id}", definition.name);
+        if self.trust.damage.only_looks() && !self.folder.has(&name)? {
+            let what = "missing; what was in it is lost";
+            self.trust.damage.found(&self.folder.join(&name), 0..0, what);
+            return Ok(Arc::new(Topic::new(id, definition.clone(), self.folder.clone(), Vec::new(), settings)));
+        }
+        let folder = self.folder.folder(&name)?;
         let mut partitions = Vec::new();
         for index in 0..definition.partitions {
             let partition = folder.folder(&index.to_string())?;
             let extent = extents.get(&(id, index)).cloned().unwrap_or_default();
             let bytes_max = settings.segment_bytes_max();
-            partitions.push(Arc::new(Partition::open(partition, (id, index), extent, bytes_max)?));
+            let journaled_from = self.appended.first.get(&(id, index)).copied().unwrap_or(i64::MAX);
+            partitions.push(Arc::new(Partition::open(
+                partition,
+                (id, index),
+                extent,
+                bytes_max,
+                Trust { journaled_from, ..self.trust },
+            )?));
         }
-        folder.sync()?;
+        if !self.trust.damage.only_looks() {
+            folder.sync()?;
+        }
         Ok(Arc::new(Topic::new(id, definition.clone(), folder, partitions, settings)))
     }
 

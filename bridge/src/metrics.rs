@@ -168,11 +168,18 @@ pub struct Disk {
     pub syncs: AtomicU64,
     /// Writes and syncs that failed.
     pub errors: AtomicU64,
+    /// Ranges found damaged, at the start or by a read.
+    pub damaged: AtomicU64,
 }
 
-static DISK: [Disk; Purpose::ALL.len()] =
-    [const { Disk { written_bytes: AtomicU64::new(0), syncs: AtomicU64::new(0), errors: AtomicU64::new(0) } };
-        Purpose::ALL.len()];
+static DISK: [Disk; Purpose::ALL.len()] = [const {
+    Disk {
+        written_bytes: AtomicU64::new(0),
+        syncs: AtomicU64::new(0),
+        errors: AtomicU64::new(0),
+        damaged: AtomicU64::new(0),
+    }
+}; Purpose::ALL.len()];
 
 /// What this process did to files of a purpose. Of the process, not of a [`Bridge`](crate::Bridge): it is counted
 /// where the file system is called, so that no write is missed, and a process serves one data folder.

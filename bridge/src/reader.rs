@@ -61,6 +61,8 @@ impl Reader {
             }
             Ok(None) => Ok(Fetched::Cold),
             Err(ReadError::OutOfRange { .. }) => Ok(Fetched::Gone),
+            // It may pass, or be damage: a read that may wait looks into it.
+            Err(ReadError::Disk(_) | ReadError::Damaged(_)) => Ok(Fetched::Cold),
             Err(other) => Err(other),
         }
     }

@@ -6,10 +6,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bridge::disk::Folder;
-use bridge::log::{Ages, Extent, Now};
 use bridge::state::Change;
-use bridge::{Bridge, Durability, Fetched, Lane, Options, Partition, Settings, Space, Target, batch};
+use bridge::{Bridge, Durability, Fetched, Lane, Options, Settings, Space, Target, batch};
 
 const NOW_MS: i64 = 1_790_000_000_000;
 
@@ -61,26 +59,6 @@ fn checkpoint(bridge: &Bridge, lane: &Lane) {
 
 fn close(bridge: Bridge) {
     assert!(bridge.close(Instant::now() + Duration::from_secs(20)));
-}
-
-fn records(base: i64, stamps: &[i64]) -> Vec<u8> {
-    let mut builder = batch::Builder::default();
-    builder.restart(base);
-    for ms in stamps {
-        let mut body = Vec::new();
-        batch::encode_body(&mut body, None, Some(b"value"), std::iter::empty());
-        builder.push(*ms, &body);
-    }
-    builder.finish(1).to_vec()
-}
-
-fn partition(home: &Path) -> Partition {
-    Partition::open(Folder::open(home).unwrap(), (20, 0), Extent::default(), 1 << 20).unwrap()
-}
-
-fn offset_at(partition: &Partition, ms: i64) -> Option<(i64, i64)> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
-    runtime.block_on(partition.offset_for_timestamp(ms)).unwrap()
 }
 
 #[test]
@@ -151,50 +129,4 @@ fn who_read_all_of_an_epoch_is_told_where_the_next_begins() {
     until("durable", || lane.durable() >= ticket && partition.log_start() == 10);
     assert_eq!(partition.end_of_epoch(1), Some((1, 10)));
     close(bridge);
-}
-
-/// Its clock is 1970 when a record is stamped, and right at the first checkpoint.
-#[test]
-fn a_clock_that_is_learnt_after_the_start_takes_nothing() {
-    let home = tempfile::tempdir().unwrap();
-    let partition = partition(home.path());
-    partition.append(&records(0, &[20_000])).unwrap();
-    let mut ages = Ages::default();
-    ages.look(Now { wall_ms: 10_000, up: Duration::ZERO });
-    ages.look(Now { wall_ms: NOW_MS, up: Duration::from_secs(60) });
-    partition.expire(&Settings::default(), &ages);
-    assert_eq!(partition.log_start(), 0);
-}
-
-#[test]
-fn records_without_a_time_stay() {
-    let home = tempfile::tempdir().unwrap();
-    let partition = partition(home.path());
-    partition.append(&records(0, &[-1])).unwrap();
-    let mut ages = Ages::default();
-    ages.look(Now { wall_ms: NOW_MS, up: Duration::ZERO });
-    partition.expire(&Settings::default(), &ages);
-    assert_eq!(partition.log_start(), 0);
-}
-
-#[test]
-fn a_time_is_found_behind_the_log_start() {
-    let home = tempfile::tempdir().unwrap();
-    let compressed = partition(home.path());
-    let mut bytes = records(0, &[10, 20, 30]);
-    bytes[22] |= 1; // gzip, by its header
-    compressed.append(&bytes).unwrap();
-    compressed.raise_log_start(2);
-    assert_eq!(offset_at(&compressed, 15).unwrap().0, 2);
-
-    let home = tempfile::tempdir().unwrap();
-    let falling = partition(home.path());
-    let mut bytes = records(0, &[100, 100]);
-    // The second record's time, a signed delta in one byte behind length and attributes, is before the first's.
-    let second = batch::HEADER_BYTES + 1 + usize::from(bytes[batch::HEADER_BYTES] >> 1);
-    bytes[second + 2] = 127;
-    falling.append(&bytes).unwrap();
-    falling.append(&records(2, &[100])).unwrap();
-    falling.raise_log_start(1);
-    assert_eq!(offset_at(&falling, 90), Some((2, 100)));
 }

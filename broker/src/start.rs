@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bridge::state::Change;
-use bridge::{Bridge, ConfigureTopicError, CreateTopicError, Lane, Topic};
+use bridge::{Bridge, ConfigureTopicError, CreateTopicError, Lane, RecoveredQueue, Topic};
 use parking_lot::Mutex;
 
 use crate::auth::Access;
@@ -256,6 +256,7 @@ fn recovered_sessions(bridge: &Bridge, shards: usize) -> Vec<Vec<RecoveredSessio
         }
     }
     let mut queues = bridge.take_recovered_queues();
+    let lane = bridge.lane();
     let mut found: Vec<Vec<RecoveredSession>> = (0..shards).map(|_| Vec::new()).collect();
     for (key, value) in bridge.take_recovered(store::SESSIONS) {
         let (Some((id, _)), Some(record)) = (store::split_key(&key), Record::decode(&value)) else {
@@ -263,20 +264,30 @@ fn recovered_sessions(bridge: &Bridge, shards: usize) -> Vec<Vec<RecoveredSessio
             continue;
         };
         let shard = shard::shard_of(&record.client_id, shards);
+        let queue = queues.remove(&id).unwrap_or_else(|| {
+            // Damage took it: without one nothing would ever be queued for this session.
+            let mut operation = lane.begin();
+            operation.change(Change::Open(id));
+            operation.submit();
+            RecoveredQueue::default()
+        });
         found[shard].push(RecoveredSession {
             id,
             subscriptions: subscriptions.remove(&id).unwrap_or_default(),
             inbound: inbound.remove(&id).unwrap_or_default(),
-            queue: queues.remove(&id).unwrap_or_default(),
+            queue,
             record,
         });
     }
-    let lane = bridge.lane();
     for queue in queues.keys() {
         let mut operation = lane.begin();
         operation.change(Change::Close(*queue));
         operation.submit();
     }
     lane.flush();
+    // A queue is there before the shard whose it is says so.
+    while lane.durable() < lane.submitted() && lane.failure().is_none() {
+        thread::sleep(Duration::from_millis(1));
+    }
     found
 }

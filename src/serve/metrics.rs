@@ -294,6 +294,8 @@ fn disk(sink: &mut MetricSink) {
         sink.counter("millstream_disk_syncs_total", help, &labels, load(&of.syncs));
         let help = "Writes and syncs that failed.";
         sink.counter("millstream_disk_errors_total", help, &labels, load(&of.errors));
+        let help = "Ranges of files found damaged, by the start or by a read; readers go on behind them.";
+        sink.counter("millstream_disk_damaged_ranges_total", help, &labels, load(&of.damaged));
     }
 }
 

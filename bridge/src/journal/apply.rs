@@ -2,6 +2,7 @@
 //! It alone writes public partitions, so a slow page cache delays readers and never an acknowledgement.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -47,6 +48,9 @@ pub(crate) struct Applied {
     /// Partitions given out for compaction: (topic, partition).
     pub(crate) being_cleaned: BTreeSet<(u32, u32)>,
 }
+
+/// Offsets of a partition (topic, index) that damage took.
+pub(crate) type LeftOut = ((u32, u32), Range<i64>);
 
 /// A frame that cannot be applied as it stands.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +136,25 @@ impl Applied {
             *done = index;
         }
         Ok(())
+    }
+
+    /// The same for recovery, after damage perhaps: gives the offsets that are missing before a batch, by partition.
+    pub(crate) fn replay_batches(&mut self, body: &[u8], done: &mut usize) -> Result<Vec<LeftOut>, ApplyError> {
+        let (mut rest, mut index, mut missing) = (body, 0, Vec::new());
+        while let Some(section) = frame::next_section(&mut rest) {
+            let Section::Batch { topic, partition, bytes } = section else { continue };
+            index += 1;
+            if index <= *done {
+                continue;
+            }
+            if let Some(found) = self.partition(topic, partition) {
+                let left_out =
+                    found.append_replayed(bytes).map_err(|error| ApplyError::Append(topic, partition, error))?;
+                missing.extend(Some(((topic, partition), left_out)).filter(|(_, offsets)| !offsets.is_empty()));
+            }
+            *done = index;
+        }
+        Ok(missing)
     }
 
     fn partition(&mut self, topic: u32, partition: u32) -> Option<Arc<Partition>> {

@@ -19,6 +19,9 @@ pub struct Changes {
     pub keyed: Map<Key, Option<Box<[u8]>>>,
     /// By queue.
     pub queues: Map<u64, QueueChanges>,
+    /// What is known of the state before may be newer than the first of them: then also what came and went leaves a
+    /// trace (R3).
+    pub over_newer: bool,
     /// How many entries those have.
     entries: usize,
 }
@@ -54,14 +57,16 @@ impl Changes {
                 self.keyed.insert((*space, (*key).into()), None);
             }
             Change::Open(queue) => {
-                let fresh = QueueChanges { next: Some(0), first_fresh: Some(0), ..QueueChanges::default() };
-                self.replace(*queue, fresh);
+                let first_fresh = (!self.over_newer).then_some(0);
+                self.replace(*queue, QueueChanges { next: Some(0), first_fresh, ..QueueChanges::default() });
             }
             Change::Close(queue) => self.replace(*queue, QueueChanges { closed: true, ..QueueChanges::default() }),
             Change::Enqueue(queue, sequence, entry) => {
                 let queue = self.queues.entry(*queue).or_default();
                 queue.next = Some(sequence + 1);
-                queue.first_fresh.get_or_insert(*sequence);
+                if !self.over_newer {
+                    queue.first_fresh.get_or_insert(*sequence);
+                }
                 self.entries += usize::from(queue.entries.insert(*sequence, Some(*entry)).is_none());
             }
             Change::Remove(queue, sequence) => {
@@ -123,7 +128,7 @@ impl Whole {
                 continue;
             }
             let queue = self.queues.entry(*id).or_default();
-            queue.next = change.next.unwrap_or(queue.next);
+            queue.next = queue.next.max(change.next.unwrap_or(0));
             for (sequence, entry) in &change.entries {
                 match entry {
                     Some(entry) => queue.entries.insert(*sequence, *entry),

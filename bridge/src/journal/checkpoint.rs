@@ -54,6 +54,16 @@ pub(crate) struct Checkpoint {
     pub(crate) cluster_id: [u8; 16],
     pub(crate) next_topic_id: u32,
     pub(crate) extents: Extents,
+    /// Numbers of the journal files that had been in use: one that has no header later was damaged.
+    pub(crate) journal_files: Vec<u64>,
+}
+
+/// Why a checkpoint file says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Damaged,
+    /// A newer Millstream wrote it, in this version.
+    Newer(u8),
 }
 
 impl Checkpoint {
@@ -71,20 +81,26 @@ impl Checkpoint {
             let epochs = extent.epochs.iter().flat_map(|(epoch, start)| [*epoch as u64, *start as u64]);
             head.into_iter().chain(lengths).chain(segments).chain(epochs).for_each(|n| put_number(&mut out, n));
         }
+        put_number(&mut out, self.journal_files.len() as u64);
+        self.journal_files.iter().for_each(|number| put_number(&mut out, *number));
         out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
         out
     }
 
-    /// `None` when it is damaged or of a version not known here.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Checkpoint> {
-        let (covered, crc) = bytes.split_last_chunk::<4>()?;
-        if crc32c::crc32c(covered) != u32::from_le_bytes(*crc) {
-            return None;
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Checkpoint, Unreadable> {
+        let covered = bytes.split_last_chunk::<4>().filter(|(covered, crc)| {
+            // What is there before it is not believed either: damage must not pass for another version.
+            crc32c::crc32c(covered) == u32::from_le_bytes(**crc)
+        });
+        let (version, rest) =
+            covered.and_then(|(covered, _)| covered.strip_prefix(MAGIC)?.split_first()).ok_or(Unreadable::Damaged)?;
+        match *version {
+            1..=VERSION => Checkpoint::decode_version(*version, rest).ok_or(Unreadable::Damaged),
+            newer => Err(Unreadable::Newer(newer)),
         }
-        let (version, mut rest) = covered.strip_prefix(MAGIC)?.split_first()?;
-        if !(1..=VERSION).contains(version) {
-            return None;
-        }
+    }
+
+    fn decode_version(version: u8, mut rest: &[u8]) -> Option<Checkpoint> {
         let (cluster_id, after) = rest.split_first_chunk::<16>()?;
         rest = after;
         let mut checkpoint = Checkpoint {
@@ -93,6 +109,7 @@ impl Checkpoint {
             epoch: take_number(&mut rest)?,
             next_topic_id: take_u32(&mut rest)?,
             extents: Extents::new(),
+            journal_files: Vec::new(),
         };
         for _ in 0..take_number(&mut rest)? {
             let key = (take_u32(&mut rest)?, take_u32(&mut rest)?);
@@ -102,7 +119,7 @@ impl Checkpoint {
             for _ in 0..segments {
                 extent.segments.push(SegmentExtent {
                     base: take_offset(&mut rest)?,
-                    generation: if *version == 1 { 0 } else { take_u32(&mut rest)? },
+                    generation: if version == 1 { 0 } else { take_u32(&mut rest)? },
                     bytes: take_number(&mut rest)?,
                 });
             }
@@ -110,6 +127,11 @@ impl Checkpoint {
                 extent.epochs.push((take_u32(&mut rest)?.try_into().ok()?, take_offset(&mut rest)?));
             }
             checkpoint.extents.insert(key, extent);
+        }
+        if version > 1 {
+            for _ in 0..take_number(&mut rest)? {
+                checkpoint.journal_files.push(take_number(&mut rest)?);
+            }
         }
         rest.is_empty().then_some(checkpoint)
     }
@@ -189,13 +211,14 @@ impl Checkpointer {
         if off!(RecycleAfter) {
             self.files.recycle(job.lsn);
         }
-        let outdated = self.state.store(&job.changes)?;
+        let outdated = self.state.store(&job.changes, job.lsn)?;
         let mut checkpoint = Checkpoint {
             lsn: job.lsn,
             epoch: self.epoch,
             cluster_id: self.cluster_id,
             next_topic_id: job.next_topic_id,
             extents: job.extents.clone(),
+            journal_files: self.files.begun(),
         };
         checkpoint.extents.extend(self.state.extents());
         self.folder.replace(FILE_NAME, &checkpoint.encode())?;
@@ -232,13 +255,18 @@ mod tests {
             cluster_id: [9; 16],
             next_topic_id: 18,
             extents: Extents::from([((16, 0), extent), ((16, 1), Extent::default())]),
+            journal_files: vec![1, 300],
         };
         let bytes = checkpoint.encode();
-        assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
+        assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint));
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 4;
-            assert_eq!(Checkpoint::decode(&bad), None, "byte {at}");
+            assert_eq!(Checkpoint::decode(&bad), Err(Unreadable::Damaged), "byte {at}");
         }
+        let mut newer = bytes[..bytes.len() - 4].to_vec();
+        newer[4] = VERSION + 1;
+        newer.extend_from_slice(&crc32c::crc32c(&newer).to_le_bytes());
+        assert_eq!(Checkpoint::decode(&newer), Err(Unreadable::Newer(VERSION + 1)));
     }
 }

@@ -3,7 +3,7 @@
 //! room. Another is made in advance for the committer; when it is used up before the next, the committer makes a file
 //! itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -18,6 +18,8 @@ const VERSION: u32 = 2;
 /// Small in the crate's own tests: the simulation goes through many.
 const FIRST_FILE_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 4 << 20 };
 const FILE_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
+/// A file has room for its header, the header's copy and something between them.
+const MIN_BYTES: u64 = 3 * BOUNDARY_BYTES as u64;
 
 /// Made in advance: one for the next start, one for the committer.
 const SPARES: usize = 2;
@@ -34,6 +36,18 @@ pub struct FileHeader {
     pub first_lsn: u64,
     /// Seeds the CRC of its frames, so that what a device sends can never be one.
     pub salt: u32,
+    /// What it says of the folder; older ones say nothing.
+    pub folder: Option<FolderNote>,
+}
+
+/// What a start has to know of a folder whose checkpoint is lost (R3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FolderNote {
+    /// The newest checkpoint when the file was begun. A file is begun over again only when a checkpoint holds all that
+    /// was in it: so no frame above the greatest LSN that any file notes has been written over.
+    pub checkpoint_lsn: u64,
+    /// The folder's.
+    pub cluster_id: [u8; 16],
 }
 
 impl FileHeader {
@@ -46,8 +60,35 @@ impl FileHeader {
         }
         out.extend_from_slice(&self.salt.to_le_bytes());
         out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        if let Some(note) = &self.folder {
+            out.extend_from_slice(&note.checkpoint_lsn.to_le_bytes());
+            out.extend_from_slice(&note.cluster_id);
+            out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        }
         out.resize(BOUNDARY_BYTES, 0);
         out
+    }
+
+    /// The header of a file, or its copy in the last boundary.
+    pub fn read(file: &File) -> Result<Option<FileHeader>, u32> {
+        let header = FileHeader::decode(&file.read_lossy(0, BOUNDARY_BYTES));
+        let size = file.size().unwrap_or(0);
+        match header {
+            Ok(None) if size >= MIN_BYTES => {
+                FileHeader::decode(&file.read_lossy(size - BOUNDARY_BYTES as u64, BOUNDARY_BYTES))
+            }
+            found => found,
+        }
+    }
+
+    /// Whether a file's end, where the copy stands, is as its header has it; or newer, when a power cut tore the two.
+    pub fn is_whole(&self, file: &File) -> bool {
+        let size = file.size().unwrap_or(0);
+        let copy = size.checked_sub(BOUNDARY_BYTES as u64).map(|at| file.read_lossy(at, BOUNDARY_BYTES));
+        let is_there = |copy: FileHeader| (copy.epoch, copy.first_lsn) >= (self.epoch, self.first_lsn);
+        // Older ones have no copy.
+        self.folder.is_none()
+            || copy.is_some_and(|copy| FileHeader::decode(&copy).is_ok_and(|copy| copy.is_some_and(is_there)))
     }
 
     /// `Ok(None)` when the file is blank or its header never became whole; an error when a newer
@@ -62,10 +103,29 @@ impl FileHeader {
                 void_from_lsn: u64_at(bytes, 16),
                 first_lsn: u64_at(bytes, 24),
                 salt: u32_at(bytes, 32),
+                folder: FolderNote::decode(bytes),
             })),
             newer => Err(newer),
         }
     }
+}
+
+impl FolderNote {
+    fn decode(bytes: &[u8]) -> Option<FolderNote> {
+        let is_whole = bytes.len() >= 68 && crc32c::crc32c(&bytes[..64]) == u32_at(bytes, 64);
+        let cluster_id = bytes.get(48..64).and_then(|id| id.try_into().ok());
+        cluster_id.filter(|_| is_whole).map(|cluster_id| FolderNote { checkpoint_lsn: u64_at(bytes, 40), cluster_id })
+    }
+}
+
+/// The number in a file's name.
+pub fn number_of(name: &str) -> Option<u64> {
+    name.strip_suffix(".journal")?.parse().ok()
+}
+
+/// The name of the file with a number.
+pub fn name_of(number: u64) -> String {
+    format!("{number:010}.journal")
 }
 
 /// Files that are full, and files that wait for use. Shared by the committer and the checkpoint thread.
@@ -85,21 +145,37 @@ struct Inner {
     in_use: bool,
     next_number: u64,
     next_bytes: u64,
+    /// Numbers of those that have been in use: they have a header ever after.
+    begun: BTreeSet<u64>,
+    note: FolderNote,
 }
 
 impl Files {
-    /// Takes over a folder: `full` holds what recovery still needs, by last LSN; the rest are spares.
-    pub fn new(folder: Folder, full: Vec<(String, u64)>, spares: Vec<String>) -> Files {
-        let number = |name: &String| name.split('.').next().and_then(|n| n.parse::<u64>().ok());
-        let next_number =
-            full.iter().map(|(name, _)| name).chain(&spares).filter_map(number).max().map_or(1, |n| n + 1);
-        let inner = Inner { full: full.into(), spares, in_use: false, next_number, next_bytes: FIRST_FILE_BYTES };
+    /// Takes over a folder: `full` holds what recovery still needs, by last LSN; the rest are spares, of which those
+    /// with numbers in `begun` have been in use.
+    pub fn new(
+        folder: Folder,
+        full: Vec<(String, u64)>,
+        spares: Vec<String>,
+        begun: BTreeSet<u64>,
+        note: FolderNote,
+    ) -> Files {
+        let names = full.iter().map(|(name, _)| name).chain(&spares);
+        let next_number = names.filter_map(|name| number_of(name)).max().map_or(1, |n| n + 1);
+        let full = full.into();
+        let inner = Inner { full, spares, in_use: false, next_number, next_bytes: FIRST_FILE_BYTES, begun, note };
         Files { folder, inner: Mutex::new(inner) }
+    }
+
+    /// Numbers of the files that have been in use, for the checkpoint to name: one that is missed later is damage.
+    pub fn begun(&self) -> Vec<u64> {
+        self.inner.lock().begun.iter().copied().collect()
     }
 
     /// Everything up to `lsn` is in a checkpoint: files that hold no more become spares.
     pub fn recycle(&self, lsn: u64) {
         let mut inner = self.inner.lock();
+        inner.note.checkpoint_lsn = lsn;
         while inner.full.front().is_some_and(|(_, last)| *last <= lsn) {
             if let Some((name, _)) = inner.full.pop_front() {
                 inner.spares.push(name);
@@ -145,7 +221,7 @@ impl Files {
         let name = {
             let mut inner = self.inner.lock();
             inner.next_number += 1;
-            format!("{:010}.journal", inner.next_number - 1)
+            name_of(inner.next_number - 1)
         };
         let made = self.folder.file(&name).and_then(|file| file.fill_with_zeros(bytes));
         if let Err(error) = made.and_then(|()| self.folder.sync()) {
@@ -172,13 +248,18 @@ impl Files {
 
     fn begin(&self, name: &str, bytes_min: u64, header: &FileHeader) -> Result<Current, DiskError> {
         let file = self.folder.file(name)?;
-        let mut bytes = file.size()?;
+        // One that was cut off may have any size.
+        let mut bytes = file.size()? / BOUNDARY_BYTES as u64 * BOUNDARY_BYTES as u64;
         if bytes < bytes_min {
             // One operation larger than the spare: grow the spare rather than keep an odd file.
             file.fill_with_zeros(bytes_min)?;
             bytes = bytes_min;
         }
-        file.write_at(&header.encode(), 0)?;
+        // Twice: without it all frames of a file would be lost with one sector.
+        bytes -= BOUNDARY_BYTES as u64;
+        for position in [0, bytes] {
+            file.write_at(&header.encode(), position)?;
+        }
         Ok(Current { file: Arc::new(file), name: name.to_owned(), bytes, position: BOUNDARY_BYTES as u64 })
     }
 }
@@ -233,7 +314,7 @@ impl Writer {
     /// may be written again: it goes to the same place.
     pub fn write(&mut self, frame: &mut Frame) -> Result<u64, DiskError> {
         let bytes = frame.body().len();
-        let needed = (BOUNDARY_BYTES + frame::padded_bytes(bytes)) as u64;
+        let needed = (2 * BOUNDARY_BYTES + frame::padded_bytes(bytes)) as u64;
         let room = self.current.as_ref().map_or(0, |c| c.bytes - c.position);
         if room < frame::padded_bytes(bytes) as u64 {
             self.rotate(needed)?;
@@ -277,11 +358,13 @@ impl Writer {
             void_from_lsn: self.void_from_lsn,
             first_lsn: self.next_lsn,
             salt: random_salt(),
+            folder: Some(self.files.inner.lock().note),
         };
         let next = self.files.take(bytes_min, self.spares_kept, &header)?;
         self.salt = header.salt;
         let mut files = self.files.inner.lock();
         files.in_use = true;
+        files.begun.extend(number_of(&next.name));
         if let Some(full) = self.current.replace(next) {
             files.full.push_back((full.name, self.next_lsn - 1));
         }

@@ -124,6 +124,11 @@ impl Frame {
     }
 }
 
+/// Whether a frame may begin there, under some salt.
+pub fn may_be(bytes: &[u8]) -> bool {
+    bytes.len() >= HEADER_BYTES && u32_at(bytes, 0) == MAGIC
+}
+
 /// Reads a frame at the front of `bytes`; `None` when there is no whole and right one.
 pub fn find(bytes: &[u8], salt: u32) -> Option<Found<'_>> {
     if bytes.len() < HEADER_BYTES || u32_at(bytes, 0) != MAGIC {

@@ -202,6 +202,8 @@ impl Part {
             Err(gone) => Err(gone),
         };
         match read {
+            // Damage took all up to the end: the client waits for what comes.
+            Ok(bytes) if bytes.is_empty() => 0,
             Ok(bytes) => self.take(bytes, bytes_left, is_first),
             // Retention passed by what was next: the client asks for it itself.
             Err(_) if self.bytes > 0 => {

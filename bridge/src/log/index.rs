@@ -56,6 +56,11 @@ impl Index {
         after.checked_sub(1).map_or(0, |i| self.position_before(self.times[i].1))
     }
 
+    /// Positions of batches.
+    pub(crate) fn positions(&self) -> Vec<u64> {
+        self.offsets.iter().map(|(_, position)| u64::from(*position)).collect()
+    }
+
     /// Greatest timestamp held.
     pub fn max_timestamp(&self) -> Option<i64> {
         self.newest.map(|(time, _)| time)
@@ -80,7 +85,7 @@ impl Index {
         Ok(Index::default())
     }
 
-    fn read(offsets: &File, times: &File, log_bytes: u64) -> Result<(Index, u64), DiskError> {
+    pub(crate) fn read(offsets: &File, times: &File, log_bytes: u64) -> Result<(Index, u64), DiskError> {
         let mut index = Index::default();
         let bytes = offsets.read_at(0, offsets.size()? as usize)?;
         for entry in bytes.chunks_exact(OFFSET_ENTRY_BYTES) {

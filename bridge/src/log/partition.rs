@@ -1,5 +1,8 @@
 //! One partition: its segments in order, written by the apply thread alone, read by everyone.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,16 +11,21 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use crate::batch::{self, Header};
+use crate::batch::{self, BatchError, Header};
 use crate::compression;
+use crate::damage::Damage;
 use crate::disk::{DiskError, File, Folder};
+use crate::metrics::{Purpose, disk};
 
 use super::ages::Ages;
-use super::segment::{self, Segment, SegmentExtent};
+use super::scan::{self, Expected, Gap};
+use super::segment::{self, Believed, Segment, SegmentExtent};
 use super::settings::Settings;
 
 /// Bytes read beyond what was asked for, since an index points at most this far before its batch.
 const INDEX_SLACK_BYTES: usize = 8192;
+/// How often a segment is looked through and the read tried again, before an error is told.
+const LOOKS_MAX: usize = 3;
 
 /// One partition of a topic.
 #[derive(Debug)]
@@ -90,39 +98,95 @@ pub(crate) struct Closed {
     pub(crate) file: Arc<File>,
 }
 
-/// Where a read has to look.
+/// How far what lies in a partition's folder is believed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trust<'a> {
+    /// As far as there are whole batches, not as far as a checkpoint says.
+    pub(crate) as_far_as_whole: bool,
+    /// The journal has what comes from this offset on.
+    pub(crate) journaled_from: i64,
+    pub(crate) damage: &'a Damage,
+}
+
+impl<'a> Trust<'a> {
+    /// As far as the checkpoint says.
+    pub(crate) fn checkpoint(damage: &'a Damage) -> Trust<'a> {
+        Trust { as_far_as_whole: false, journaled_from: i64::MAX, damage }
+    }
+
+    /// As far as there is anything.
+    pub(crate) fn batches(damage: &'a Damage) -> Trust<'a> {
+        Trust { as_far_as_whole: true, journaled_from: i64::MAX, damage }
+    }
+}
+
+/// Where a read has to look: a part of a segment without gaps.
+#[derive(Clone)]
 struct Place {
+    segment: (i64, u32),
     file: Arc<File>,
     position: u64,
     end: u64,
+    /// Of the segment.
+    offsets: Range<i64>,
 }
 
 impl Partition {
-    /// Opens a partition at exactly what the checkpoint names; anything else in its folder goes (R1).
-    pub fn open(
+    /// Opens a partition at exactly what the checkpoint names; anything else in its folder goes (R1). Where the journal or
+    /// the checkpoint is lost, whole batches behind that are believed, too, and nothing goes (R3).
+    pub(crate) fn open(
         folder: Folder,
         (topic_id, index): (u32, u32),
         extent: Extent,
         segment_bytes_max: u64,
-    ) -> Result<Partition, segment::OpenError> {
-        for name in folder.names()? {
-            let named = |found| extent.segments.iter().any(|s| (s.base, s.generation) == found);
-            if segment::parse_file_name(&name).is_some_and(|found| !named(found)) {
-                folder.remove(&name)?;
+        Trust { as_far_as_whole, journaled_from, damage }: Trust<'_>,
+    ) -> Result<Partition, DiskError> {
+        let names = folder.names()?;
+        let mut wanted = extent.segments.clone();
+        let is_named = |(base, generation)| wanted.iter().any(|s| (s.base, s.generation) == (base, generation));
+        let unnamed: Vec<_> =
+            names.iter().filter_map(|name| segment::parse_file_name(name)).filter(|found| !is_named(*found)).collect();
+        if as_far_as_whole {
+            wanted.extend(found_behind(&names, &extent));
+            if !damage.only_looks() {
+                // They may have been made by a process that was killed.
+                folder.sync()?;
+            }
+        } else if !damage.only_looks() {
+            for (base, generation) in unnamed {
+                segment::file_names(base, generation).iter().try_for_each(|name| folder.remove(name))?;
             }
         }
-        let mut list = Vec::new();
-        for segment in &extent.segments {
-            list.push(Segment::open(&folder, segment)?);
+        let mut believed = Believed { as_far_as_whole: false, damage, journaled_from, epochs: extent.epochs };
+        let mut list: Vec<Segment> = Vec::new();
+        for (at, one) in wanted.iter().enumerate() {
+            let name = segment::file_name(one.base, one.generation, "log");
+            let end = if as_far_as_whole { i64::MAX } else { extent.end };
+            let offset_end = wanted.get(at + 1).map_or(end, |next| next.base);
+            if names.binary_search(&name).is_err() {
+                let what = format!("missing; {}", segment::lost(&(one.base..offset_end)));
+                damage.found(&folder.join(&name), 0..one.bytes, what);
+                continue;
+            }
+            believed.as_far_as_whole = as_far_as_whole && at + 1 >= extent.segments.len();
+            let before = list.last().map_or(one.base, |segment| segment.end);
+            if at >= extent.segments.len() && before < one.base && before >= journaled_from {
+                // The journal has the offsets in between, and so all behind them.
+                break;
+            }
+            list.push(Segment::open(&folder, one, offset_end, &mut believed)?);
         }
+        let first_held = list.first().map_or(0, |segment| segment.base);
+        let known = extent.end > 0 || !extent.segments.is_empty();
+        let end = list.last().map_or(0, |segment| segment.end).max(extent.end);
         Ok(Partition {
             topic_id,
             index,
             folder,
             segment_bytes_max: AtomicU64::new(segment_bytes_max),
-            segments: RwLock::new(Segments { list, epochs: extent.epochs }),
-            log_start: AtomicI64::new(extent.log_start),
-            high_watermark: AtomicI64::new(extent.end),
+            segments: RwLock::new(Segments { list, epochs: believed.epochs }),
+            log_start: AtomicI64::new(if known { extent.log_start } else { first_held }),
+            high_watermark: AtomicI64::new(end),
             waiting: Mutex::default(),
         })
     }
@@ -145,7 +209,23 @@ impl Partition {
         if header.base_offset != expected {
             return Err(AppendError::Gap { expected, found: header.base_offset });
         }
-        self.roll_if_full(bytes.len() as u64, &header)?;
+        self.append_at_end(bytes, &header)
+    }
+
+    /// The same when the journal is replayed. What is there already is passed over; offsets that damage took are left
+    /// out, for those behind them keep theirs (R1). Gives the ones left out.
+    pub(crate) fn append_replayed(&self, bytes: &[u8]) -> Result<Range<i64>, AppendError> {
+        let header = Header::parse(bytes)?;
+        let expected = self.high_watermark();
+        if header.base_offset < expected {
+            return Ok(expected..expected);
+        }
+        self.append_at_end(bytes, &header)?;
+        Ok(expected..header.base_offset)
+    }
+
+    fn append_at_end(&self, bytes: &[u8], header: &Header) -> Result<(), AppendError> {
+        self.roll_if_full(bytes.len() as u64, header)?;
         let (file, position) = {
             let segments = self.segments.read();
             // PROOF: roll_if_full leaves at least one segment.
@@ -159,12 +239,17 @@ impl Partition {
                 segments.epochs.push((header.leader_epoch, header.base_offset));
             }
             let active = segments.list.last_mut().ok_or(AppendError::NoSegment)?;
-            active.note(&header, position);
+            active.note(header, position);
             active.bytes += bytes.len() as u64;
             active.dirty = true;
         }
         self.high_watermark.store(header.last_offset() + 1, Ordering::Release);
         Ok(())
+    }
+
+    /// Offsets below this were given, whatever is left of them.
+    pub(crate) fn raise_end(&self, offset: i64) {
+        self.high_watermark.fetch_max(offset, Ordering::AcqRel);
     }
 
     /// Wakes who waits for an append.
@@ -397,6 +482,11 @@ impl Partition {
         self.segments.read().list.iter().map(|s| s.bytes).sum()
     }
 
+    /// The newest start that wrote to it.
+    pub(crate) fn newest_epoch(&self) -> Option<i32> {
+        self.segments.read().epochs.last().map(|(epoch, _)| *epoch)
+    }
+
     /// For OffsetForLeaderEpoch: the greatest epoch held that is at most `epoch` and the offset after its
     /// last record; where every epoch held is newer, the asked for and where the first of those begins: who read all of it
     /// goes on there. `None` when none is held.
@@ -423,43 +513,124 @@ impl Partition {
     }
 
     /// Whole stored batches, from the first that reaches `offset` on, visible or not, at most `bytes_max` but always at least
-    /// one; none above the high watermark; empty at the high watermark. Does not block the thread.
+    /// one; none above the high watermark; empty at the high watermark, or where damage took all up to there. Does not
+    /// block the thread.
     pub async fn read(&self, offset: i64, bytes_max: usize) -> Result<Bytes, ReadError> {
-        let Some(place) = self.place(offset)? else { return Ok(Bytes::new()) };
-        let mut want = bytes_max.saturating_add(INDEX_SLACK_BYTES);
-        loop {
-            let chunk = place.read(want).await?;
-            match cut(&chunk, offset, bytes_max)? {
-                Cut::Batches(range) => return Ok(chunk.slice(range)),
-                Cut::More(bytes) => want = place.more(chunk.len(), bytes)?,
+        let (mut from, mut tries) = (None, 0);
+        while let Some(place) = self.place(offset, from)? {
+            match place.read(offset, bytes_max).await {
+                Ok(batches) if !batches.is_empty() => return Ok(batches),
+                Ok(_) => from = Some((place.segment, place.end)),
+                Err(error) => {
+                    tries += 1;
+                    let Some(expected) = self.expected(place.segment).filter(|_| error.is_worth_a_look(tries)) else {
+                        return Err(error);
+                    };
+                    let file = place.file.clone();
+                    let gaps = blocking(move || Ok(scan::scan(&file, &expected, |_, _| {}))).await?;
+                    self.take_out(&place, gaps);
+                }
             }
         }
+        Ok(Bytes::new())
     }
 
     /// The same, from the page cache alone: `None` when the disk would have to be asked.
     pub fn read_cached(&self, offset: i64, bytes_max: usize) -> Result<Option<Bytes>, ReadError> {
-        let Some(place) = self.place(offset)? else { return Ok(Some(Bytes::new())) };
-        let mut want = bytes_max.saturating_add(INDEX_SLACK_BYTES);
-        loop {
-            let Some(chunk) = place.read_cached(want)? else { return Ok(None) };
-            match cut(&chunk, offset, bytes_max)? {
-                Cut::Batches(range) => return Ok(Some(chunk.slice(range))),
-                Cut::More(bytes) => want = place.more(chunk.len(), bytes)?,
+        let mut from = None;
+        while let Some(place) = self.place(offset, from)? {
+            match place.read_from(offset, bytes_max, |want| place.cached(want))? {
+                Some(batches) if batches.is_empty() => from = Some((place.segment, place.end)),
+                batches_or_cold => return Ok(batches_or_cold),
             }
         }
+        Ok(Some(Bytes::new()))
     }
 
     /// The same, waiting for the disk where needed; not for I/O threads.
     pub fn read_blocking(&self, offset: i64, bytes_max: usize) -> Result<Bytes, ReadError> {
-        let Some(place) = self.place(offset)? else { return Ok(Bytes::new()) };
-        let mut want = bytes_max.saturating_add(INDEX_SLACK_BYTES);
-        loop {
-            let chunk = place.file.read_at(place.position, place.clamp(want))?;
-            match cut(&chunk, offset, bytes_max)? {
-                Cut::Batches(range) => return Ok(chunk.slice(range)),
-                Cut::More(bytes) => want = place.more(chunk.len(), bytes)?,
+        let (mut from, mut tries) = (None, 0);
+        while let Some(place) = self.place(offset, from)? {
+            match place.read_from(offset, bytes_max, |want| place.uncached(want).map(Some)) {
+                Ok(batches) => match batches.filter(|batches| !batches.is_empty()) {
+                    Some(batches) => return Ok(batches),
+                    None => from = Some((place.segment, place.end)),
+                },
+                Err(error) => {
+                    tries += 1;
+                    let Some(expected) = self.expected(place.segment).filter(|_| error.is_worth_a_look(tries)) else {
+                        return Err(error);
+                    };
+                    let gaps = scan::scan(&place.file, &expected, |_, _| {});
+                    self.take_out(&place, gaps);
+                }
             }
         }
+        Ok(Bytes::new())
+    }
+
+    /// The first offset of its segments: Kafka clients may see less.
+    pub(crate) fn first_held(&self) -> i64 {
+        self.segments.read().list.first().map_or(0, |segment| segment.base)
+    }
+
+    /// What is damaged of its files, as far as it was found.
+    pub(crate) fn gaps(&self) -> Vec<(PathBuf, Range<u64>)> {
+        let segments = self.segments.read();
+        let of = |s: &Segment| s.gaps.iter().map(|gap| (s.file.path().to_owned(), gap.clone())).collect::<Vec<_>>();
+        segments.list.iter().flat_map(of).collect()
+    }
+
+    /// Looks at every batch; takes out what is damaged.
+    pub(crate) fn look_through(&self) {
+        let segments: Vec<_> = self.segments.read().list.iter().map(|s| Place::of(s, 0..s.bytes)).collect();
+        for place in segments {
+            if let Some(expected) = self.expected(place.segment) {
+                self.take_out(&place, scan::scan(&place.file, &expected, |_, _| {}));
+            }
+        }
+    }
+
+    /// Rewrites segments with damage in them into the next generation, and every index; gives the names of files that the
+    /// next checkpoint does not name. Nobody appends meanwhile.
+    pub(crate) fn rewrite_damaged(&self) -> Result<Vec<String>, DiskError> {
+        let mut segments = self.segments.write();
+        let mut outdated = Vec::new();
+        for segment in &mut segments.list {
+            if segment.gaps.is_empty() {
+                segment.store_index(&self.folder)?;
+            } else {
+                let fresh = segment.rewritten(&self.folder)?;
+                outdated.extend(std::mem::replace(segment, fresh).file_names());
+            }
+        }
+        self.folder.sync()?;
+        Ok(outdated)
+    }
+
+    /// What a segment should hold.
+    fn expected(&self, (base, generation): (i64, u32)) -> Option<Expected> {
+        let segments = self.segments.read();
+        let at = segments.list.iter().position(|s| (s.base, s.generation) == (base, generation))?;
+        let segment = &segments.list[at];
+        let offset_end = segments.list.get(at + 1).map_or(segment.end, |next| next.base);
+        let marks = segment.index.positions();
+        Some(Expected { bytes: segment.bytes, offsets: base..offset_end, marks, elsewhere_from: i64::MAX })
+    }
+
+    /// Readers pass over what was found damaged in a segment from here on. A consumer that is before it gets what lies
+    /// behind it, as over offsets that compaction took: an error would keep it there for ever.
+    fn take_out(&self, place: &Place, gaps: Vec<Gap>) {
+        let mut segments = self.segments.write();
+        let found = segments.list.iter_mut().find(|s| (s.base, s.generation) == place.segment);
+        let Some(segment) = found else { return };
+        for gap in gaps.iter().filter(|gap| !segment.gaps.contains(&gap.bytes)) {
+            let (path, bytes, what) = (place.file.path(), &gap.bytes, segment::describe(gap));
+            disk(Purpose::of(path)).damaged.fetch_add(1, Ordering::Relaxed);
+            let (file, from, to) = (path.display(), bytes.start, bytes.end);
+            tracing::error!("damage: {file}, bytes {from} to {to}: {what}; readers go on behind it");
+        }
+        segment.gaps = gaps.into_iter().map(|gap| gap.bytes).collect();
     }
 
     /// Whether Kafka clients may read from this offset on.
@@ -471,17 +642,24 @@ impl Partition {
         }
     }
 
-    /// Where the first batch lies that reaches this offset; `None` when there is none yet.
-    fn place(&self, offset: i64) -> Result<Option<Place>, ReadError> {
+    /// Where the first batch lies that reaches this offset, from a segment's position on where one is given; `None` when
+    /// there is none yet.
+    fn place(&self, offset: i64, from: Option<((i64, u32), u64)>) -> Result<Option<Place>, ReadError> {
         let end = self.high_watermark();
         if offset > end {
             return Err(ReadError::OutOfRange { offset, start: self.log_start(), end });
         }
         let segments = self.segments.read();
         let found = segments.list.partition_point(|s| s.end <= offset);
-        let Some(segment) = segments.list.get(found).filter(|_| offset < end) else { return Ok(None) };
-        let position = segment.index.position_before((offset - segment.base).max(0) as u32);
-        Ok(Some(Place { file: segment.file.clone(), position, end: segment.bytes }))
+        let mut rest = segments.list[found..].iter().filter(|_| offset < end);
+        Ok(rest.find_map(|segment| {
+            let position = match from {
+                Some(((base, _), _)) if segment.base < base => return None,
+                Some(((base, _), position)) if segment.base == base => position,
+                _ => segment.index.position_before((offset - segment.base).max(0) as u32),
+            };
+            Some(Place::of(segment, segment.run(position)?))
+        }))
     }
 
     /// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`; of a batch that does not
@@ -491,12 +669,11 @@ impl Partition {
         let places: Vec<Place> = {
             let segments = self.segments.read();
             let reaches = |s: &&Segment| s.end > start && s.index.max_timestamp().is_some_and(|t| t >= timestamp_ms);
-            let place = |s: &Segment| Place {
-                file: s.file.clone(),
-                position: s.index.position_before_time(timestamp_ms),
-                end: s.bytes,
+            let places = |s: &Segment| {
+                let runs = s.runs(s.index.position_before_time(timestamp_ms));
+                runs.into_iter().map(|run| Place::of(s, run)).collect::<Vec<_>>()
             };
-            segments.list.iter().filter(reaches).map(place).collect()
+            segments.list.iter().filter(reaches).flat_map(places).collect()
         };
         // More than one where the log starts behind the record that reached it, or compaction took it.
         for place in places {
@@ -521,7 +698,39 @@ impl Partition {
     }
 }
 
+/// Segments that no checkpoint names, behind those that one does: of each base the oldest generation, which is whole
+/// where a newer one may have been in the making.
+fn found_behind(names: &[String], extent: &Extent) -> Vec<SegmentExtent> {
+    let mut found = BTreeMap::new();
+    for name in names.iter().filter(|name| name.ends_with(".log")) {
+        let Some((base, generation)) = segment::parse_file_name(name) else { continue };
+        let is_behind = extent.segments.is_empty() || base >= extent.end;
+        if is_behind && !extent.segments.iter().any(|s| s.base == base) {
+            let oldest = found.entry(base).or_insert(generation);
+            *oldest = generation.min(*oldest);
+        }
+    }
+    found.into_iter().map(|(base, generation)| SegmentExtent { base, generation, bytes: 0 }).collect()
+}
+
+impl ReadError {
+    /// Whether the segment should be looked at, and the read tried again: the error may pass, or be a range's alone.
+    fn is_worth_a_look(&self, tries: usize) -> bool {
+        tries <= LOOKS_MAX && matches!(self, ReadError::Disk(_) | ReadError::Damaged(_))
+    }
+}
+
 impl Place {
+    fn of(segment: &Segment, run: Range<u64>) -> Place {
+        Place {
+            segment: (segment.base, segment.generation),
+            file: segment.file.clone(),
+            position: run.start,
+            end: run.end,
+            offsets: segment.base..segment.end,
+        }
+    }
+
     fn clamp(&self, want: usize) -> usize {
         usize::try_from(self.end - self.position).map_or(want, |left| left.min(want))
     }
@@ -535,16 +744,41 @@ impl Place {
         Err(segment::OpenError::Batch { position: self.position, error }.into())
     }
 
-    fn read_cached(&self, want: usize) -> Result<Option<Bytes>, ReadError> {
+    /// Batches as `chunk` gives them; none when it gives nothing.
+    fn read_from(
+        &self,
+        offset: i64,
+        bytes_max: usize,
+        chunk: impl Fn(usize) -> Result<Option<Bytes>, ReadError>,
+    ) -> Result<Option<Bytes>, ReadError> {
+        let mut want = bytes_max.saturating_add(INDEX_SLACK_BYTES);
+        loop {
+            let Some(chunk) = chunk(want)? else { return Ok(None) };
+            match self.cut(&chunk, offset, bytes_max)? {
+                Cut::Batches(range) => return Ok(Some(chunk.slice(range))),
+                Cut::More(bytes) => want = self.more(chunk.len(), bytes)?,
+            }
+        }
+    }
+
+    fn cached(&self, want: usize) -> Result<Option<Bytes>, ReadError> {
         Ok(self.file.read_cached_at(self.position, self.clamp(want))?)
     }
 
-    async fn read(&self, want: usize) -> Result<Bytes, ReadError> {
-        if let Some(bytes) = self.read_cached(want)? {
-            return Ok(bytes);
+    fn uncached(&self, want: usize) -> Result<Bytes, ReadError> {
+        Ok(self.file.read_at(self.position, self.clamp(want))?)
+    }
+
+    async fn read(&self, offset: i64, bytes_max: usize) -> Result<Bytes, ReadError> {
+        if let Some(batches) = self.read_from(offset, bytes_max, |want| self.cached(want))? {
+            return Ok(batches);
         }
-        let (file, position, want) = (self.file.clone(), self.position, self.clamp(want));
-        blocking(move || Ok(file.read_at(position, want)?)).await
+        let place = self.clone();
+        blocking(move || {
+            let read = place.read_from(offset, bytes_max, |want| place.uncached(want).map(Some));
+            Ok(read?.unwrap_or_default())
+        })
+        .await
     }
 
     fn find_time(&self, timestamp_ms: i64, log_start: i64) -> Result<Option<(i64, i64)>, ReadError> {
@@ -591,34 +825,60 @@ enum Cut {
     More(usize),
 }
 
-/// The whole batches in `chunk` from the one that holds `offset`: at least one, at most `bytes_max`.
-fn cut(chunk: &[u8], offset: i64, bytes_max: usize) -> Result<Cut, ReadError> {
-    let mut at = 0;
-    let mut start = None;
-    while chunk.len() - at >= batch::HEADER_BYTES {
-        let header =
-            Header::parse(&chunk[at..]).map_err(|error| segment::OpenError::Batch { position: at as u64, error })?;
-        let next = at + header.total_bytes();
-        if start.is_none() && header.last_offset() >= offset {
-            start = Some(at);
-            if next > chunk.len() {
-                return Ok(Cut::More(next));
+impl Place {
+    /// The whole batches in `chunk` from the one that holds `offset`: at least one, at most `bytes_max`. None when none
+    /// here reaches it.
+    fn cut(&self, chunk: &[u8], offset: i64, bytes_max: usize) -> Result<Cut, ReadError> {
+        let is_all = self.position + chunk.len() as u64 >= self.end;
+        let damaged = |at: usize, error| segment::OpenError::Batch { position: self.position + at as u64, error };
+        let (mut at, mut start, mut next_offset) = (0, None, self.offsets.start);
+        while chunk.len() - at >= batch::HEADER_BYTES {
+            let header = match self.header_at(chunk, at, next_offset) {
+                Ok(header) => header,
+                // What is before it is right.
+                Err(_) if start.is_some_and(|start| at > start) => break,
+                Err(error) => return Err(damaged(at, error).into()),
+            };
+            let next = at + header.total_bytes();
+            if start.is_none() && header.last_offset() >= offset {
+                start = Some(at);
+                if next > chunk.len() {
+                    return Ok(Cut::More(next));
+                }
+            } else if let Some(start) = start {
+                if next > chunk.len() || next - start > bytes_max {
+                    return Ok(Cut::Batches(start..at));
+                }
+            } else if next + batch::HEADER_BYTES > chunk.len() && !(is_all && next == chunk.len()) {
+                return Ok(Cut::More(next + INDEX_SLACK_BYTES));
             }
-        } else if let Some(start) = start {
-            if next > chunk.len() || next - start > bytes_max {
-                return Ok(Cut::Batches(start..at));
+            if start.is_some() && !batch::crc_ok(&header, &chunk[at..next]) {
+                match start.filter(|start| at > *start) {
+                    Some(_) => break,
+                    None => return Err(damaged(at, BatchError::Corrupt("CRC does not match")).into()),
+                }
             }
-        } else if next + batch::HEADER_BYTES > chunk.len() {
-            return Ok(Cut::More(next + INDEX_SLACK_BYTES));
+            (at, next_offset) = (next, header.last_offset() + 1);
+            if at >= chunk.len() {
+                break;
+            }
         }
-        at = next;
-        if at >= chunk.len() {
-            break;
+        match start {
+            Some(start) => Ok(Cut::Batches(start..at.min(chunk.len()))),
+            None if is_all && at < chunk.len() => {
+                Err(damaged(at, BatchError::Corrupt("it runs past the segment's end")).into())
+            }
+            None => Ok(Cut::Batches(0..0)),
         }
     }
-    match start {
-        Some(start) => Ok(Cut::Batches(start..at.min(chunk.len()))),
-        None => Ok(Cut::Batches(0..0)),
+
+    /// A header whose offsets, which no CRC covers, may be right.
+    fn header_at(&self, chunk: &[u8], at: usize, next_offset: i64) -> Result<Header, BatchError> {
+        let header = Header::parse(&chunk[at..])?;
+        match header.base_offset >= next_offset && header.last_offset() < self.offsets.end {
+            true => Ok(header),
+            false => Err(BatchError::Corrupt("its offsets are not the segment's")),
+        }
     }
 }
 
@@ -642,89 +902,4 @@ pub enum AppendError {
     /// There is no segment to append to.
     #[error("the partition has no segment")]
     NoSegment,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch(base: i64) -> Vec<u8> {
-        let mut body = Vec::new();
-        batch::encode_body(&mut body, None, Some(b"value"), std::iter::empty());
-        let mut builder = batch::Builder::default();
-        builder.restart(base);
-        builder.push(1, &body);
-        builder.finish(1).to_vec()
-    }
-
-    #[test]
-    fn offsets_too_far_apart_for_an_index_get_segments_of_their_own() {
-        let home = tempfile::tempdir().expect("a folder");
-        let folder = Folder::open(home.path()).expect("opens");
-        let partition = Partition::open(folder, (3, 0), Extent::default(), 1 << 20).expect("opens");
-        let mut bases = Vec::new();
-        for _ in 0..9 {
-            let base = partition.high_watermark();
-            let mut bytes = batch(base);
-            bytes.resize(5000, 0); // far enough apart for an entry each
-            bytes[8..12].copy_from_slice(&(5000i32 - 12).to_be_bytes());
-            bytes[23..27].copy_from_slice(&(i32::MAX - 1).to_be_bytes());
-            partition.append(&bytes).expect("written");
-            bases.push(base);
-        }
-        for base in bases {
-            let read = partition.read_blocking(base, 1).expect("reads");
-            assert_eq!(Header::parse(&read).expect("a batch").base_offset, base);
-        }
-    }
-
-    /// Found by seeds 466 and 2723 of the simulation: index files are not synced, and a power cut may leave anything.
-    #[test]
-    fn an_index_that_leads_astray_is_found_out_and_what_it_has_too_much_is_gone() {
-        let home = tempfile::tempdir().expect("a folder");
-        let open = |extent| {
-            let folder = Folder::open(home.path()).expect("opens");
-            Partition::open(folder, (3, 0), extent, 1 << 20).expect("opens")
-        };
-        let partition = open(Extent::default());
-        for base in 0..100 {
-            partition.append(&batch(base)).expect("written");
-        }
-        partition.settle().expect("written");
-        let (extent, _) = partition.extent();
-        let path = home.path().join("00000000000000000000.index");
-        let times = path.with_extension("timeindex");
-        let (right, times_right) = (std::fs::read(&path).expect("an index"), std::fs::read(&times).expect("one"));
-        let entry = |offset: u32, position: u32| [offset.to_be_bytes(), position.to_be_bytes()].concat();
-        let bytes = extent.segments[0].bytes as u32;
-        // One that is no batch's, one beyond the log.
-        for (last, kept) in [(entry(98, bytes - 7), 0), (entry(200, bytes + 1), right.len())] {
-            std::fs::write(&path, [&right[..], &last].concat()).expect("written");
-            std::fs::write(&times, &times_right).expect("written");
-            let partition = open(extent.clone());
-            for base in 0..100 {
-                let read = partition.read_blocking(base, 1).expect("reads");
-                assert_eq!(Header::parse(&read).expect("a batch").base_offset, base);
-            }
-            assert_eq!(std::fs::read(&path).expect("an index").len(), kept);
-        }
-    }
-
-    #[test]
-    fn rolling_twice_leaves_one_segment_and_the_partition_opens_again() {
-        let home = tempfile::tempdir().expect("a folder");
-        let open = |extent| {
-            let folder = Folder::open(home.path()).expect("opens");
-            Partition::open(folder, (3, 0), extent, 1 << 20).expect("opens")
-        };
-        let partition = open(Extent::default());
-        partition.append(&batch(0)).expect("written");
-        // A compaction that the disk refused, and its retry.
-        partition.roll().expect("rolls");
-        partition.roll().expect("rolls");
-        partition.append(&batch(1)).expect("written");
-        let (extent, _) = partition.extent();
-        assert_eq!(extent.segments.len(), 2);
-        assert_eq!(open(extent).read_blocking(1, 1).expect("reads"), batch(1));
-    }
 }

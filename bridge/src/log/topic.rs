@@ -79,6 +79,11 @@ impl Topic {
         self.deleted.load(Ordering::Acquire)
     }
 
+    /// The newest start that wrote to it.
+    pub(crate) fn newest_epoch(&self) -> Option<i32> {
+        self.partitions.iter().filter_map(|partition| partition.newest_epoch()).max()
+    }
+
     pub(crate) fn definition(&self) -> Definition {
         Definition {
             uuid: self.uuid,

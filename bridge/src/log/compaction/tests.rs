@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::batch::{self, Builder, Header};
 use crate::compression::{self, Codec};
+use crate::damage::Damage;
 use crate::disk::Folder;
-use crate::log::{Extent, Now};
+use crate::log::{Extent, Now, Trust};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 const NOW_MS: i64 = 20_000 * DAY_MS;
@@ -86,7 +87,9 @@ impl Bench {
 }
 
 fn open(home: &Path, extent: Extent) -> Partition {
-    Partition::open(Folder::open(home).expect("opens"), (20, 0), extent, 1024).expect("opens")
+    let folder = Folder::open(home).expect("opens");
+    let damage = Damage::new(&folder, false);
+    Partition::open(folder, (20, 0), extent, 1024, Trust::checkpoint(&damage)).expect("opens")
 }
 
 fn pack(base: i64, codec: Codec, records: &[(&str, Option<&str>)]) -> Vec<u8> {
