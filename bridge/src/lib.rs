@@ -628,7 +628,10 @@ impl Machine {
         topics_folder.sync()?;
         whole.apply(&applied.changes);
         if damage.count() > 0 {
-            salvage::raise_ends(&topics, &whole);
+            if replayed.late.frames.is_empty() {
+                // Else what waits for room would find its place taken.
+                salvage::raise_ends(&topics, &whole);
+            }
             keyed.rewrite();
             // A checkpoint comes of it, so that it is said once.
             replayed.journal_bytes = replayed.journal_bytes.max(1);

@@ -291,7 +291,11 @@ impl Applier {
             self.batches_done = 0;
             self.journal_bytes += frame::padded_bytes(body.len()) as u64;
         }
-        self.applied.batches(body, &mut self.batches_done)?;
+        match is_known {
+            // After damage some of its batches may be there.
+            true => drop(self.applied.replay_batches(body, &mut self.batches_done)?),
+            false => self.applied.batches(body, &mut self.batches_done)?,
+        }
         self.batches_done = 0;
         if is_known {
             // A start that found no room for its batches trimmed less than it was to.
