@@ -128,6 +128,9 @@ pub fn read_from(bridge: &Bridge, at: (u32, u32), start: i64) -> Result<BTreeMap
     let mut values = BTreeMap::new();
     while offset < partition.high_watermark() {
         let bytes = partition.read_blocking(offset, 64 << 10).map_err(|error| format!("a read: {error}"))?;
+        if bytes.is_empty() {
+            return Err(format!("offset {offset} and all behind it are not there"));
+        }
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let header = Header::parse(rest).map_err(|error| error.to_string())?;
