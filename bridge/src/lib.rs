@@ -17,9 +17,9 @@
 /// Whether a rule is switched off, which happens in the simulation alone: it must notice.
 macro_rules! off {
     ($rule:ident) => {{
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         let off = crate::sim::mutation::Mutation::$rule.is_off();
-        #[cfg(not(test))]
+        #[cfg(not(any(test, feature = "sim")))]
         let off = false;
         off
     }};
@@ -35,8 +35,9 @@ pub mod log;
 pub mod metrics;
 mod producer;
 mod reader;
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod size;
 pub mod state;
 
 use std::collections::BTreeMap;

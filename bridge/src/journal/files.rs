@@ -8,15 +8,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::disk::{DiskError, File, Folder};
+use crate::size::Size;
 
 use super::frame::{self, BOUNDARY_BYTES, Frame, u32_at, u64_at};
 
 const MAGIC: u32 = 0x4d53_4a4c;
 /// Raised when an older binary could not read what this one writes.
 const VERSION: u32 = 1;
-/// Small in the crate's own tests: the simulation goes through many.
-const FIRST_FILE_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 4 << 20 };
-const FILE_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
+const FIRST_FILE: Size = Size::new(4 << 20, 16 << 10);
+const FILE_MAX: Size = Size::new(64 << 20, 64 << 10);
 
 /// What stands in the first 512 bytes of a file in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Files {
         let number = |name: &String| name.split('.').next().and_then(|n| n.parse::<u64>().ok());
         let next_number =
             full.iter().map(|(name, _)| name).chain(&spares).filter_map(number).max().map_or(1, |n| n + 1);
-        let inner = Inner { full: full.into(), spares, in_use: false, next_number, next_bytes: FIRST_FILE_BYTES };
+        let inner = Inner { full: full.into(), spares, in_use: false, next_number, next_bytes: FIRST_FILE.bytes() };
         Files { folder, inner: Mutex::new(inner) }
     }
 
@@ -123,7 +123,7 @@ impl Files {
         let (name, bytes) = {
             let mut inner = self.inner.lock();
             let bytes = inner.next_bytes.max(bytes_min.next_multiple_of(BOUNDARY_BYTES as u64));
-            inner.next_bytes = (inner.next_bytes * 2).min(FILE_BYTES_MAX);
+            inner.next_bytes = (inner.next_bytes * 2).min(FILE_MAX.bytes());
             inner.next_number += 1;
             (format!("{:010}.journal", inner.next_number - 1), bytes)
         };

@@ -97,7 +97,9 @@ struct Open {
 }
 
 impl SimulatedDisk {
+    /// An empty one. From here on this process simulates, also with what else it opens.
     pub fn new(seed: u64) -> SimulatedDisk {
+        super::simulate();
         SimulatedDisk(Arc::new(Mutex::new(State {
             random: Random::new(seed),
             files: Vec::new(),
@@ -128,6 +130,7 @@ impl SimulatedDisk {
         self.0.lock().ended
     }
 
+    /// Whether nothing can grow.
     pub fn set_full(&self, full: bool) {
         self.0.lock().full = full;
     }

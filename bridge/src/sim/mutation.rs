@@ -8,7 +8,7 @@ thread_local! {
 
 /// A rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mutation {
+pub enum Mutation {
     /// J1: the journal is synced before anyone is told.
     JournalSync,
     /// J2: a frame's CRC is checked.
@@ -28,7 +28,8 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Mutation; 8] = [
+    /// All of them.
+    pub const ALL: [Mutation; 8] = [
         Mutation::JournalSync,
         Mutation::FrameCrc,
         Mutation::JournalName,
@@ -40,23 +41,24 @@ impl Mutation {
     ];
 
     /// Switches it off until the guard is dropped.
-    pub(crate) fn switch_off(self) -> SwitchedOff {
+    pub fn switch_off(self) -> SwitchedOff {
         OFF.set(Some(self));
         SwitchedOff
     }
 
     /// Which one is, in this thread.
-    pub(crate) fn which_is_off() -> Option<Mutation> {
+    pub fn which_is_off() -> Option<Mutation> {
         OFF.get()
     }
 
     /// Whether it is.
-    pub(crate) fn is_off(self) -> bool {
+    pub fn is_off(self) -> bool {
         OFF.get() == Some(self)
     }
 }
 
-pub(crate) struct SwitchedOff;
+/// While it lives a rule is off.
+pub struct SwitchedOff;
 
 impl Drop for SwitchedOff {
     fn drop(&mut self) {

@@ -1,13 +1,16 @@
 //! Numbers from a seed (SplitMix64).
 
+/// A source of them.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
+    /// The same seed gives the same numbers.
     pub fn new(seed: u64) -> Random {
         Random(seed)
     }
 
+    /// Any number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -1,26 +1,15 @@
 //! What is done to the disk, and when the process ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use super::baton::Aside;
 use super::disk::{End, SimulatedDisk};
 use super::model::{Deed, LaneModel, Model, Place, Told, key_of, payload, place_of_delivery, read_all};
-use super::mutation::Mutation;
 use super::random::Random;
+use super::steps::{Failed, Steps};
 use crate::batch::{self, Builder};
-use crate::disk::{DiskError, Folder};
-use crate::journal::apply::{Applier, ApplyError};
-use crate::journal::checkpoint::{Checkpointer, Job};
-use crate::journal::commit::Committer;
-use crate::journal::files::Files;
-use crate::journal::frame::Frame;
-use crate::log::partition::AppendError;
 use crate::state::{Change, Space};
-use crate::{Bridge, Delivery, Durability, Lane, Machine, Options, ProduceSlot, Produced, Target};
+use crate::{Bridge, Delivery, Durability, Lane, Options, ProduceSlot, Produced, Target};
 
 /// The lanes' markers, and keys of theirs.
 pub const MARKERS: Space = Space(17);
@@ -33,9 +22,6 @@ const TOPICS: [&str; 2] = ["first", "second"];
 const PARTITIONS: u32 = 2;
 const STARTS: u64 = 6;
 const STEPS_MAX: u64 = 300;
-/// Frames that wait to be applied, as the channel between the threads holds.
-const UNAPPLIED_MAX: usize = crate::UNAPPLIED_FRAMES_MAX - 1;
-
 /// What was done, for the record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -80,30 +66,16 @@ pub struct World {
 /// One process.
 struct Run {
     bridge: Bridge,
-    committer: Committer,
-    applier: Applier,
-    files: Arc<Files>,
-    jobs: Receiver<Job>,
+    steps: Steps,
     lanes: Vec<Lane>,
     /// Tickets of each lane and the operation each stands for.
     tickets: Vec<Vec<(u64, u64)>>,
     /// Topics made and not acknowledged: lane, ticket, name.
     making: Vec<(usize, u64, &'static str)>,
     producing: Option<(u64, ProduceSlot)>,
-    /// The checkpoint thread, when it has nothing to do, and a checkpoint that it is at.
-    checkpointer: Option<Checkpointer>,
-    checkpoint: Option<Aside<Checkpointed>>,
-    /// One to be tried again.
-    job: Option<Job>,
-    /// What an unfinished application waits with.
-    frame: Option<Arc<Frame>>,
-    unapplied: usize,
     /// Open queues that are known to be durable, by owner.
     open: BTreeMap<u64, usize>,
 }
-
-/// The checkpoint thread, what it was about, and what came of it.
-type Checkpointed = (Checkpointer, Job, Result<(), DiskError>);
 
 /// The process goes on, or not.
 enum Step {
@@ -138,22 +110,13 @@ impl World {
                 self.work(&mut run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
             }
             self.note_what_is_seen(&run)?;
-            self.finish(run);
+            run.steps.end(&self.disk);
             self.end();
         }
         self.start().map_err(|wrong| format!("last start: {wrong}"))?;
         let (operations, failed_syncs, trace) = self.disk.counts();
         (self.counts.disk_operations, self.counts.failed_syncs, self.counts.trace) = (operations, failed_syncs, trace);
         Ok(self.counts)
-    }
-
-    /// A checkpoint that is under way ends with the process.
-    fn finish(&mut self, run: Run) {
-        self.disk.end_now();
-        if let Some(checkpoint) = run.checkpoint {
-            let ended = checkpoint.run(u64::MAX);
-            assert!(ended.is_ok(), "nothing is granted for ever");
-        }
     }
 
     fn end(&mut self) {
@@ -183,10 +146,8 @@ impl World {
                 self.disk.end_after(self.random.below(60));
             }
             self.counts.starts += 1;
-            let folder = Folder::open_in(Arc::new(self.disk.clone()), Path::new("/data"));
-            let opened = folder.map_err(crate::OpenError::Disk).and_then(|f| Machine::open(World::options(), f));
-            match opened {
-                Ok(machine) if !self.disk.has_ended() => return self.check(machine),
+            match Steps::open(&self.disk, World::options()) {
+                Ok((bridge, steps)) if !self.disk.has_ended() => return self.check(bridge, steps),
                 _ if self.disk.has_ended() => self.end(),
                 Ok(_) => return Err("it came up on a disk that has ended".to_owned()),
                 Err(error) => return Err(format!("it does not come up: {error}")),
@@ -195,8 +156,7 @@ impl World {
         unreachable!("attempts are counted for ever")
     }
 
-    fn check(&mut self, machine: Machine) -> Result<Run, String> {
-        let bridge = machine.bridge.clone();
+    fn check(&mut self, bridge: Bridge, steps: Steps) -> Result<Run, String> {
         for (name, acknowledged) in std::mem::take(&mut self.topics) {
             match bridge.topic(name) {
                 Some(_) => drop(self.topics.insert(name, true)),
@@ -219,22 +179,13 @@ impl World {
         }
         let mut lanes: Vec<Lane> = (0..LANES).map(|_| bridge.lane()).collect();
         lanes.push(bridge.lane());
-        let Machine { bridge, committer, applier, checkpointer, jobs } = machine;
         let mut run = Run {
-            files: checkpointer.files.clone(),
             bridge,
-            committer,
-            applier,
-            jobs,
+            steps,
             lanes,
             tickets: vec![Vec::new(); LANES],
             making: Vec::new(),
             producing: None,
-            checkpointer: Some(checkpointer),
-            checkpoint: None,
-            job: None,
-            frame: None,
-            unapplied: 0,
             open: BTreeMap::new(),
         };
         for (queue, owner) in self.live_queues() {
@@ -285,13 +236,17 @@ impl World {
                 0..=9 => self.submit(run),
                 10..=13 => self.commit(run)?,
                 14..=16 => self.apply(run)?,
-                17 => self.start_checkpoint(run),
+                17 => {
+                    run.steps.start_checkpoint();
+                    Step::Goes
+                }
                 18..=19 => self.checkpoint(run),
                 20 => self.produce(run),
                 21 => self.make_topic(run),
-                22 => match run.files.ensure_spare() {
-                    Ok(()) | Err(_) => self.goes(),
-                },
+                22 => {
+                    run.steps.make_spare();
+                    self.goes()
+                }
                 _ => self.disturb(),
             };
             if matches!(step, Step::Ends) {
@@ -465,15 +420,9 @@ impl World {
     }
 
     fn commit(&mut self, run: &mut Run) -> Result<Step, String> {
-        if run.unapplied >= UNAPPLIED_MAX {
-            return Ok(Step::Goes);
+        if run.steps.commit().is_err() {
+            return Ok(Step::Ends);
         }
-        match run.committer.commit_group() {
-            Ok(_) => {}
-            // The journal failed: the process says so and exits.
-            Err(_) => return Ok(Step::Ends),
-        }
-        run.unapplied = UNAPPLIED_MAX.min(run.unapplied + 1);
         // Also when the disk ended with this very operation: nobody was told.
         if self.disk.has_ended() {
             return Ok(Step::Ends);
@@ -536,54 +485,16 @@ impl World {
     }
 
     fn apply(&mut self, run: &mut Run) -> Result<Step, String> {
-        let applier = &mut run.applier;
-        let Some(frame) = run.frame.take().or_else(|| applier.frames.try_recv().ok()) else {
-            run.unapplied = 0;
-            return Ok(Step::Goes);
-        };
-        match applier.try_apply(&frame) {
-            Ok(()) => run.unapplied = run.unapplied.saturating_sub(1),
-            Err(ApplyError::Append(_, _, AppendError::Disk(_))) => run.frame = Some(frame),
-            Err(error) => return Err(format!("a committed frame cannot be applied: {error}")),
-        }
+        run.steps.apply()?;
         Ok(self.goes())
-    }
-
-    fn start_checkpoint(&mut self, run: &mut Run) -> Step {
-        // Between frames only.
-        if run.frame.is_none() {
-            run.applier.start_checkpoint(false);
-        }
-        Step::Goes
     }
 
     /// A checkpoint goes on for a few operations of the disk.
     fn checkpoint(&mut self, run: &mut Run) -> Step {
-        let under_way = run.checkpoint.take().or_else(|| {
-            let mut job = run.job.take().or_else(|| run.jobs.try_recv().ok())?;
-            if Mutation::CheckpointCut.is_off() {
-                // As if it looked when it got round to it.
-                let later = run.applier.applied.checkpoint_job(0);
-                (job.extents, job.dirty) = (later.extents, later.dirty);
-            }
-            let mut checkpointer = run.checkpointer.take()?;
-            Some(Aside::new(move || {
-                let done = checkpointer.checkpoint(&job);
-                (checkpointer, job, done)
-            }))
-        });
-        let Some(checkpoint) = under_way else { return Step::Goes };
-        match checkpoint.run(1 + self.random.below(12)) {
-            Err(goes_on) => run.checkpoint = Some(goes_on),
-            Ok((checkpointer, job, done)) => {
-                run.checkpointer = Some(checkpointer);
-                match done {
-                    Ok(()) => self.counts.checkpoints += 1,
-                    // The process exits.
-                    Err(error) if error.is_sync() => return Step::Ends,
-                    Err(_) => run.job = Some(job),
-                }
-            }
+        match run.steps.checkpoint(1 + self.random.below(12)) {
+            Ok(done) => self.counts.checkpoints += u64::from(done),
+            // The process exits.
+            Err(Failed) => return Step::Ends,
         }
         self.goes()
     }

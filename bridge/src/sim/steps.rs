@@ -1,0 +1,155 @@
+//! The three threads of a bridge, a step of theirs at a time.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+
+use super::baton::Aside;
+use super::disk::SimulatedDisk;
+use super::mutation::Mutation;
+use crate::disk::{DiskError, Folder};
+use crate::journal::apply::{Applier, ApplyError};
+use crate::journal::checkpoint::{Checkpointer, Job};
+use crate::journal::commit::{Committer, Shared};
+use crate::journal::files::Files;
+use crate::journal::frame::Frame;
+use crate::log::partition::AppendError;
+use crate::{Bridge, Machine, OpenError, Options};
+
+/// Frames that wait to be applied, as the channel between the threads holds.
+const UNAPPLIED_MAX: usize = crate::UNAPPLIED_FRAMES_MAX - 1;
+
+/// What the threads of one process do.
+pub struct Steps {
+    shared: Arc<Shared>,
+    committer: Committer,
+    applier: Applier,
+    files: Arc<Files>,
+    jobs: Receiver<Job>,
+    /// The checkpoint thread, when it has nothing to do, and a checkpoint that it is at.
+    checkpointer: Option<Checkpointer>,
+    checkpoint: Option<Aside<Checkpointed>>,
+    /// One to be begun, or tried again.
+    job: Option<Job>,
+    /// What an unfinished application waits with.
+    frame: Option<Arc<Frame>>,
+    unapplied: usize,
+}
+
+/// The checkpoint thread, what it was about, and what came of it.
+type Checkpointed = (Checkpointer, Job, Result<(), DiskError>);
+
+/// The journal, or a checkpoint, failed: the process says so and exits.
+#[derive(Debug)]
+pub struct Failed;
+
+impl Steps {
+    /// Opens the data folder of a disk.
+    pub fn open(disk: &SimulatedDisk, options: Options) -> Result<(Bridge, Steps), OpenError> {
+        let folder = Folder::open_in(Arc::new(disk.clone()), Path::new("/data"))?;
+        let Machine { bridge, committer, applier, checkpointer, jobs } = Machine::open(options, folder)?;
+        let steps = Steps {
+            shared: applier.shared.clone(),
+            committer,
+            applier,
+            files: checkpointer.files.clone(),
+            jobs,
+            checkpointer: Some(checkpointer),
+            checkpoint: None,
+            job: None,
+            frame: None,
+            unapplied: 0,
+        };
+        Ok((bridge, steps))
+    }
+
+    /// The committer writes what the lanes hold, unless too much waits to be applied. When it cannot, everyone hears.
+    pub fn commit(&mut self) -> Result<(), Failed> {
+        if self.unapplied >= UNAPPLIED_MAX {
+            return Ok(());
+        }
+        if let Err(error) = self.committer.commit_group() {
+            self.shared.lanes.fail(&error.to_string());
+            return Err(Failed);
+        }
+        self.unapplied += 1;
+        Ok(())
+    }
+
+    /// Durability "os": the committer syncs what it wrote.
+    pub fn sync(&mut self) -> Result<(), Failed> {
+        self.committer.sync_written().map_err(|_| Failed)
+    }
+
+    /// A frame is applied; it waits while the disk refuses. What was committed and cannot be applied is an error.
+    pub fn apply(&mut self) -> Result<(), String> {
+        let Some(frame) = self.frame.take().or_else(|| self.applier.frames.try_recv().ok()) else {
+            self.unapplied = 0;
+            return Ok(());
+        };
+        match self.applier.try_apply(&frame) {
+            Ok(()) => self.unapplied = self.unapplied.saturating_sub(1),
+            Err(ApplyError::Append(_, _, AppendError::Disk(_))) => self.frame = Some(frame),
+            Err(error) => return Err(format!("a committed frame cannot be applied: {error}")),
+        }
+        Ok(())
+    }
+
+    /// Hands a checkpoint over, between frames only.
+    pub fn start_checkpoint(&mut self) {
+        if self.frame.is_none() {
+            self.applier.start_checkpoint(false);
+        }
+    }
+
+    /// A checkpoint goes on for a few operations of the disk; whether it is done now.
+    pub fn checkpoint(&mut self, operations: u64) -> Result<bool, Failed> {
+        let Some(checkpoint) = self.checkpoint.take().or_else(|| self.begin_checkpoint()) else { return Ok(false) };
+        match checkpoint.run(operations) {
+            Err(goes_on) => self.checkpoint = Some(goes_on),
+            Ok((checkpointer, job, done)) => {
+                self.checkpointer = Some(checkpointer);
+                match done {
+                    Ok(()) => return Ok(true),
+                    Err(error) if error.is_sync() => return Err(Failed),
+                    Err(_) => self.job = Some(job),
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn begin_checkpoint(&mut self) -> Option<Aside<Checkpointed>> {
+        let mut job = self.job.take().or_else(|| self.jobs.try_recv().ok())?;
+        if self.shared.synced_lsn.load(Ordering::Acquire) < job.lsn {
+            // Its thread waits for the sync.
+            self.job = Some(job);
+            return None;
+        }
+        if Mutation::CheckpointCut.is_off() {
+            // As if it looked when it got round to it.
+            let later = self.applier.applied.checkpoint_job(0);
+            (job.extents, job.dirty) = (later.extents, later.dirty);
+        }
+        let mut checkpointer = self.checkpointer.take()?;
+        Some(Aside::new(move || {
+            let done = checkpointer.checkpoint(&job);
+            (checkpointer, job, done)
+        }))
+    }
+
+    /// The checkpoint thread makes a spare journal file, if it can.
+    pub fn make_spare(&mut self) {
+        let _tried_again_later = self.files.ensure_spare();
+    }
+
+    /// The process ends, and a checkpoint that is under way with it.
+    pub fn end(self, disk: &SimulatedDisk) {
+        disk.end_now();
+        if let Some(checkpoint) = self.checkpoint {
+            let ended = checkpoint.run(u64::MAX);
+            assert!(ended.is_ok(), "nothing is granted for ever");
+        }
+    }
+}
