@@ -301,7 +301,7 @@ fn tear(image: &mut Vec<u8>, at: usize, bytes: &[u8], random: &mut Random, garba
         match random.below(8) {
             0..=2 => {}
             3 if garbage => {
-                piece.iter_mut().for_each(|byte| *byte = random.next() as u8);
+                piece.iter_mut().for_each(|byte| *byte = random.number() as u8);
                 apply(image, &What::Write { at: at + from, bytes: piece });
             }
             _ => apply(image, &What::Write { at: at + from, bytes: piece }),

@@ -49,14 +49,14 @@ fn a_start_that_was_killed_leaves_no_name_in_memory_only() {
         disk.end_after(killed_at);
         drop(open(&disk));
         let disk = disk.next(End::Killed);
-        let (bridge, mut steps) = open(&disk).ok().expect("starts");
+        let (bridge, mut steps) = open(&disk).expect("starts");
         let lane = bridge.lane();
         lane.put_all(&[(Space(16), b"key", Some(b"value"))]);
         steps.commit().expect("written");
         assert_eq!(lane.durable(), 1);
         drop((bridge, steps));
         let disk = disk.next(End::PowerCutLosingAll);
-        let found = open(&disk).ok().expect("starts").0.take_recovered(Space(16));
+        let found = open(&disk).expect("starts").0.take_recovered(Space(16));
         assert_eq!(found, [((*b"key").into(), (*b"value").into())], "killed at operation {killed_at}");
     }
 }

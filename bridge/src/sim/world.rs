@@ -86,7 +86,7 @@ enum Step {
 impl World {
     pub fn new(seed: u64) -> World {
         let mut random = Random::new(seed);
-        let disk = SimulatedDisk::new(random.next());
+        let disk = SimulatedDisk::new(random.number());
         let model = Model { lanes: vec![LaneModel::default(); LANES], ..Model::default() };
         World {
             random,
@@ -348,7 +348,7 @@ impl World {
                 let (queue, sequence) = self.some_entry(run, lane)?;
                 Deed::Release(queue, sequence)
             }
-            n => Deed::Set(self.random.below(6), (n != 13).then(|| self.random.next())),
+            n => Deed::Set(self.random.below(6), (n != 13).then(|| self.random.number())),
         })
     }
 
