@@ -55,18 +55,8 @@ impl Broker {
     /// Restores sessions and retained messages and starts the shards. Rules are in order; none maps nothing.
     pub fn start(config: Config, bridge: &Bridge, rules: Vec<Rule>, access: Arc<Access>) -> Result<Broker, StartError> {
         let rules = open_topics(bridge, rules)?;
-        let router = Arc::new(Router::new(config.shards, rules, access));
-        for (topic, value) in bridge.take_recovered(store::RETAINED) {
-            match store::decode_retained(&topic, &value) {
-                Some(message) => {
-                    router.retained.set(message);
-                }
-                None => tracing::error!("a stored retained message does not parse and is left out"),
-            }
-        }
-        let mut found = recovered_sessions(bridge, config.shards);
-        let config = Arc::new(config);
-        let mailboxes: Arc<[Mailbox]> = (0..config.shards).map(|_| Mailbox::new()).collect();
+        let Recovered { router, config, mailboxes, sessions: mut found } =
+            Recovered::new(config, bridge, rules, access);
         let mut threads = Vec::new();
         let (ready, started) = mpsc::channel::<Result<(), StartError>>();
         for index in (0..config.shards).rev() {
@@ -164,25 +154,57 @@ impl Broker {
     }
 }
 
+/// What the shards share, with what was found for each.
+pub(crate) struct Recovered {
+    pub(crate) router: Arc<Router>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) mailboxes: Arc<[Mailbox]>,
+    pub(crate) sessions: Vec<Vec<RecoveredSession>>,
+}
+
+impl Recovered {
+    /// Takes what the bridge has recovered.
+    pub(crate) fn new(config: Config, bridge: &Bridge, rules: Vec<Arc<RuleTarget>>, access: Arc<Access>) -> Recovered {
+        let router = Arc::new(Router::new(config.shards, rules, access));
+        for (topic, value) in bridge.take_recovered(store::RETAINED) {
+            match store::decode_retained(&topic, &value) {
+                Some(message) => {
+                    router.retained.set(message);
+                }
+                None => tracing::error!("a stored retained message does not parse and is left out"),
+            }
+        }
+        let sessions = recovered_sessions(bridge, config.shards);
+        let mailboxes = (0..config.shards).map(|_| Mailbox::new()).collect();
+        Recovered { router, config: Arc::new(config), mailboxes, sessions }
+    }
+}
+
 /// The log topic of each rule, made where it is not there yet.
 fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<Arc<RuleTarget>>, StartError> {
     let lane = bridge.lane();
-    let mut targets = Vec::new();
-    for rule in rules {
-        let topic = match bridge.topic(&rule.topic) {
-            Some(topic) => topic,
-            None => match bridge.create_topic(&lane, &rule.topic, rule.partitions, BTreeMap::new()) {
-                Ok((topic, _)) => topic,
-                Err(error) => return Err(StartError::Topic { filter: rule.filter().to_owned(), error }),
-            },
-        };
-        targets.push(Arc::new(RuleTarget { rule, topic }));
-    }
+    let targets = make_topics(bridge, &lane, rules)?;
     while lane.durable() < lane.submitted() {
         if let Some(failed) = lane.failure() {
             return Err(failed.clone().into());
         }
         thread::sleep(Duration::from_millis(1));
+    }
+    Ok(targets)
+}
+
+/// The same, which are there for good once everything on the lane is durable.
+pub(crate) fn make_topics(bridge: &Bridge, lane: &Lane, rules: Vec<Rule>) -> Result<Vec<Arc<RuleTarget>>, StartError> {
+    let mut targets = Vec::new();
+    for rule in rules {
+        let topic = match bridge.topic(&rule.topic) {
+            Some(topic) => topic,
+            None => match bridge.create_topic(lane, &rule.topic, rule.partitions, BTreeMap::new()) {
+                Ok((topic, _)) => topic,
+                Err(error) => return Err(StartError::Topic { filter: rule.filter().to_owned(), error }),
+            },
+        };
+        targets.push(Arc::new(RuleTarget { rule, topic }));
     }
     Ok(targets)
 }

@@ -8,7 +8,7 @@ use bridge::state::Entry;
 
 use crate::codec::AckKind;
 
-use super::window::{Acked, PACKET_IDS, Sent, acknowledge, distance, packet_id};
+use super::window::{Acked, Sent, acknowledge, distance, packet_id, packet_ids};
 use super::{Tag, now_before};
 
 /// An entry and how far it got; 40 bytes.
@@ -50,6 +50,10 @@ pub struct Queue {
     settling: Option<(Ticket, u64)>,
     /// The newest such base, which is next in line.
     removed: (Ticket, u64),
+    /// Until this ticket is durable so many more may be sent: see [`Queue::resumed`].
+    resumed: Option<(Ticket, usize)>,
+    /// Behind everything that was sent or may have been.
+    sent_to: u64,
 }
 
 /// What to do next for the client.
@@ -71,18 +75,27 @@ pub enum Next {
 }
 
 impl Queue {
-    /// What recovery found: sequences and entries in order. The first `maybe_sent` may have been sent.
-    pub fn recovered(next: u64, entries: impl Iterator<Item = (u64, Entry)>, maybe_sent: usize) -> Queue {
+    /// What recovery found: sequences and entries in order. Those below `sent_to` may have been sent, and `sent_max` more:
+    /// see [`Queue::resumed`].
+    pub fn recovered(next: u64, entries: impl Iterator<Item = (u64, Entry)>, sent_to: u64, sent_max: usize) -> Queue {
         let mut queue = Queue::default();
-        for (index, (sequence, entry)) in entries.enumerate() {
+        let mut more = 0;
+        for (sequence, entry) in entries {
+            more += usize::from(sequence >= sent_to);
             if queue.items.is_empty() {
                 queue.base = sequence;
             }
             let sent = match entry.released {
                 true => Some(Sent::Released),
-                false if index < maybe_sent => Some(first_state(&entry)),
+                false if more <= sent_max => Some(match first_state(&entry) {
+                    Sent::Qos1 => Sent::MaybeQos1,
+                    other => other,
+                }),
                 false => None,
             };
+            if sent.is_some() {
+                queue.sent_to = sequence + 1;
+            }
             queue.items.push_back(Item::new(sequence, entry, sent));
         }
         if queue.items.is_empty() {
@@ -129,7 +142,7 @@ impl Queue {
     /// one that was sent before; at QoS 2 what was sent stays, for the client may know its identifier [MQTT-4.3.3-7].
     pub fn drop_oldest(&mut self, is_away: bool) -> Option<u64> {
         let from = if is_away { 0 } else { self.next };
-        let may_go = |item: &Item| matches!(item.sent, None | Some(Sent::Qos1));
+        let may_go = |item: &Item| matches!(item.sent, None | Some(Sent::MaybeQos1 | Sent::Qos1));
         let at = from + self.items.range(from..).position(may_go)?;
         let sequence = self.items.remove(at)?.sequence();
         self.next -= usize::from(at < self.next);
@@ -144,6 +157,17 @@ impl Queue {
         self.in_flight_max = in_flight_max.into();
     }
 
+    /// Behind everything that was sent or may have been; to be stored when the client leaves.
+    pub fn sent_to(&self) -> u64 {
+        self.sent_to
+    }
+
+    /// That the client is back is durable with `ticket`. Until then a start would take it for away, and no more for sent than
+    /// were when it left, and `sent_max`: no more are sent, whatever it acknowledges meanwhile.
+    pub fn resumed(&mut self, ticket: Ticket, sent_max: usize) {
+        self.resumed = Some((ticket, sent_max));
+    }
+
     /// Whether one more may be sent.
     pub fn is_open(&self) -> bool {
         self.in_flight < self.in_flight_max
@@ -154,15 +178,15 @@ impl Queue {
         while self.items.get(self.next).is_some_and(|item| item.sent == Some(Sent::Done)) {
             self.next += 1;
         }
-        if !self.is_open() || !self.identifier_is_free(durable) {
+        if !self.is_open() || !self.identifier_is_free(durable) || self.is_resuming(durable) {
             return None;
         }
         let item = self.items.get(self.next)?;
         let packet_id = packet_id(item.sequence());
         Some(match item.sent {
             Some(Sent::Released) => Next::Release(packet_id),
-            // Once sent it may be known to the client under its identifier: it stays [MQTT-4.3.3-7].
-            None if now_before(item.entry.expires_s, now_s) => Next::Expired,
+            // At QoS 2 it may be known to the client under its identifier once it was sent: it stays [MQTT-4.3.3-7].
+            None | Some(Sent::MaybeQos1) if now_before(item.entry.expires_s, now_s) => Next::Expired,
             sent => Next::Publish { packet_id, entry: item.entry, dup: sent.is_some() },
         })
     }
@@ -170,7 +194,13 @@ impl Queue {
     /// What [`Queue::next`] gave is on its way.
     pub fn sent(&mut self) {
         if let Some(item) = self.items.get_mut(self.next) {
-            item.sent.get_or_insert(first_state(&item.entry));
+            if matches!(item.sent, None | Some(Sent::MaybeQos1)) {
+                item.sent = Some(first_state(&item.entry));
+            }
+            self.sent_to = self.sent_to.max(item.sequence() + 1);
+            if let Some((_, left)) = &mut self.resumed {
+                *left = left.saturating_sub(1);
+            }
             self.next += 1;
             self.in_flight += 1;
         }
@@ -224,14 +254,23 @@ impl Queue {
         }
     }
 
-    /// Whether only removals that are not durable yet keep the next entry from being sent (S3): nothing that
+    /// Whether only a commit keeps the next entry from being sent, of removals (S3) or of the client's return: nothing that
     /// the client sends would wake the session then.
-    pub fn waits_for_removals(&mut self, durable: Ticket) -> bool {
-        let waits = self.is_open() && self.next < self.items.len() && !self.identifier_is_free(durable);
-        waits && self.settled < self.base
+    pub fn waits_for_commit(&mut self, durable: Ticket) -> bool {
+        let waits = self.is_open() && self.next < self.items.len();
+        let for_removals = waits && !self.identifier_is_free(durable) && self.settled < self.base;
+        for_removals || waits && self.is_resuming(durable)
+    }
+
+    fn is_resuming(&mut self, durable: Ticket) -> bool {
+        self.resumed = self.resumed.filter(|(ticket, _)| *ticket > durable);
+        matches!(self.resumed, Some((_, 0)))
     }
 
     fn identifier_is_free(&mut self, durable: Ticket) -> bool {
+        if off!(SettledBeforeReuse) {
+            self.settled = self.base;
+        }
         // Both may be durable by now: who asks once more finds nothing to wait for.
         while let Some((ticket, base)) = self.settling
             && ticket <= durable
@@ -240,7 +279,7 @@ impl Queue {
             self.settling = Some(self.removed).filter(|(_, removed)| *removed > base);
         }
         let next = self.items.get(self.next).map_or(self.base, Item::sequence);
-        next - self.settled.min(self.base) < PACKET_IDS
+        next - self.settled.min(self.base) < packet_ids()
     }
 
     fn advance(&mut self) {
@@ -262,6 +301,7 @@ fn first_state(entry: &Entry) -> Sent {
 
 #[cfg(test)]
 mod tests {
+    use super::super::window::PACKET_IDS;
     use super::*;
     use crate::codec::QoS;
     use bridge::state::Pointer;
@@ -320,9 +360,45 @@ mod tests {
             queue.acknowledge(id, AckKind::PubAck, false);
         }
         queue.note_removals(7);
-        assert!(queue.next(6, 0).is_none() && queue.waits_for_removals(6));
-        assert!(!queue.waits_for_removals(7));
+        assert!(queue.next(6, 0).is_none() && queue.waits_for_commit(6));
+        assert!(!queue.waits_for_commit(7));
         assert!(queue.next(7, 0).is_some());
+    }
+
+    /// Found by seeds 9 and 1773 of the simulation: removals that were lost with a crash had what was sent behind them
+    /// taken for new.
+    #[test]
+    fn what_was_sent_before_a_start_goes_with_dup_however_many_removals_were_lost() {
+        let found = || (7..12).map(|sequence| (sequence, entry(sequence as i64, QoS::ExactlyOnce)));
+        let dups = |queue: &mut Queue| {
+            queue.restart(u16::MAX);
+            send_all(queue).into_iter().map(|(_, dup)| dup).collect::<Vec<_>>()
+        };
+        assert_eq!(dups(&mut Queue::recovered(12, found(), u64::MAX, 1)), [true; 5]);
+        let mut away = Queue::recovered(12, found(), 9, 1);
+        assert_eq!(away.sent_to(), 10);
+        assert_eq!(dups(&mut away), [true, true, true, false, false]);
+        assert_eq!(away.sent_to(), 12);
+    }
+
+    #[test]
+    fn until_its_return_is_durable_a_client_is_sent_what_a_start_would_take_for_sent() {
+        let mut queue = filled(QoS::AtLeastOnce, 5);
+        queue.restart(2);
+        queue.resumed(4, 2);
+        assert_eq!(send_all(&mut queue), [(1, false), (2, false)]);
+        assert_eq!(queue.acknowledge(1, AckKind::PubAck, false).0, Acked::Done);
+        assert!(queue.next(3, 0).is_none() && queue.waits_for_commit(3) && !queue.waits_for_commit(4));
+        assert!(queue.next(4, 0).is_some());
+    }
+
+    #[test]
+    fn what_may_have_been_sent_expires_at_qos_1_and_stays_at_qos_2() {
+        for (qos, stays) in [(QoS::AtLeastOnce, false), (QoS::ExactlyOnce, true)] {
+            let mut queue = Queue::recovered(1, [(0, Entry { expires_s: 5, ..entry(0, qos) })].into_iter(), 1, 0);
+            queue.restart(1);
+            assert_eq!(matches!(queue.next(0, 5), Some(Next::Publish { dup: true, .. })), stays);
+        }
     }
 
     #[test]
@@ -339,14 +415,14 @@ mod tests {
     fn after_a_restart_ids_are_the_same() {
         let released = Entry { released: true, ..entry(0, QoS::ExactlyOnce) };
         let found = [(7, released), (9, entry(9, QoS::AtLeastOnce)), (10, entry(10, QoS::AtLeastOnce))];
-        let mut queue = Queue::recovered(11, found.into_iter(), 3);
+        let mut queue = Queue::recovered(11, found.into_iter(), 0, 3);
         queue.restart(10);
         assert_eq!(send_all(&mut queue), [(1008, false), (10, true), (11, true)], "a window of 3 held all three");
-        let mut last_done = Queue::recovered(9, [(7, entry(7, QoS::AtLeastOnce))].into_iter(), 3);
+        let mut last_done = Queue::recovered(9, [(7, entry(7, QoS::AtLeastOnce))].into_iter(), 0, 3);
         last_done.push(9, entry(9, QoS::AtLeastOnce));
         last_done.restart(10);
         assert_eq!(send_all(&mut last_done), [(8, true), (10, false)], "8 was acknowledged before 7");
-        let mut empty = Queue::recovered(42, std::iter::empty(), 3);
+        let mut empty = Queue::recovered(42, std::iter::empty(), 0, 3);
         empty.restart(10);
         empty.push(42, entry(1, QoS::AtLeastOnce));
         assert_eq!(send_all(&mut empty), [(43, false)]);
@@ -367,9 +443,9 @@ mod tests {
             queue.note_removals(9);
         }
         assert_eq!(send_all(&mut queue), [], "no removal is durable yet");
-        assert!(queue.waits_for_removals(8));
+        assert!(queue.waits_for_commit(8));
         assert!(queue.next(9, 0).is_some());
-        assert!(!queue.waits_for_removals(9));
+        assert!(!queue.waits_for_commit(9));
     }
 
     #[test]
@@ -427,7 +503,7 @@ mod tests {
         assert_eq!(queue.acknowledge(1, AckKind::PubRec, false), (Acked::Release, 0));
         assert_eq!(queue.acknowledge(1, AckKind::PubComp, false), (Acked::Done, 0));
         queue.note_removals(5);
-        assert!(queue.next(4, 0).is_none() && queue.waits_for_removals(4));
+        assert!(queue.next(4, 0).is_none() && queue.waits_for_commit(4));
         assert_eq!(queue.next(5, 0).map(|_| ()), Some(()));
     }
 
@@ -449,7 +525,7 @@ mod tests {
         assert_eq!(queue.acknowledge(1, AckKind::PubComp, false), (Acked::Done, 0));
         queue.note_removals(last);
         queue.push(last, entry(0, QoS::AtLeastOnce));
-        assert!(queue.next(last - 1, 0).is_none() && queue.waits_for_removals(last - 1));
+        assert!(queue.next(last - 1, 0).is_none() && queue.waits_for_commit(last - 1));
         assert!(
             matches!(queue.next(last, 0), Some(Next::Publish { dup: false, .. })),
             "at once: nothing wakes it later"

@@ -173,7 +173,12 @@ impl Shard {
             QoS::ExactlyOnce => {
                 let key = store::inbound_key(me.id, publish.packet_id);
                 let received = [Change::Put(store::INBOUND, &key, &[])];
-                let ticket = self.route(&message, from, retained, if me.durable { &received } else { &[] });
+                let ticket = self.route(
+                    &message,
+                    from,
+                    retained,
+                    if me.durable && !off!(InboundInFrame) { &received } else { &[] },
+                );
                 let session = &mut self.sessions[slot as usize];
                 session.inbound.insert(publish.packet_id, ticket.unwrap_or(0));
                 self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
@@ -313,6 +318,7 @@ impl Shard {
             return;
         }
         if acked == Acked::Release {
+            let ticket = ticket.filter(|_| !off!(ReleaseWaits));
             return self.acknowledge(slot, AckKind::PubRel, ack.packet_id, ticket);
         }
         self.not_found(slot, AckKind::PubRel, ack.packet_id);
@@ -329,7 +335,7 @@ impl Shard {
             let key = store::inbound_key(session.me.id, packet_id);
             let mut operation = self.lane.begin();
             operation.change(Change::Delete(store::INBOUND, &key));
-            ticket = Some(operation.submit());
+            ticket = Some(operation.submit()).filter(|_| !off!(ClearBeforeComp));
             self.schedule_turn();
         }
         self.acknowledge(slot, AckKind::PubComp, packet_id, ticket);
@@ -450,7 +456,7 @@ impl Shard {
 
     /// Sends a packet now, or when `ticket` is durable.
     fn promise(&mut self, slot: u32, packet: Vec<u8>, ticket: Option<u64>) {
-        match (ticket, self.sessions[slot as usize].link.as_mut()) {
+        match (ticket.filter(|_| !off!(SubAckWaits)), self.sessions[slot as usize].link.as_mut()) {
             (Some(ticket), _) => {
                 self.hold(slot, ticket, Promise::Packet(packet.into()));
                 self.schedule_turn();

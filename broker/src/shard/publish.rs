@@ -340,7 +340,7 @@ impl Shard {
                 Some(value) => Change::Put(store::RETAINED, topic, value),
                 None => Change::Delete(store::RETAINED, topic),
             };
-            operation.change_in_order(*order, change);
+            if off!(RetainedOrder) { operation.change(change) } else { operation.change_in_order(*order, change) }
         }
         also.iter().for_each(|change| operation.change(*change));
         let ticket = operation.submit();
@@ -381,7 +381,7 @@ impl Shard {
                 Out::Queue(queue) => match queue.next(durable, self.now.unix_s) {
                     None => {
                         session.me.set_open(queue.is_open());
-                        if queue.waits_for_removals(durable) && !self.out_of_identifiers.contains(&slot) {
+                        if queue.waits_for_commit(durable) && !self.out_of_identifiers.contains(&slot) {
                             self.out_of_identifiers.push(slot);
                             self.awaited = true;
                         }
