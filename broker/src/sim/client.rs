@@ -23,6 +23,7 @@ const EXPIRIES_S: [u32; 3] = [15, 1_000, u32::MAX];
 pub struct Client {
     index: usize,
     name: String,
+    in_group: bool,
     version: Version,
     /// Seconds its session outlives a connection; 0 not at all.
     pub expiry_s: u32,
@@ -104,9 +105,11 @@ pub struct WillState {
 }
 
 impl Client {
-    pub fn new(index: usize, random: &mut Random) -> Client {
+    /// `in_group`: it is about the shared subscription, more than anything.
+    pub fn new(index: usize, in_group: bool, random: &mut Random) -> Client {
         let version = if random.one_in(2) { Version::V5 } else { Version::V3_1_1 };
         let expiry_s = match random.below(4) {
+            _ if in_group => u32::MAX,
             0 => 0,
             n if version == Version::V5 => EXPIRIES_S[n as usize - 1],
             _ => u32::MAX,
@@ -114,6 +117,7 @@ impl Client {
         Client {
             index,
             name: format!("client-{index}"),
+            in_group,
             version,
             expiry_s,
             incarnation: 0,
@@ -506,6 +510,7 @@ impl Client {
         let Some(id) = self.free_id() else { return };
         let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_ready) else { return };
         let topic = TOPICS[random.below(TOPICS.len() as u64) as usize];
+        let topic = if self.in_group && random.one_in(2) { SHARED_TOPIC } else { topic };
         let qos = QoS::from_bits([0, 1, 1, 2, 2][random.below(5) as usize]).unwrap_or(QoS::AtMostOnce);
         let retain = topic.starts_with("r/") && qos > QoS::AtMostOnce;
         let expires = self.version == Version::V5 && random.one_in(12);
@@ -526,6 +531,7 @@ impl Client {
 
     pub fn subscribe(&mut self, model: &mut Model, random: &mut Random) {
         let filter = FILTERS[random.below(FILTERS.len() as u64) as usize];
+        let filter = if self.in_group && random.one_in(2) { SHARED_FILTER } else { filter };
         // A group whose members keep their sessions loses nothing.
         let may = filter != SHARED_FILTER || self.expiry_s == u32::MAX;
         let is_asking = self.requests.values().any(|request| request.filter() == filter);

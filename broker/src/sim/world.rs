@@ -77,7 +77,8 @@ impl World {
             max_inflight_messages: [1, 2, 5, 100][random.below(4) as usize],
         };
         let model = Model::new(few);
-        let clients = (0..3 + random.below(3) as usize).map(|index| Client::new(index, &mut random)).collect();
+        let (in_group, clients) = (random.one_in(4), 3 + random.below(3) as usize);
+        let clients = (0..clients).map(|index| Client::new(index, in_group, &mut random)).collect();
         World { random, disk, clock: Clock::new(), settings, model, clients, counts: Counts::default() }
     }
 
