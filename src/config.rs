@@ -191,10 +191,18 @@ pub struct Bridge {
     pub enabled: bool,
     /// A segment rolls when its next batch would pass this size.
     pub segment_bytes: u64,
+    /// How long a topic keeps records, in milliseconds; -1 for ever.
+    pub retention_ms: i64,
+    /// How many bytes a partition keeps; -1 any number.
+    pub retention_bytes: i64,
+    /// Whether topics delete what is too old or too much, and whether they are compacted.
+    pub cleanup_policy: (bool, bool),
     /// Journal bytes after which a checkpoint starts.
     pub checkpoint_bytes: u64,
     /// Time after which a checkpoint starts, when anything changed.
     pub checkpoint_interval_s: u32,
+    /// The topic of dead letters; empty: there are none.
+    pub dead_letter_topic: String,
     /// First match wins. Never empty: without any there is one for everything.
     pub rule: Vec<RuleConfig>,
 }
@@ -442,8 +450,18 @@ impl Bridge {
         Self {
             enabled: from.boolean("bridge.enabled", true),
             segment_bytes: from.number("bridge.segment_bytes", 67_108_864, 65_536..=SEGMENT_BYTES_MAX),
+            retention_ms: from.number("bridge.retention_ms", 604_800_000, -1..=i64::MAX),
+            retention_bytes: from.number("bridge.retention_bytes", -1, -1..=i64::MAX),
+            cleanup_policy: from.choice(
+                "bridge.cleanup_policy",
+                [("delete", (true, false)), ("compact", (false, true)), ("compact,delete", (true, true))],
+            ),
             checkpoint_bytes: from.number("bridge.checkpoint_bytes", 268_435_456, 1_048_576..=1 << 40),
             checkpoint_interval_s: from.number("bridge.checkpoint_interval_s", 60, 1..=INTERVAL_S_MAX),
+            dead_letter_topic: from.checked_text("bridge.dead_letter_topic", "", |topic| match topic {
+                "" => Ok(()),
+                topic => check_topic(topic),
+            }),
             rule: match from.list_len("bridge.rule") {
                 0 => vec![RuleConfig::default()],
                 rules => (0..rules).map(|at| RuleConfig::read(from, at)).collect(),
@@ -486,6 +504,14 @@ fn not_empty(text: &str) -> Result<(), String> {
     match text {
         "" => Err("must not be empty".to_owned()),
         _ => Ok(()),
+    }
+}
+
+/// Is it the name of a topic that can be made?
+fn check_topic(topic: &str) -> Result<(), String> {
+    match bridge::log::topic::name_ok(topic) && !topic.starts_with("__") {
+        true => Ok(()),
+        false => Err("must be 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __, not . or ..".to_owned()),
     }
 }
 

@@ -72,8 +72,8 @@ pub fn run(loaded: Loaded, source: Source) -> Result<(), Box<dyn Error>> {
     let admin_token = Arc::new(RwLock::new(Token::read(config.admin.token_file.as_deref())?));
     let bridge = Bridge::open(settings::bridge(&config))?;
     info!(data_dir = %config.data_dir.display(), "log opened: {}", bridge.summary());
-    let rules = settings::rules(&config)?;
-    let broker = Arc::new(Broker::start(settings::broker(&config), &bridge, rules, access.clone())?);
+    let mapping = settings::mapping(&config)?;
+    let broker = Arc::new(Broker::start(settings::broker(&config), &bridge, mapping, access.clone())?);
     let settings = Arc::new(RwLock::new(config.kafka.clone()));
     let kafka_access = Arc::new(KafkaAccess { access: access.clone(), settings: settings.clone() });
     let server = bridge::kafka::Server::new(bridge.clone(), settings::kafka(&config), kafka_access);

@@ -51,6 +51,8 @@ pub(crate) trait System: fmt::Debug + Send + Sync {
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder with nothing in it.
+    fn remove_folder(&self, path: &Path) -> io::Result<()>;
     /// Renames a file over another.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// A whole file.
@@ -106,6 +108,10 @@ impl System for Real {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -309,6 +315,18 @@ impl Folder {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
             _ => Ok(()),
         }
+    }
+
+    /// Removes it with its files and folders.
+    pub fn remove_with_all_in_it(&self) -> Result<(), DiskError> {
+        for name in self.names()? {
+            let inner = Folder { path: self.path.join(&name), ..self.clone() };
+            match self.system.is_folder(&inner.path) {
+                true => inner.remove_with_all_in_it()?,
+                false => self.remove(&name)?,
+            }
+        }
+        self.system.remove_folder(&self.path).map_err(failed("remove folder", &self.path))
     }
 
     /// Reads a whole file; `None` when it is not there.

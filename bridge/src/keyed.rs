@@ -7,6 +7,7 @@ use crate::batch::{self, Builder, Header};
 use crate::disk::{DiskError, Folder};
 use crate::journal::changes::{Changes, Whole};
 use crate::journal::checkpoint::Extents;
+use crate::journal::retention::Outdated;
 use crate::log::partition::{AppendError, ReadError};
 use crate::log::segment::OpenError;
 use crate::log::{Extent, Partition};
@@ -43,9 +44,6 @@ struct KeyedLog {
     compacted_bytes: u64,
 }
 
-/// Files that go once a checkpoint no longer names them.
-pub(crate) type Outdated = Vec<(Folder, String)>;
-
 impl KeyedLogs {
     /// Opens them as the checkpoint names them.
     pub(crate) fn open(topics: &Folder, extents: &Extents, epoch: i32) -> Result<KeyedLogs, LoadError> {
@@ -74,7 +72,7 @@ impl KeyedLogs {
 
     /// Appends net changes and syncs them; compacts what has grown. Gives the files that compaction made
     /// needless.
-    pub(crate) fn store(&mut self, changes: &Changes) -> Result<Outdated, DiskError> {
+    pub(crate) fn store(&mut self, changes: &Changes) -> Result<Vec<Outdated>, DiskError> {
         let mut outdated = Vec::new();
         for (log, (_, _, spaces)) in self.logs.iter_mut().zip(TOPICS) {
             let mut writer = Writer::new(&log.partition, self.epoch);
@@ -130,7 +128,7 @@ impl KeyedLog {
 
     /// Rewrites its live keys into fresh segments once it is twice what it was after the last time: each
     /// byte is then rewritten about once.
-    fn compact_if_grown(&mut self, epoch: i32) -> Result<Outdated, DiskError> {
+    fn compact_if_grown(&mut self, epoch: i32) -> Result<Vec<Outdated>, DiskError> {
         if self.partition.size_bytes() < COMPACT_MIN.bytes().max(self.compacted_bytes * 2) {
             return Ok(Vec::new());
         }
@@ -154,7 +152,7 @@ impl KeyedLog {
         writer.finish()?;
         let names = self.partition.forget_below(base);
         self.compacted_bytes = self.partition.size_bytes();
-        Ok(names.into_iter().map(|name| (self.partition.folder().clone(), name)).collect())
+        Ok(names.into_iter().map(|name| Outdated::File(self.partition.folder().clone(), name)).collect())
     }
 }
 

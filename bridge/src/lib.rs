@@ -40,10 +40,10 @@ pub mod sim;
 mod size;
 pub mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -57,26 +57,33 @@ use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer};
 use journal::commit::{Committer, Shared};
 use journal::files::Files;
-use journal::gather::Gather;
+use journal::gather::{Gather, Stamped};
+use journal::pins::Pins;
 use journal::recovery::Journal;
+use journal::retention;
 use keyed::KeyedLogs;
-use log::topic::{Definition, FIRST_PUBLIC_ID, PARTITIONS_MAX, name_ok};
-use log::{Extent, Topics};
+use log::topic::{Definition, PARTITIONS_MAX, name_ok};
+use log::{Ages, Extent, Topics};
 use producer::Producers;
-use state::Change;
+use state::{Change, Pointer};
 
 pub use journal::changes::WholeQueue as RecoveredQueue;
 pub use journal::lane::{Delivery, JournalFailed, KeyedChange, Lane, Operation, ProduceSlot, Produced, Target, Ticket};
 pub use journal::recovery::ReplayError;
 pub use keyed::LoadError;
-pub use log::{Partition, ReadError, Topic};
+pub use log::{Partition, ReadError, SettingError, Settings, Topic};
 pub use reader::{Fetched, Reader};
 pub use state::Space;
 
+/// Journal files that a start may leave to the next regular checkpoint.
+const JOURNAL_FILES_AT_START_MAX: usize = 4;
 /// Frames committed and not yet applied, at most; each is about a group's bytes.
 const UNAPPLIED_FRAMES_MAX: usize = 8;
 /// Name and id of the topic that holds what queues need and no rule maps.
 const HIDDEN: (&str, u32) = ("__mqtt", 6);
+
+/// Its segments are closed at this size.
+const HIDDEN_SEGMENT_BYTES_MAX: u64 = 4 << 20;
 
 /// A key of keyed state, without its space, and its value.
 pub type KeyValue = (Box<[u8]>, Box<[u8]>);
@@ -99,8 +106,8 @@ pub struct Options {
     pub durability: Durability,
     /// Longest wait from the first pending operation to its commit; zero commits at once.
     pub commit_interval: Duration,
-    /// A segment rolls when its next batch would pass this size.
-    pub segment_bytes_max: u64,
+    /// What holds for topics that have no settings of their own.
+    pub topic_defaults: Settings,
     /// Journal bytes after which a checkpoint starts; at twice as many, publishers wait.
     pub checkpoint_bytes: u64,
     /// Time after which a checkpoint starts, when anything changed.
@@ -119,9 +126,23 @@ pub enum CreateTopicError {
     /// Partitions must be 1 to 10,000.
     #[error("{0} partitions: 1 to 10000")]
     BadPartitions(i64),
+    /// A setting has no such value.
+    #[error(transparent)]
+    BadSetting(#[from] SettingError),
     /// Its folders could not be made.
     #[error(transparent)]
     Disk(#[from] log::segment::OpenError),
+}
+
+/// Why a topic was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteTopicError {
+    /// There is none.
+    #[error("there is no topic {0:?}")]
+    Unknown(String),
+    /// What devices send goes there.
+    #[error("topic {0:?}: a rule maps MQTT messages to it; change the rules first")]
+    Mapped(String),
 }
 
 /// Why a data folder does not open.
@@ -161,7 +182,10 @@ struct Core {
     topics: Arc<Topics>,
     topics_folder: Folder,
     journal_files: Arc<Files>,
-    next_topic_id: Mutex<u32>,
+    /// Held while topics are made, changed or deleted.
+    topic_changes: Mutex<()>,
+    topic_changes_made: AtomicU64,
+    mapped_topics: Mutex<BTreeSet<String>>,
     recovered: Mutex<Whole>,
     epoch: i32,
     cluster_id: [u8; 16],
@@ -230,25 +254,75 @@ impl Bridge {
             return Err(CreateTopicError::BadPartitions(partitions.into()));
         }
         let core = &self.0;
-        let mut next_id = core.next_topic_id.lock();
+        let _order = core.topic_changes.lock();
         if core.topics.named(name).is_some() {
             return Err(CreateTopicError::Exists(name.to_owned()));
         }
+        core.options.topic_defaults.with(&config)?;
         let definition = Definition { uuid: random(), name: name.to_owned(), partitions, config };
-        let opener = Opener {
-            topics: &core.topics,
-            folder: &core.topics_folder,
-            segment_bytes_max: core.options.segment_bytes_max,
-        };
-        let topic = opener.make(*next_id, &definition, &BTreeMap::new())?;
+        let defaults = &core.options.topic_defaults;
+        let opener = Opener { topics: &core.topics, folder: &core.topics_folder, defaults };
+        let topic = opener.make(core.topics.next_id(), &definition, &BTreeMap::new())?;
         core.topics_folder.sync().map_err(log::segment::OpenError::Disk)?;
-        *next_id += 1;
         // In this order: whoever finds the topic may append to it, and the committer must know it by then.
         core.shared.new_topics.lock().push(topic.clone());
         core.topics.insert(topic.clone());
         let ticket = lane.begin().submit();
         lane.flush();
         Ok((topic, ticket))
+    }
+
+    /// Gives a topic other settings in place of those it was given; in force at once, durable when the ticket is.
+    pub fn configure_topic(
+        &self,
+        lane: &Lane,
+        topic: &Topic,
+        config: BTreeMap<String, String>,
+    ) -> Result<Ticket, SettingError> {
+        let settings = self.0.options.topic_defaults.with(&config)?;
+        // One after the other: the last put in force is the last stored.
+        let _order = self.0.topic_changes.lock();
+        topic.configure(config, settings);
+        let order = self.0.topic_changes_made.fetch_add(1, Ordering::Relaxed);
+        let mut operation = lane.begin();
+        let definition = topic.definition().encode();
+        operation.change_in_order(order, Change::Put(Space::TOPICS, &topic.id.to_be_bytes(), &definition));
+        let ticket = operation.submit();
+        lane.flush();
+        Ok(ticket)
+    }
+
+    /// Topics that MQTT messages are mapped to; they are not to be deleted.
+    pub fn set_mapped_topics(&self, names: impl Iterator<Item = String>) {
+        *self.0.mapped_topics.lock() = names.collect();
+    }
+
+    /// Deletes a topic: its name is free at once, nobody reads or writes it any more, and it is gone for good when the
+    /// ticket is durable. What queues point to in it stays until they do not (S6). Offsets that groups committed in it
+    /// are the caller's to forget.
+    pub fn delete_topic(&self, lane: &Lane, name: &str) -> Result<(Arc<Topic>, Ticket), DeleteTopicError> {
+        let core = &self.0;
+        let _order = core.topic_changes.lock();
+        if core.mapped_topics.lock().contains(name) {
+            return Err(DeleteTopicError::Mapped(name.to_owned()));
+        }
+        let topic = core.topics.named(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
+        core.topics.hide(&topic);
+        topic.partitions.iter().for_each(|partition| partition.wake_waiting());
+        let ticket = lane.put_all(&[(Space::DELETED, &topic.id.to_be_bytes(), Some(b""))]);
+        Ok((topic, ticket))
+    }
+
+    /// Has Kafka clients see nothing below `offset` of a partition any more, for good when the ticket is durable; no
+    /// further than to its high watermark. Gives the new log start besides.
+    pub fn delete_records(&self, lane: &Lane, partition: &Partition, offset: i64) -> (i64, Ticket) {
+        let offset = offset.clamp(partition.log_start(), partition.high_watermark());
+        let at = Pointer { topic: partition.topic_id, partition: partition.index, offset };
+        let mut operation = lane.begin();
+        operation.change(Change::Trim(at));
+        let ticket = operation.submit();
+        lane.flush();
+        (offset, ticket)
     }
 
     /// Keyed state of one space as it was when the folder was opened: (key, value), handed out once.
@@ -310,9 +384,10 @@ impl Bridge {
         self.0.journal_files.counts()
     }
 
-    /// Every topic by name, the hidden one included; not to be shown to clients.
+    /// Every topic by name, the hidden one included, deleted ones not; not to be shown to clients.
     pub fn topics_and_hidden(&self) -> Vec<Arc<Topic>> {
         let mut all = self.0.topics.all();
+        all.retain(|topic| !topic.is_deleted());
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -359,14 +434,14 @@ impl Machine {
         let keyed = KeyedLogs::open(&topics_folder, &checkpoint.extents, kafka_epoch)?;
         let mut whole = keyed.load()?;
 
-        let topics = Arc::new(Topics::default());
-        let opener = Opener { topics: &topics, folder: &topics_folder, segment_bytes_max: options.segment_bytes_max };
+        let topics = Arc::new(Topics::after(checkpoint.next_topic_id));
+        let opener = Opener { topics: &topics, folder: &topics_folder, defaults: &options.topic_defaults };
         opener.open_known(&whole, &checkpoint)?;
-        let mut applied = Applied::new(topics.clone(), checkpoint.lsn);
+        let mut applied = Applied::new(topics.clone(), checkpoint.lsn, Pins::of(&whole.queues), ages(&whole));
         let mut opened = Ok(());
         let replayed = journal.replay(&mut applied, epoch, |change| {
             if let (Change::Put(Space::TOPICS, id, definition), Ok(())) = (change, &opened) {
-                opened = opener.open_defined(id, definition, &BTreeMap::new());
+                opened = opener.open_defined(id, definition, &Extents::new());
             }
         });
         opened?;
@@ -393,6 +468,8 @@ impl Machine {
             checkpoint_interval: options.checkpoint_interval,
             journal_bytes: replayed.journal_bytes,
             batches_done: 0,
+            // Starts that end before their first checkpoint leave a file each.
+            soon: replayed.files.counts().1 > JOURNAL_FILES_AT_START_MAX,
             woken: Vec::new(),
         };
         let checkpointer = Checkpointer {
@@ -404,8 +481,6 @@ impl Machine {
             epoch,
             cluster_id: checkpoint.cluster_id,
         };
-        let highest = topics.all().iter().map(|t| t.id + 1).max().unwrap_or(0);
-        let next_topic_id = checkpoint.next_topic_id.max(highest).max(FIRST_PUBLIC_ID);
         let summary = format!(
             "start {epoch}, checkpoint {}, {} journal frames replayed, {} topics, {} queues, {} ms",
             checkpoint.lsn,
@@ -420,7 +495,9 @@ impl Machine {
             topics,
             topics_folder,
             journal_files: replayed.files,
-            next_topic_id: Mutex::new(next_topic_id),
+            topic_changes: Mutex::default(),
+            topic_changes_made: AtomicU64::new(1),
+            mapped_topics: Mutex::default(),
             recovered: Mutex::new(whole),
             epoch: kafka_epoch,
             cluster_id: checkpoint.cluster_id,
@@ -461,17 +538,28 @@ fn read_checkpoint(folder: &Folder) -> Result<Checkpoint, OpenError> {
     }
 }
 
+/// When the clock was last set by much (R5).
+fn ages(whole: &Whole) -> Ages {
+    stored_time(whole, retention::AGES_KEY).map_or_else(Ages::default, Ages::since)
+}
+
+fn stored_time(whole: &Whole, key: &[u8]) -> Option<i64> {
+    let stored = whole.keyed.get(&(Space::META, key.into()))?;
+    <[u8; 8]>::try_from(&stored[..]).ok().map(i64::from_be_bytes)
+}
+
 fn make_gather(topics: &Topics, whole: &mut Whole, epoch: i32) -> Gather {
     let mut producers = Producers::default();
+    let stamped = Stamped::since(stored_time(whole, Stamped::KEY));
     whole.keyed.retain(|(space, key), value| {
         if *space == Space::PRODUCERS && producers.restore(key, value).is_none() {
             tracing::warn!("a producer's stored state does not parse and is left out");
         }
-        ![Space::PRODUCERS, Space::TOPICS, Space::META].contains(space)
+        ![Space::PRODUCERS, Space::TOPICS, Space::DELETED, Space::META].contains(space)
     });
-    let mut gather = Gather::new(epoch, producers);
-    for topic in topics.all() {
-        gather.add_topic(&topic);
+    let mut gather = Gather::new(epoch, producers, stamped);
+    for topic in topics.all().iter().filter(|topic| !topic.is_deleted()) {
+        gather.add_topic(topic);
     }
     for (queue, held) in &whole.queues {
         gather.add_queue(*queue, held.next);
@@ -483,7 +571,7 @@ fn make_gather(topics: &Topics, whole: &mut Whole, epoch: i32) -> Gather {
 struct Opener<'a> {
     topics: &'a Topics,
     folder: &'a Folder,
-    segment_bytes_max: u64,
+    defaults: &'a Settings,
 }
 
 type Extents = BTreeMap<(u32, u32), Extent>;
@@ -491,12 +579,20 @@ type Extents = BTreeMap<(u32, u32), Extent>;
 impl Opener<'_> {
     fn open_known(&self, whole: &Whole, checkpoint: &Checkpoint) -> Result<(), OpenError> {
         let (name, id) = HIDDEN;
-        let hidden = Definition { uuid: [0; 16], name: name.to_owned(), partitions: 1, config: BTreeMap::new() };
+        // In small pieces: each goes when no queue points into it.
+        let segment_bytes = self.defaults.segment_bytes.min(HIDDEN_SEGMENT_BYTES_MAX);
+        let config = BTreeMap::from([("segment.bytes".to_owned(), segment_bytes.to_string())]);
+        let hidden = Definition { uuid: [0; 16], name: name.to_owned(), partitions: 1, config };
         let hidden = self.make(id, &hidden, &checkpoint.extents).map_err(|e| OpenError::Topic(name.to_owned(), e))?;
         self.topics.insert(hidden);
         for ((space, id), definition) in &whole.keyed {
             if *space == Space::TOPICS {
                 self.open_defined(id, definition, &checkpoint.extents)?;
+            }
+        }
+        for (space, id) in whole.keyed.keys() {
+            if let (Space::DELETED, Ok(id)) = (*space, <[u8; 4]>::try_from(&id[..])) {
+                self.topics.delete(u32::from_be_bytes(id));
             }
         }
         Ok(())
@@ -507,7 +603,9 @@ impl Opener<'_> {
             tracing::error!("a stored topic definition does not parse and is left out");
             return Ok(());
         };
-        if self.topics.with_id(id).is_some() {
+        if let Some(topic) = self.topics.with_id(id) {
+            let settings = self.settings(&definition);
+            topic.configure(definition.config, settings);
             return Ok(());
         }
         let topic = self.make(id, &definition, extents).map_err(|e| OpenError::Topic(definition.name.clone(), e))?;
@@ -516,15 +614,23 @@ impl Opener<'_> {
     }
 
     fn make(&self, id: u32, definition: &Definition, extents: &Extents) -> Result<Arc<Topic>, log::segment::OpenError> {
+        let settings = self.settings(definition);
         let folder = self.folder.folder(&format!("{}.{id}", definition.name))?;
         let mut partitions = Vec::new();
         for index in 0..definition.partitions {
             let partition = folder.folder(&index.to_string())?;
             let extent = extents.get(&(id, index)).cloned().unwrap_or_default();
-            partitions.push(Arc::new(Partition::open(partition, (id, index), extent, self.segment_bytes_max)?));
+            let bytes_max = settings.segment_bytes_max();
+            partitions.push(Arc::new(Partition::open(partition, (id, index), extent, bytes_max)?));
         }
         folder.sync()?;
-        let Definition { uuid, name, config, .. } = definition.clone();
-        Ok(Arc::new(Topic { id, uuid, name, partitions, config }))
+        Ok(Arc::new(Topic::new(id, definition.clone(), folder, partitions, settings)))
+    }
+
+    fn settings(&self, definition: &Definition) -> Settings {
+        self.defaults.with(&definition.config).unwrap_or_else(|error| {
+            tracing::error!(topic = definition.name, %error, "a stored setting is none: the broker's are in force");
+            self.defaults.clone()
+        })
     }
 }

@@ -83,6 +83,12 @@ impl Producers {
         (encode_key(&key), encode_state(state))
     }
 
+    /// Forgets what is known of a topic; the keys that were stored.
+    pub fn forget_topic(&mut self, topic: u32) -> Vec<Vec<u8>> {
+        let gone = self.states.extract_if(|key, _| key.0 == topic);
+        gone.map(|(key, _)| encode_key(&key)).collect()
+    }
+
     /// Takes in what was stored; `None` when it is not of ours.
     pub fn restore(&mut self, mut key: &[u8], mut value: &[u8]) -> Option<()> {
         let key = (take_u32(&mut key)?, take_u32(&mut key)?, i64::try_from(take_number(&mut key)?).ok()?);

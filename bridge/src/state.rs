@@ -6,6 +6,8 @@
 pub struct Space(pub u8);
 
 impl Space {
+    /// Topics that are deleted and that queues point into, by id.
+    pub const DELETED: Space = Space(0);
     /// Topic definitions by id.
     pub const TOPICS: Space = Space(1);
     /// Committed consumer group offsets (kafka::offsets).
@@ -59,6 +61,8 @@ pub enum Change<'a> {
     Remove(u64, u64),
     /// (queue, sequence)
     Release(u64, u64),
+    /// Kafka clients see nothing below this any more (DeleteRecords). Not stored: a checkpoint names each log start.
+    Trim(Pointer),
 }
 
 impl Change<'_> {
@@ -85,6 +89,9 @@ impl Change<'_> {
             }
             Change::Remove(queue, sequence) => put_numbers(out, 6, &[*queue, *sequence]),
             Change::Release(queue, sequence) => put_numbers(out, 7, &[*queue, *sequence]),
+            Change::Trim(Pointer { topic, partition, offset }) => {
+                put_numbers(out, 9, &[(*topic).into(), (*partition).into(), *offset as u64]);
+            }
         }
     }
 }
@@ -111,6 +118,11 @@ impl<'a> Change<'a> {
             }
             6 => Change::Remove(take_number(bytes)?, take_number(bytes)?),
             7 => Change::Release(take_number(bytes)?, take_number(bytes)?),
+            9 => Change::Trim(Pointer {
+                topic: take_u32(bytes)?,
+                partition: take_u32(bytes)?,
+                offset: i64::try_from(take_number(bytes)?).ok()?,
+            }),
             _ => return None,
         })
     }

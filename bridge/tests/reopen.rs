@@ -17,7 +17,8 @@ fn options(folder: &Path) -> Options {
         data_dir: folder.to_owned(),
         durability: Durability::Fsync,
         commit_interval: Duration::ZERO,
-        segment_bytes_max: 64 << 10,
+        // Records here are stamped as if it were 1970.
+        topic_defaults: bridge::Settings { segment_bytes: 64 << 10, retention_ms: None, ..bridge::Settings::default() },
         checkpoint_bytes: 256 << 10,
         checkpoint_interval: Duration::from_secs(60),
     }
@@ -61,6 +62,44 @@ fn append(lane: &Lane, place: (u32, u32), value: &str, targets: &[Target]) -> u6
     let ticket = operation.submit();
     lane.flush();
     ticket
+}
+
+fn timestamps(partition: &Partition) -> Vec<i64> {
+    let bytes = partition.read_blocking(0, 10_000).unwrap();
+    let (mut rest, mut found) = (&bytes[..], Vec::new());
+    while !rest.is_empty() {
+        let header = batch::Header::parse(rest).unwrap();
+        let mut records = batch::records(&rest[..header.total_bytes()], &header);
+        while let Some(record) = records.next().unwrap() {
+            found.push(record.timestamp_ms);
+        }
+        rest = &rest[header.total_bytes()..];
+    }
+    found
+}
+
+/// R5: a gateway without a clock of its own starts in 1970 again.
+#[test]
+fn a_clock_that_went_back_over_a_restart_makes_no_record_older() {
+    let home = tempfile::tempdir().unwrap();
+    let mut stamps = Vec::new();
+    for clock_ms in [1_000_000, 5, 1_000_007, 2_000_000] {
+        let bridge = Bridge::open(options(home.path())).unwrap();
+        let lane = bridge.lane();
+        let topic = bridge
+            .topic("clocked")
+            .unwrap_or_else(|| bridge.create_topic(&lane, "clocked", 1, BTreeMap::new()).unwrap().0);
+        let mut operation = lane.begin();
+        operation.append((topic.id, 0), clock_ms, std::iter::empty(), |out| {
+            batch::encode_body(out, None, Some(b"value"), std::iter::empty());
+        });
+        let ticket = operation.submit();
+        lane.flush();
+        wait(&lane, ticket);
+        assert!(bridge.close(Instant::now() + Duration::from_secs(20)));
+        stamps = timestamps(&topic.partitions[0]);
+    }
+    assert_eq!(stamps, [1_000_000, 1_000_000, 1_000_007, 2_000_000]);
 }
 
 fn values(partition: &Partition) -> Vec<String> {

@@ -17,7 +17,8 @@
 //!   `lifecycle` begins and ends sessions
 //! - [`session`]: windows and queues; pure state machines
 //! - [`router`]: who gets a topic's messages; [`mapping`]: where they go in the log
-//! - [`message`]: what a message looks like there; [`store`]: what is kept of sessions
+//! - [`message`]: what a message looks like there; [`dead_letter`]: one that was given up
+//! - [`store`]: what is kept of sessions
 //! - [`auth`]: who a client is and what it may do
 //! - [`admin`]: what an administrator may ask
 //! - [`response_information`]: where a client is told that answers may go
@@ -42,6 +43,7 @@ pub mod auth;
 pub mod codec;
 pub mod config;
 pub mod connection;
+pub mod dead_letter;
 pub mod limits;
 pub mod listener;
 pub mod mapping;

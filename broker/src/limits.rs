@@ -24,6 +24,14 @@ pub const PACKETS_PER_READ: usize = 1_000;
 pub const HELD_MAX: usize = 1_000;
 /// Journal backlog of a shard above which its publishers are not read.
 pub const BACKLOG_BYTES_MAX: usize = 2 << 20;
+/// Journal backlog of a shard above which what was given up in memory alone is no dead letter.
+pub const LETTERS_BACKLOG_BYTES_MAX: usize = 2 * BACKLOG_BYTES_MAX;
+/// Dead letters of queues that a shard hands in before others get their turn.
+pub const LETTERS_PER_TURN: usize = 1_000;
+/// Clients that one dead letter names.
+pub const LETTER_RECIPIENTS_MAX: usize = 1_000;
+/// Entries beyond `max_queued_messages` that a queue which drops its oldest may have while they become dead letters.
+pub const QUEUE_OVERHANG_MAX: usize = 10_000;
 /// Bytes of messages from other shards that wait for a shard, above which no publisher is read.
 pub const BURST_BYTES_MAX: usize = 4 << 20;
 /// Threads of a shard that wait for cold reads of the log.
@@ -35,6 +43,8 @@ pub const RIDE_ALONG_MS: u64 = 50;
 pub const RIDE_ALONG_BYTES_MAX: usize = 128 << 10;
 /// Seconds for which it is known what a durable session had subscribed to that ended: far longer than a commit.
 pub const ENDED_S: u64 = 10;
+/// Entries that a member of a shared subscription which is away is relieved of at once, each second.
+pub const RELIEVED_ENTRIES_MAX: usize = 10_000;
 /// Output buffers a shard keeps for reuse, and how large one may be to be kept.
 pub const SPARE_BUFFERS_MAX: usize = 256;
 /// See [`SPARE_BUFFERS_MAX`].

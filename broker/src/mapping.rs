@@ -27,6 +27,15 @@ pub struct Rule {
     key: Vec<Part>,
 }
 
+/// What goes to the log, and where.
+#[derive(Clone, Debug, Default)]
+pub struct Mapping {
+    /// In order; none maps nothing.
+    pub rules: Vec<Rule>,
+    /// The log topic of dead letters, if there are any.
+    pub dead_letters: Option<String>,
+}
+
 /// What is wrong with a rule; the configuration's fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RuleError {
@@ -95,26 +104,29 @@ impl Rule {
         self.key.iter().all(|part| matches!(part, Part::Literal(_) | Part::Topic | Part::Level(_)))
     }
 
-    /// Writes the key. A part that is not there is left empty.
+    /// Writes the key. A part that is not there is left empty; whether all are there.
     pub fn key<'a>(
         &self,
         out: &mut Vec<u8>,
         origin: Origin<'_>,
         user_properties: impl Iterator<Item = (&'a str, &'a str)> + Clone,
-    ) {
+    ) -> bool {
+        let mut is_whole = true;
         for part in &self.key {
             let text = match part {
-                Part::Literal(text) => text,
-                Part::Topic => origin.topic,
-                Part::Level(level) => origin.topic.split('/').nth(*level).unwrap_or_default(),
-                Part::ClientId => origin.client_id,
-                Part::User => origin.user.unwrap_or_default(),
+                Part::Literal(text) => Some(text.as_str()),
+                Part::Topic => Some(origin.topic),
+                Part::Level(level) => origin.topic.split('/').nth(*level),
+                Part::ClientId => Some(origin.client_id),
+                Part::User => origin.user,
                 Part::UserProperty(wanted) => {
-                    user_properties.clone().find(|(name, _)| name == wanted).map_or("", |(_, value)| value)
+                    user_properties.clone().find(|(name, _)| name == wanted).map(|(_, value)| value)
                 }
             };
-            out.extend_from_slice(text.as_bytes());
+            is_whole &= text.is_some();
+            out.extend_from_slice(text.unwrap_or_default().as_bytes());
         }
+        is_whole
     }
 }
 
@@ -210,16 +222,19 @@ mod tests {
         let rule = Rule::parse("#", "t", template, 1, false).expect("valid");
         let mut out = Vec::new();
         let origin = Origin { topic, client_id: "c1", user: Some("ann") };
-        rule.key(&mut out, origin, [("site", "north"), ("site", "south")].into_iter());
-        String::from_utf8(out).expect("text")
+        let properties = [("site", "north"), ("site", "south")];
+        let is_whole = rule.key(&mut out, origin, properties.into_iter());
+        String::from_utf8(out).expect("text") + if is_whole { "" } else { " in part" }
     }
 
     #[test]
     fn keys_are_made_of_topic_levels_client_user_and_property() {
         assert_eq!(key("{topic}", "a/b"), "a/b");
         assert_eq!(key("{2}-{client_id}@{user}", "a/b/c"), "b-c1@ann");
-        assert_eq!(key("{9}{{x}}{user_property:site}", "a"), "{x}north");
+        assert_eq!(key("{9}{{x}}{user_property:site}", "a"), "{x}north in part");
         assert_eq!(key("", "a"), "");
+        assert_eq!(key("{1}{2}", "/"), "", "levels without a name");
+        assert_eq!(key("{user_property:nope}", "a"), " in part");
     }
 
     #[test]

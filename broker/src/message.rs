@@ -25,14 +25,17 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
     /// The session that published it, for no local; 0 none.
     pub publisher: u64,
+    /// Its client; empty where nobody asks for it.
+    pub client_id: &'a str,
 }
 
 /// A message with bytes of its own.
 #[derive(Debug)]
 pub struct OwnedMessage {
-    /// Topic, properties, payload.
+    /// Topic, client id, properties, payload.
     bytes: Box<[u8]>,
     topic_bytes: u32,
+    client_id_bytes: u32,
     properties_bytes: u32,
     expires_s: u32,
     qos: QoS,
@@ -49,20 +52,23 @@ impl OwnedMessage {
     /// As it was.
     pub fn borrow(&self) -> Message<'_> {
         let (topic, rest) = self.bytes.split_at(self.topic_bytes as usize);
+        let (client_id, rest) = rest.split_at(self.client_id_bytes as usize);
         let (properties, payload) = rest.split_at(self.properties_bytes as usize);
         let Self { qos, retain, expires_s, publisher, .. } = *self;
-        // It was a &str when it was put in.
-        let topic = std::str::from_utf8(topic).unwrap_or_default();
-        Message { topic, qos, retain, properties, expires_s, payload, publisher }
+        // They were a &str when they were put in.
+        let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+        let (topic, client_id) = (text(topic), text(client_id));
+        Message { topic, qos, retain, properties, expires_s, payload, publisher, client_id }
     }
 }
 
 impl From<&Message<'_>> for OwnedMessage {
     fn from(message: &Message<'_>) -> OwnedMessage {
-        let Message { topic, qos, retain, properties, expires_s, payload, publisher } = *message;
+        let Message { topic, qos, retain, properties, expires_s, payload, publisher, client_id } = *message;
         OwnedMessage {
-            bytes: [topic.as_bytes(), properties, payload].concat().into(),
+            bytes: [topic.as_bytes(), client_id.as_bytes(), properties, payload].concat().into(),
             topic_bytes: topic.len() as u32,
+            client_id_bytes: client_id.len() as u32,
             properties_bytes: properties.len() as u32,
             expires_s,
             qos,
@@ -87,17 +93,29 @@ const CORRELATION_DATA: &str = "mqtt.correlation_data";
 
 impl Message<'_> {
     /// Writes the body of its log record. `now_s` turns its expiry into what is left of it.
-    pub fn encode_record(&self, out: &mut Vec<u8>, key: &[u8], client_id: &str, null: bool, now_s: u32) {
+    pub fn encode_record(&self, out: &mut Vec<u8>, key: &[u8], null: bool, now_s: u32) {
+        self.encode_with(out, key, null, now_s, &[]);
+    }
+
+    /// The same, with these headers after its own.
+    pub(crate) fn encode_with(
+        &self,
+        out: &mut Vec<u8>,
+        key: &[u8],
+        null: bool,
+        now_s: u32,
+        more: &[(&'static str, &[u8])],
+    ) {
         let qos = [b'0' + self.qos as u8];
         let retain = [b'0' + u8::from(self.retain)];
         let always = [
             (TOPIC.as_bytes(), self.topic.as_bytes()),
-            (CLIENT_ID.as_bytes(), client_id.as_bytes()),
+            (CLIENT_ID.as_bytes(), self.client_id.as_bytes()),
             (QOS.as_bytes(), &qos[..]),
             (RETAIN.as_bytes(), &retain[..]),
         ];
         let value = (!null).then_some(self.payload);
-        if self.properties.is_empty() && self.expires_s == 0 {
+        if self.properties.is_empty() && self.expires_s == 0 && more.is_empty() {
             return batch::encode_body(out, Some(key), value, always.into_iter());
         }
         let expiry = self.expires_s.saturating_sub(now_s).to_string();
@@ -116,6 +134,7 @@ impl Message<'_> {
         let mut headers: SmallVec<[(&[u8], &[u8]); 12]> = SmallVec::from_slice(&always);
         headers.extend(named.into_iter().filter_map(|(name, value)| Some((name.as_bytes(), value?))));
         headers.extend(user.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        headers.extend(more.iter().map(|(name, value)| (name.as_bytes(), *value)));
         batch::encode_body(out, Some(key), value, headers.iter().copied());
     }
 
@@ -131,6 +150,7 @@ impl Message<'_> {
             expires_s: 0,
             payload: record.value.unwrap_or_default(),
             publisher: 0,
+            client_id: "",
         };
         for (name, value) in record.headers {
             let (name, value) = (std::str::from_utf8(name).ok()?, value.unwrap_or_default());
@@ -139,7 +159,8 @@ impl Message<'_> {
                 TOPIC => message.topic = std::str::from_utf8(value).ok()?,
                 QOS => message.qos = QoS::from_bits(digit())?,
                 RETAIN => message.retain = digit() == 1,
-                CLIENT_ID | EXPIRY => {}
+                CLIENT_ID => message.client_id = std::str::from_utf8(value).ok()?,
+                EXPIRY => {}
                 PAYLOAD_FORMAT => put_property::payload_format(scratch, digit()),
                 CONTENT_TYPE => put_property::content_type(scratch, value),
                 RESPONSE_TOPIC => put_property::response_topic(scratch, value),
@@ -165,9 +186,9 @@ mod tests {
     use bridge::batch::Builder;
     use proptest::prelude::*;
 
-    fn through_the_log(message: &Message<'_>) -> (String, QoS, bool, Vec<u8>, Vec<u8>) {
+    fn through_the_log(message: &Message<'_>) -> OwnedMessage {
         let mut body = Vec::new();
-        message.encode_record(&mut body, b"key", "client", false, 0);
+        message.encode_record(&mut body, b"key", false, 0);
         let mut builder = Builder::default();
         builder.restart(0);
         builder.push(1, &body);
@@ -176,7 +197,7 @@ mod tests {
         let record = batch::records(&bytes, &header).next().expect("parses").expect("one");
         let mut scratch = Vec::new();
         let back = Message::from_record(&record, &mut scratch).expect("ours");
-        (back.topic.to_owned(), back.qos, back.retain, back.properties.to_vec(), back.payload.to_vec())
+        (&back).into()
     }
 
     proptest! {
@@ -197,10 +218,12 @@ mod tests {
             for (name, value) in &user { put_property::user(&mut properties, name.as_bytes(), value.as_bytes()) }
             let message = Message {
                 topic: "a/b", qos: QoS::ExactlyOnce, retain: true, properties: &properties,
-                expires_s: 9, payload: &payload, publisher: 3,
+                expires_s: 9, payload: &payload, publisher: 3, client_id: "client",
             };
             let back = through_the_log(&message);
-            prop_assert_eq!(back, ("a/b".to_owned(), QoS::ExactlyOnce, true, properties.clone(), payload.clone()));
+            let back = back.borrow();
+            prop_assert_eq!((back.topic, back.client_id, back.qos, back.retain), ("a/b", "client", QoS::ExactlyOnce, true));
+            prop_assert_eq!((back.properties, back.payload), (&properties[..], &payload[..]));
         }
     }
 }

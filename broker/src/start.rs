@@ -9,14 +9,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bridge::state::Change;
-use bridge::{Bridge, CreateTopicError, Lane};
+use bridge::{Bridge, CreateTopicError, Lane, Topic};
 use parking_lot::Mutex;
 
 use crate::auth::Access;
 use crate::config::Config;
 use crate::limits;
 use crate::listener::Listener;
-use crate::mapping::Rule;
+use crate::mapping::Mapping;
 use crate::router::{Router, RuleTarget};
 use crate::session::Options;
 use crate::shard::{self, Job, Mail, Mailbox, RecoveredSession, Shard, Visit};
@@ -34,6 +34,9 @@ pub enum StartError {
         /// Why.
         error: CreateTopicError,
     },
+    /// The topic of dead letters cannot be made.
+    #[error("bridge.dead_letter_topic: {0}")]
+    DeadLetters(CreateTopicError),
     /// The log did not take the topics.
     #[error(transparent)]
     Journal(#[from] bridge::JournalFailed),
@@ -52,9 +55,9 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Restores sessions and retained messages and starts the shards. Rules are in order; none maps nothing.
-    pub fn start(config: Config, bridge: &Bridge, rules: Vec<Rule>, access: Arc<Access>) -> Result<Broker, StartError> {
-        let rules = open_topics(bridge, rules)?;
+    /// Restores sessions and retained messages and starts the shards.
+    pub fn start(config: Config, bridge: &Bridge, mapping: Mapping, access: Arc<Access>) -> Result<Broker, StartError> {
+        let (rules, dead_letters) = open_topics(bridge, mapping)?;
         let Recovered { router, config, mailboxes, sessions: mut found } =
             Recovered::new(config, bridge, rules, access);
         let mut threads = Vec::new();
@@ -62,7 +65,7 @@ impl Broker {
         for index in (0..config.shards).rev() {
             let sessions = found.pop().unwrap_or_default();
             let (bridge, router, config) = (bridge.clone(), router.clone(), config.clone());
-            let (mailboxes, ready) = (mailboxes.clone(), ready.clone());
+            let (mailboxes, ready, dead_letters) = (mailboxes.clone(), ready.clone(), dead_letters.clone());
             let run = move || {
                 let mut builder = tokio::runtime::Builder::new_current_thread();
                 builder.max_blocking_threads(limits::BLOCKING_THREADS_MAX);
@@ -70,7 +73,7 @@ impl Broker {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(ready.send(Err(StartError::Thread(error)))),
                 };
-                let mut shard = Shard::new(index, bridge, router, config, mailboxes);
+                let mut shard = Shard::new(index, bridge, router, config, mailboxes, dead_letters);
                 sessions.into_iter().for_each(|session| shard.recover(session));
                 let attached = runtime.block_on(shard.recovered());
                 if let Err(failed) = attached {
@@ -103,9 +106,11 @@ impl Broker {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Reload(config.clone())));
     }
 
-    /// Puts other rules in force. Waits for the disk when one needs a new topic.
-    pub fn set_rules(&self, bridge: &Bridge, rules: Vec<Rule>) -> Result<(), StartError> {
-        self.router.set_rules(open_topics(bridge, rules)?);
+    /// Puts other rules in force. Waits for the disk when a new topic is needed.
+    pub fn set_mapping(&self, bridge: &Bridge, mapping: Mapping) -> Result<(), StartError> {
+        let (rules, dead_letters) = open_topics(bridge, mapping)?;
+        self.router.set_rules(rules);
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::DeadLetters(dead_letters.clone())));
         Ok(())
     }
 
@@ -180,33 +185,36 @@ impl Recovered {
     }
 }
 
-/// The log topic of each rule, made where it is not there yet.
-fn open_topics(bridge: &Bridge, rules: Vec<Rule>) -> Result<Vec<Arc<RuleTarget>>, StartError> {
+/// Rules with their log topics, and where dead letters go.
+pub(crate) type Opened = (Vec<Arc<RuleTarget>>, Option<Arc<Topic>>);
+
+/// The log topics, made where they are not there yet.
+fn open_topics(bridge: &Bridge, mapping: Mapping) -> Result<Opened, StartError> {
     let lane = bridge.lane();
-    let targets = make_topics(bridge, &lane, rules)?;
+    let opened = make_topics(bridge, &lane, mapping)?;
     while lane.durable() < lane.submitted() {
         if let Some(failed) = lane.failure() {
             return Err(failed.clone().into());
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Ok(targets)
+    Ok(opened)
 }
 
 /// The same, which are there for good once everything on the lane is durable.
-pub(crate) fn make_topics(bridge: &Bridge, lane: &Lane, rules: Vec<Rule>) -> Result<Vec<Arc<RuleTarget>>, StartError> {
+pub(crate) fn make_topics(bridge: &Bridge, lane: &Lane, mapping: Mapping) -> Result<Opened, StartError> {
+    let open = |name: &str, partitions| match bridge.topic(name) {
+        Some(topic) => Ok(topic),
+        None => bridge.create_topic(lane, name, partitions, BTreeMap::new()).map(|(topic, _)| topic),
+    };
     let mut targets = Vec::new();
-    for rule in rules {
-        let topic = match bridge.topic(&rule.topic) {
-            Some(topic) => topic,
-            None => match bridge.create_topic(lane, &rule.topic, rule.partitions, BTreeMap::new()) {
-                Ok((topic, _)) => topic,
-                Err(error) => return Err(StartError::Topic { filter: rule.filter().to_owned(), error }),
-            },
-        };
+    for rule in mapping.rules {
+        let topic = open(&rule.topic, rule.partitions);
+        let topic = topic.map_err(|error| StartError::Topic { filter: rule.filter().to_owned(), error })?;
         targets.push(Arc::new(RuleTarget { rule, topic }));
     }
-    Ok(targets)
+    let dead_letters = mapping.dead_letters.map(|name| open(&name, 1)).transpose().map_err(StartError::DeadLetters)?;
+    Ok((targets, dead_letters))
 }
 
 /// Sessions by the shard that is to have them. What belongs to no session is removed.

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::codec::{QoS, ReasonCode};
+use crate::dead_letter::Reason;
 use crate::router::SessionRef;
 use crate::session::{Close, Link, Out, Session};
 
@@ -76,6 +77,8 @@ macro_rules! counts {
             $($(#[$max_doc])* pub $max: u64,)*
             /// Times that clients reached each [`Limit`].
             pub limits: [u64; Limit::COUNT],
+            /// Dead letters for each [`Reason`].
+            pub dead_letters: [u64; Reason::COUNT],
         }
 
         /// The counts as others may read them.
@@ -85,6 +88,8 @@ macro_rules! counts {
             $($(#[$max_doc])* pub $max: AtomicU64,)*
             /// Times that clients reached each [`Limit`].
             pub limits: [AtomicU64; Limit::COUNT],
+            /// Dead letters for each [`Reason`].
+            pub dead_letters: [AtomicU64; Reason::COUNT],
         }
 
         impl Shown {
@@ -93,6 +98,8 @@ macro_rules! counts {
                 $(self.$name.store(counts.$name, Ordering::Relaxed);)*
                 $(self.$max.store(counts.$max, Ordering::Relaxed);)*
                 self.limits.iter().zip(counts.limits).for_each(|(shown, n)| shown.store(n, Ordering::Relaxed));
+                let letters = self.dead_letters.iter().zip(counts.dead_letters);
+                letters.for_each(|(shown, n)| shown.store(n, Ordering::Relaxed));
             }
 
             /// What is visible.
@@ -107,6 +114,8 @@ macro_rules! counts {
                 $(sum.$name += self.$name.load(Ordering::Relaxed);)*
                 $(sum.$max = sum.$max.max(self.$max.load(Ordering::Relaxed));)*
                 sum.limits.iter_mut().zip(&self.limits).for_each(|(sum, n)| *sum += n.load(Ordering::Relaxed));
+                let letters = sum.dead_letters.iter_mut().zip(&self.dead_letters);
+                letters.for_each(|(sum, n)| *sum += n.load(Ordering::Relaxed));
             }
         }
     };
@@ -208,6 +217,8 @@ counts! {
         dropped_unreadable,
         /// Dropped: its session ended before it could be sent.
         dropped_session_ended,
+        /// Given up in memory while the journal was too far behind for a dead letter.
+        dead_letters_missed,
         /// Messages whose payload is not what it is said to be.
         refused_payloads,
         /// Messages, wills among them, that their publisher may not publish there.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Address, Config, Endpoint, ListenerSettings, RuleConfig, reader::Reader};
+use super::{Address, Config, Endpoint, ListenerSettings, RuleConfig, check_topic, reader::Reader};
 
 impl Config {
     /// Checks settings against each other; skips those already found wrong by themselves.
@@ -12,6 +12,7 @@ impl Config {
         found.extend(self.certificates());
         found.extend(self.timeouts());
         found.extend(self.further_listeners());
+        found.extend(self.dead_letters());
         found.extend(keep_alives("mqtt", &self.mqtt.listeners));
         for (at, listener) in self.mqtt.listener.iter().enumerate() {
             found.extend(keep_alives(&format!("mqtt.listener[{at}]"), &listener.settings));
@@ -152,6 +153,18 @@ impl Config {
         })
     }
 
+    /// What was given up does not stand among what was not.
+    fn dead_letters(&self) -> Option<Conflict> {
+        let topic = &self.bridge.dead_letter_topic;
+        let at = self.bridge.rule.iter().position(|rule| rule.topic == *topic)?;
+        let rule = &self.bridge.rule[at].filter;
+        Some(Conflict::new(
+            "bridge.dead_letter_topic",
+            Some(format!("bridge.rule[{at}].topic")),
+            format!("is the topic of the rule for {rule:?}: dead letters need one of their own"),
+        ))
+    }
+
     fn rule(&self, at: usize, rule: &RuleConfig) -> Option<Conflict> {
         if let Err(message) = check_rule(rule) {
             return Some(Conflict::new(format!("bridge.rule[{at}]"), None, message));
@@ -268,11 +281,7 @@ fn check_rule(rule: &RuleConfig) -> Result<(), String> {
         return Err("filter must not be empty; # matches every topic".to_owned());
     }
     let topic = rule.topic.as_str();
-    if !bridge::log::topic::name_ok(topic) || topic.starts_with("__") {
-        return Err(format!(
-            "topic {topic:?} must be 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __, not . or .."
-        ));
-    }
+    check_topic(topic).map_err(|what| format!("topic {topic:?} {what}"))?;
     broker::mapping::Rule::parse(&rule.filter, topic, &rule.key, rule.partitions, rule.empty_as_null)
         .map(drop)
         .map_err(|error| error.to_string())

@@ -14,6 +14,7 @@ use bridge::metrics::{
 };
 use bridge::{Bridge, kafka};
 use broker::Broker;
+use broker::dead_letter::Reason;
 use broker::stats::{Counts, Limit};
 
 use crate::admin::AdminState;
@@ -34,6 +35,7 @@ pub fn add(state: &AdminState, data_dir: &Path, running: &Running) {
         }
         mqtt_connections(sink, &counts);
         mqtt_messages(sink, &counts);
+        dead_letters(sink, &counts);
         mqtt_sessions(sink, &counts, &broker);
         journal(sink, &bridge);
         disk(sink);
@@ -156,6 +158,16 @@ fn mqtt_messages(sink: &mut MetricSink, counts: &Counts) {
         let help = "Messages that were due to a subscriber and were never sent to it.";
         sink.counter("millstream_mqtt_dropped_messages_total", help, &[("reason", reason)], value);
     }
+}
+
+fn dead_letters(sink: &mut MetricSink, counts: &Counts) {
+    for (reason, value) in Reason::ALL.iter().zip(counts.dead_letters) {
+        let help = "Records handed to bridge.dead_letter_topic.";
+        sink.counter("millstream_dead_letters_total", help, &[("reason", reason.name())], value);
+    }
+    let help =
+        "Messages that waited in memory and were given up while the journal was too far behind for a dead letter.";
+    sink.counter("millstream_dead_letters_missed_total", help, &[], counts.dead_letters_missed);
 }
 
 fn mqtt_sessions(sink: &mut MetricSink, counts: &Counts, broker: &Broker) {

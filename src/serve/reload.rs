@@ -57,6 +57,7 @@ const RELOADABLE: &[&str] = &[
     "kafka.advertised",
     "kafka.advertised_tls",
     "bridge.enabled",
+    "bridge.dead_letter_topic",
     "admin.token_file",
 ];
 
@@ -144,9 +145,9 @@ impl Running {
         self.broker.reload(settings::broker(config));
         self.front.server.recheck();
         let (broker, bridge) = (self.broker.clone(), self.bridge.clone());
-        match settings::rules(config) {
-            // A rule's new topic has to reach the disk; nothing else is to wait for it.
-            Ok(rules) => match tokio::task::spawn_blocking(move || broker.set_rules(&bridge, rules)).await {
+        match settings::mapping(config) {
+            // A new topic has to reach the disk; nothing else is to wait for it.
+            Ok(mapping) => match tokio::task::spawn_blocking(move || broker.set_mapping(&bridge, mapping)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => failed("rules", &error),
                 Err(error) => failed("rules", &error),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bridge::kafka;
 use broker::codec::QoS;
 use broker::listener::tls;
-use broker::mapping::{Rule, RuleError};
+use broker::mapping::{Mapping, Rule, RuleError};
 use broker::{ClientLimits, auth};
 
 use crate::config::{self, Config, ListenerSettings, RuleConfig};
@@ -16,9 +16,23 @@ pub fn bridge(config: &Config) -> bridge::Options {
         data_dir: config.data_dir.clone(),
         durability: config.durability,
         commit_interval: Duration::from_millis(config.commit_interval_ms.into()),
-        segment_bytes_max: config.bridge.segment_bytes,
+        topic_defaults: topic_defaults(config),
         checkpoint_bytes: config.bridge.checkpoint_bytes,
         checkpoint_interval: Duration::from_secs(config.bridge.checkpoint_interval_s.into()),
+    }
+}
+
+/// What holds for Kafka topics that have no settings of their own.
+fn topic_defaults(config: &Config) -> bridge::Settings {
+    let limit = |limit: i64| u64::try_from(limit).ok();
+    let bridge = &config.bridge;
+    bridge::Settings {
+        delete: bridge.cleanup_policy.0,
+        compact: bridge.cleanup_policy.1,
+        retention_ms: limit(bridge.retention_ms),
+        retention_bytes: limit(bridge.retention_bytes),
+        segment_bytes: bridge.segment_bytes,
+        ..bridge::Settings::default()
     }
 }
 
@@ -101,14 +115,16 @@ pub fn kafka(config: &Config) -> kafka::Config {
     }
 }
 
-/// None when nothing is mapped.
-pub fn rules(config: &Config) -> Result<Vec<Rule>, RuleError> {
+/// Empty when nothing is mapped.
+pub fn mapping(config: &Config) -> Result<Mapping, RuleError> {
     if !config.bridge.enabled {
-        return Ok(Vec::new());
+        return Ok(Mapping::default());
     }
     let parse =
         |rule: &RuleConfig| Rule::parse(&rule.filter, &rule.topic, &rule.key, rule.partitions, rule.empty_as_null);
-    config.bridge.rule.iter().map(parse).collect()
+    let rules = config.bridge.rule.iter().map(parse).collect::<Result<_, _>>()?;
+    let topic = &config.bridge.dead_letter_topic;
+    Ok(Mapping { rules, dead_letters: (!topic.is_empty()).then(|| topic.clone()) })
 }
 
 pub fn auth_files(config: &Config) -> auth::Files {

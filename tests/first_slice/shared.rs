@@ -292,3 +292,34 @@ fn what_was_on_its_way_to_a_member_that_ends_goes_to_others() {
         }
     }
 }
+
+#[test]
+fn what_waits_for_members_that_are_away_goes_to_who_is_there() {
+    let mut broker = Broker::with_config("shards = 2\n");
+    for name in ["a", "b", "c"] {
+        member(&broker, V5, name, true).disconnect();
+    }
+    for n in 0..30 {
+        broker.publish(Publish::new("t", n.to_string()).qos(1 + n % 2));
+    }
+    broker.kill9_and_restart();
+    // Of those that may have been sent before the crash nobody knows; of the others every one is for who is there.
+    for n in 30..60 {
+        broker.publish(Publish::new("t", n.to_string()).qos(1 + n % 2));
+    }
+    let mut worker = broker.connect(Connect::v5("a").durable());
+    let mut got: Vec<String> = Vec::new();
+    while (30..60).any(|n: usize| !got.contains(&n.to_string())) {
+        got.push(worker.take().text());
+    }
+    drop(worker);
+    broker.kill9_and_restart();
+    // What it did not get the others still have, and nobody has anything twice.
+    for name in ["a", "b", "c"] {
+        let mut member = broker.connect(Connect::v5(name).durable());
+        got.extend(taken(&broker, &mut member).into_iter().filter(|text| !text.is_empty()));
+        member.disconnect_with(0, &[Prop::SessionExpiryS(3600)]);
+    }
+    got.sort();
+    assert_eq!(got, numbers(60));
+}

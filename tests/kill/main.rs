@@ -2,104 +2,51 @@
 //! nothing acknowledged is lost, QoS 2 is exactly once, order holds, no commit steps back.
 //!
 //! `MILLSTREAM_KILL_ROUNDS` is how often it is killed (10), `MILLSTREAM_KILL_SEED` replays the
-//! moments of a run.
+//! moments of a run. `MILLSTREAM_KILL_PYTHON` is a Python that has paho-mqtt, which then takes part.
 
-mod account;
-mod backend;
-mod publisher;
-mod run;
-mod subscriber;
+mod with_paho;
+mod with_rumqttc;
 
-use account::Account;
-use backend::Backend;
-use publisher::Publisher;
-use run::Run;
-use std::collections::HashMap;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use subscriber::Subscriber;
+use std::time::Duration;
 use support::broker::Broker;
-use support::kafka::Kafka;
-use support::mqtt::{Connect, Publish, Version};
-use support::random::Random;
+use support::load::{Backend, Load, Run};
+use support::mqtt::{Connect, Publish};
+use support::random::{Random, number_from, seed_from};
 
 /// Checkpoints often, so that kills meet every part of one.
 const CONFIG: &str = "[bridge]\ncheckpoint_interval_s = 1\ncheckpoint_bytes = 1048576\n";
-const GROUP: &str = "kill";
-
-fn from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
-
-fn seed() -> u64 {
-    let from_clock = || {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.expect("after 1970").as_nanos() as u64
-    };
-    from_environment("MILLSTREAM_KILL_SEED").unwrap_or_else(from_clock)
-}
 
 #[test]
 fn nothing_acknowledged_is_lost() {
-    let rounds = from_environment("MILLSTREAM_KILL_ROUNDS").unwrap_or(10);
-    let seed = seed();
-    eprintln!("to replay: MILLSTREAM_KILL_ROUNDS={rounds} MILLSTREAM_KILL_SEED={seed}");
     let mut broker = Broker::with_config(CONFIG);
-    let (mqtt, kafka) = (broker.mqtt(), Kafka::at(broker.kafka()));
-    let run = Run::default();
-    // The subscribers' sessions and the topic exist before anything counts.
-    let mut at_least_once = Subscriber::new("at-least-once", Version::V311, 1, mqtt);
-    let mut exactly_once = Subscriber::new("exactly-once", Version::V5, 2, mqtt);
-    at_least_once.subscribe();
-    exactly_once.subscribe();
-    broker.publish(Publish::new("kill/start", "start").qos(1));
-    kafka.read("mqtt", 1);
-
-    let backend = Backend::new(kafka, GROUP);
-    let mut publishers: Vec<Publisher> = [(Version::V311, 1), (Version::V5, 1), (Version::V311, 2), (Version::V5, 2)]
-        .into_iter()
-        .enumerate()
-        .map(|(n, (version, qos))| Publisher::new(&format!("p{n}"), version, qos, mqtt))
-        .collect();
-
-    let log = thread::scope(|scope| {
-        let _abort = run.abort_on_panic();
-        let subscribers =
-            [&mut at_least_once, &mut exactly_once].map(|subscriber| scope.spawn(|| subscriber.run(&run)));
-        let consumer = scope.spawn(|| backend.run(&run));
-        let publishers: Vec<_> = publishers.iter_mut().map(|publisher| scope.spawn(|| publisher.run(&run))).collect();
-
-        kill_and_restart(&mut broker, rounds, seed, &backend, &run);
-        run.drain();
-        for publisher in publishers {
-            publisher.join().expect("a publisher failed, see above");
-        }
-        broker.publish(Publish::new("kill/end", "end").qos(2));
-        for subscriber in subscribers {
-            subscriber.join().expect("a subscriber failed, see above");
-        }
-        let log = support::eventually("the end in the log", || {
-            let log = kafka.read("mqtt", 2);
-            log.iter().any(|record| record.text() == "end").then_some(log)
-        });
-        backend.wait_for(log.len(), &run);
-        run.finish();
-        consumer.join().expect("the consumer failed, see above");
-        log
-    });
-
-    let account = Account::new(&publishers, log);
-    eprintln!("{}", account.summary());
-    account.log_holds_everything_in_order();
-    account.backend_saw(&backend.records());
-    account.subscriber_missed_nothing(&at_least_once);
-    account.subscriber_missed_nothing(&exactly_once);
-    account.qos_2_was_exactly_once(&exactly_once);
+    let load = Load::of_our_own(broker.mqtt());
+    killed_again_and_again(&mut broker, load);
 }
 
-fn kill_and_restart(broker: &mut Broker, rounds: u64, seed: u64, backend: &Backend, run: &Run) {
-    let mut random = Random::seeded(seed);
+/// Clients that people use, which keep their sessions in their own ways.
+#[test]
+fn nothing_acknowledged_to_real_clients_is_lost() {
+    let mut broker = Broker::with_config(CONFIG);
+    let mut load = Load::subscribers_of_our_own(broker.mqtt());
+    with_rumqttc::join(&mut load, broker.mqtt());
+    if let Ok(python) = std::env::var("MILLSTREAM_KILL_PYTHON") {
+        with_paho::join(&mut load, &python, broker.mqtt());
+    }
+    killed_again_and_again(&mut broker, load);
+}
+
+fn killed_again_and_again(broker: &mut Broker, load: Load) {
+    let rounds = number_from("MILLSTREAM_KILL_ROUNDS").unwrap_or(10);
+    let seed = seed_from("MILLSTREAM_KILL_SEED");
+    eprintln!("to replay: MILLSTREAM_KILL_ROUNDS={rounds} MILLSTREAM_KILL_SEED={seed}");
+    let account = load.run(broker, |broker, backend, run| {
+        kill_and_restart(broker, rounds, Random::seeded(seed), backend, run);
+    });
+    account.settle();
+}
+
+fn kill_and_restart(broker: &mut Broker, rounds: u64, mut random: Random, backend: &Backend, run: &Run) {
     for round in 0..=rounds {
         thread::sleep(Duration::from_millis(random.within(50, 1500)));
         if round == rounds || run.is_aborted() {
@@ -114,15 +61,7 @@ fn kill_and_restart(broker: &mut Broker, rounds: u64, seed: u64, backend: &Backe
             broker.kill9();
         }
         broker.restart();
-        never_back(&committed, &backend.told_by_broker());
-    }
-}
-
-/// Panics if a committed offset is now lower than it was known to be.
-fn never_back(before: &HashMap<i32, i64>, after: &HashMap<i32, i64>) {
-    for (partition, offset) in before {
-        let now = after.get(partition).copied().unwrap_or(-1);
-        assert!(now >= *offset, "partition {partition}: {offset} fell to {now}");
+        backend.never_back(&committed);
     }
 }
 

@@ -5,29 +5,38 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::log::partition::AppendError;
-use crate::log::{Partition, Topics};
-use crate::state::Change;
+use crate::log::{Ages, Now, Partition, Topics};
+use crate::state::{Change, Pointer, Space};
 
 use super::changes::Changes;
 use super::checkpoint::Job;
 use super::commit::Shared;
 use super::frame::{self, Frame, Section};
+use super::pins::Pins;
+use super::retention::Outdated;
 
+/// Changed keys and entries of queues that wait for a checkpoint in memory, 60 to 100 bytes each.
+const CHANGES_MAX: usize = 500_000;
 /// How long to wait before the disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Applies frames; used by the apply thread and by recovery.
 #[derive(Debug)]
 pub(crate) struct Applied {
-    topics: Arc<Topics>,
+    pub(crate) topics: Arc<Topics>,
     /// Net changes since the last checkpoint.
     pub(crate) changes: Changes,
     /// The last frame applied.
     pub(crate) lsn: u64,
     touched: BTreeMap<(u32, u32), Arc<Partition>>,
+    /// What queues pointed to at the last checkpoint.
+    pub(crate) pins: Pins,
+    pub(crate) ages: Ages,
+    /// What goes with the next checkpoint.
+    pub(crate) outdated: Vec<Outdated>,
 }
 
 /// A frame that cannot be applied as it stands.
@@ -40,8 +49,10 @@ pub(crate) enum ApplyError {
 }
 
 impl Applied {
-    pub(crate) fn new(topics: Arc<Topics>, lsn: u64) -> Applied {
-        Applied { topics, changes: Changes::default(), lsn, touched: BTreeMap::new() }
+    /// Goes on from a checkpoint at `lsn`, with what queues pointed to then.
+    pub(crate) fn new(topics: Arc<Topics>, lsn: u64, pins: Pins, ages: Ages) -> Applied {
+        let (changes, touched) = (Changes::default(), BTreeMap::new());
+        Applied { topics, changes, lsn, touched, pins, ages, outdated: Vec::new() }
     }
 
     /// Takes in the changes of a frame.
@@ -57,12 +68,30 @@ impl Applied {
                 while !bytes.is_empty() {
                     let change = Change::decode(&mut bytes).ok_or(ApplyError::Change(lsn))?;
                     each(&change);
+                    self.take_effect(&change);
                     self.changes.add(&change);
                 }
             }
         }
         self.lsn = lsn;
         Ok(())
+    }
+
+    /// Some changes are about topics themselves.
+    fn take_effect(&mut self, change: &Change<'_>) {
+        match change {
+            Change::Trim(Pointer { topic, partition, offset }) => {
+                if let Some(partition) = self.partition(*topic, *partition) {
+                    partition.raise_log_start(*offset);
+                }
+            }
+            Change::Put(Space::DELETED, id, _) => {
+                if let Ok(id) = (*id).try_into().map(u32::from_be_bytes) {
+                    self.topics.delete(id);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Appends the batches of a frame from the `done`th on, counting `done` up.
@@ -107,6 +136,8 @@ impl Applied {
         Job {
             lsn: self.lsn,
             changes: std::mem::take(&mut self.changes),
+            outdated: std::mem::take(&mut self.outdated),
+            next_topic_id: self.topics.next_id(),
             extents,
             dirty,
             touched: std::mem::take(&mut self.touched).into_values().collect(),
@@ -127,6 +158,8 @@ pub(crate) struct Applier {
     pub(crate) checkpoint_interval: Duration,
     /// Bytes applied that no checkpoint covers.
     pub(crate) journal_bytes: u64,
+    /// A checkpoint is due whatever the bytes and the time.
+    pub(crate) soon: bool,
     /// Batches of the frame at hand that are in their partitions.
     pub(crate) batches_done: usize,
     /// Partitions with new batches, whose readers are to be woken.
@@ -136,9 +169,10 @@ pub(crate) struct Applier {
 impl Applier {
     /// Runs until the committer is gone, then starts a last checkpoint.
     pub(crate) fn run(mut self) {
-        let mut last = Instant::now();
+        let began = Instant::now();
+        let mut last = began;
         loop {
-            let wait = match self.journal_bytes >= self.checkpoint_bytes {
+            let wait = match self.is_much() {
                 // One is due and the last is not done: publishers may be waiting, and no frame wakes us.
                 true => Duration::ZERO,
                 false => self.checkpoint_interval.saturating_sub(last.elapsed()),
@@ -155,16 +189,21 @@ impl Applier {
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => true,
             };
-            let due =
-                ended || self.journal_bytes >= self.checkpoint_bytes || last.elapsed() >= self.checkpoint_interval;
+            let due = ended || self.is_much() || last.elapsed() >= self.checkpoint_interval;
             if due {
-                self.start_checkpoint(ended);
+                let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+                self.start_checkpoint(ended, Now { wall_ms, up: began.elapsed() });
                 last = Instant::now();
             }
             if ended {
                 return;
             }
         }
+    }
+
+    /// Whether a checkpoint is due by what there is, not by time.
+    fn is_much(&self) -> bool {
+        self.soon || self.journal_bytes >= self.checkpoint_bytes || self.applied.changes.len() >= CHANGES_MAX
     }
 
     /// Applies one frame, trying again while the disk refuses (J9): the frame stays in the journal.
@@ -194,9 +233,14 @@ impl Applier {
         Ok(())
     }
 
-    /// Hands a checkpoint over, when anything was applied since the last and none is under way, or `ended`.
-    pub(crate) fn start_checkpoint(&mut self, ended: bool) {
-        if self.journal_bytes > 0 && (ended || !self.running.load(Ordering::Acquire)) {
+    /// Hands a checkpoint over, when anything was applied or is to go since the last and none is under way, or `ended`.
+    pub(crate) fn start_checkpoint(&mut self, ended: bool, now: Now) {
+        if !ended && self.running.load(Ordering::Acquire) {
+            return;
+        }
+        self.soon = false;
+        // Without bytes there are no changes, so what is retired is what the last checkpoint knew.
+        if self.applied.retire(now) || self.journal_bytes > 0 {
             self.running.store(true, Ordering::Release);
             let journal_bytes = std::mem::take(&mut self.journal_bytes);
             // A checkpoint thread that is gone has failed the lanes already.

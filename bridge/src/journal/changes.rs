@@ -19,6 +19,8 @@ pub struct Changes {
     pub keyed: Map<Key, Option<Box<[u8]>>>,
     /// By queue.
     pub queues: Map<u64, QueueChanges>,
+    /// How many entries those have.
+    entries: usize,
 }
 
 /// Net changes of one queue.
@@ -37,6 +39,11 @@ pub struct QueueChanges {
 const NOWHERE: Pointer = Pointer { topic: 0, partition: 0, offset: 0 };
 
 impl Changes {
+    /// Keys, queues and entries of queues that changed.
+    pub fn len(&self) -> usize {
+        self.keyed.len() + self.queues.len() + self.entries
+    }
+
     /// Adds one change after all before it.
     pub fn add(&mut self, change: &Change<'_>) {
         match change {
@@ -47,31 +54,36 @@ impl Changes {
                 self.keyed.insert((*space, (*key).into()), None);
             }
             Change::Open(queue) => {
-                self.queues
-                    .insert(*queue, QueueChanges { next: Some(0), first_fresh: Some(0), ..QueueChanges::default() });
+                let fresh = QueueChanges { next: Some(0), first_fresh: Some(0), ..QueueChanges::default() };
+                self.replace(*queue, fresh);
             }
-            Change::Close(queue) => {
-                self.queues.insert(*queue, QueueChanges { closed: true, ..QueueChanges::default() });
-            }
+            Change::Close(queue) => self.replace(*queue, QueueChanges { closed: true, ..QueueChanges::default() }),
             Change::Enqueue(queue, sequence, entry) => {
                 let queue = self.queues.entry(*queue).or_default();
                 queue.next = Some(sequence + 1);
                 queue.first_fresh.get_or_insert(*sequence);
-                queue.entries.insert(*sequence, Some(*entry));
+                self.entries += usize::from(queue.entries.insert(*sequence, Some(*entry)).is_none());
             }
             Change::Remove(queue, sequence) => {
                 let queue = self.queues.entry(*queue).or_default();
                 if queue.first_fresh.is_some_and(|first| *sequence >= first) {
-                    queue.entries.remove(sequence);
+                    self.entries -= usize::from(queue.entries.remove(sequence).is_some());
                 } else {
-                    queue.entries.insert(*sequence, None);
+                    self.entries += usize::from(queue.entries.insert(*sequence, None).is_none());
                 }
             }
+            Change::Trim(_) => {}
             Change::Release(queue, sequence) => {
                 let released = Entry { pointer: NOWHERE, tag: 0, expires_s: 0, released: true };
-                self.queues.entry(*queue).or_default().entries.insert(*sequence, Some(released));
+                let entries = &mut self.queues.entry(*queue).or_default().entries;
+                self.entries += usize::from(entries.insert(*sequence, Some(released)).is_none());
             }
         }
+    }
+
+    fn replace(&mut self, queue: u64, with: QueueChanges) {
+        let before = self.queues.insert(queue, with);
+        self.entries -= before.map_or(0, |before| before.entries.len());
     }
 }
 
@@ -175,6 +187,7 @@ mod tests {
                     (_, Some(_)) => { live.remove(&id); ids[slot] += 3; Change::Close(id) }
                 };
                 all.add(&change);
+                prop_assert_eq!(all.entries, all.queues.values().map(|queue| queue.entries.len()).sum::<usize>());
                 pending.add(&change);
                 if cuts[i] % 3 == 0 { pieces.apply(&std::mem::take(&mut pending)); }
             }

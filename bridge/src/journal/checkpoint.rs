@@ -8,17 +8,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::disk::{DiskError, File, Folder};
+use crate::log::segment::SegmentExtent;
 use crate::log::{Extent, Partition};
 use crate::state::{put_number, take_number, take_u32};
 
 use super::changes::Changes;
 use super::commit::Shared;
 use super::files::Files;
+use super::retention::Outdated;
 
 /// The checkpoint's file in the data folder.
 pub(crate) const FILE_NAME: &str = "checkpoint";
 const MAGIC: &[u8; 4] = b"MSCP";
-const VERSION: u8 = 1;
+/// Written here. 1, which is read too, had no generations: rewritten segments came with 2.
+const VERSION: u8 = 2;
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is seen to that there is a spare journal file.
 const SPARE_INTERVAL: Duration = Duration::from_millis(500);
@@ -35,6 +38,9 @@ pub(crate) struct Job {
     pub(crate) dirty: Vec<Arc<File>>,
     pub(crate) touched: Vec<Arc<Partition>>,
     pub(crate) journal_bytes: u64,
+    /// What goes when it is done.
+    pub(crate) outdated: Vec<Outdated>,
+    pub(crate) next_topic_id: u32,
 }
 
 /// What the checkpoint file says.
@@ -59,7 +65,7 @@ impl Checkpoint {
         for ((topic, partition), extent) in &self.extents {
             let lengths = [extent.segments.len() as u64, extent.epochs.len() as u64];
             let head = [u64::from(*topic), (*partition).into(), extent.log_start as u64, extent.end as u64];
-            let segments = extent.segments.iter().flat_map(|(base, bytes)| [*base as u64, *bytes]);
+            let segments = extent.segments.iter().flat_map(|s| [s.base as u64, s.generation.into(), s.bytes]);
             let epochs = extent.epochs.iter().flat_map(|(epoch, start)| [*epoch as u64, *start as u64]);
             head.into_iter().chain(lengths).chain(segments).chain(epochs).for_each(|n| put_number(&mut out, n));
         }
@@ -73,7 +79,10 @@ impl Checkpoint {
         if crc32c::crc32c(covered) != u32::from_le_bytes(*crc) {
             return None;
         }
-        let mut rest = covered.strip_prefix(MAGIC)?.strip_prefix(&[VERSION])?;
+        let (version, mut rest) = covered.strip_prefix(MAGIC)?.split_first()?;
+        if !(1..=VERSION).contains(version) {
+            return None;
+        }
         let (cluster_id, after) = rest.split_first_chunk::<16>()?;
         rest = after;
         let mut checkpoint = Checkpoint {
@@ -89,7 +98,11 @@ impl Checkpoint {
                 Extent { log_start: take_offset(&mut rest)?, end: take_offset(&mut rest)?, ..Extent::default() };
             let (segments, epochs) = (take_number(&mut rest)?, take_number(&mut rest)?);
             for _ in 0..segments {
-                extent.segments.push((take_offset(&mut rest)?, take_number(&mut rest)?));
+                extent.segments.push(SegmentExtent {
+                    base: take_offset(&mut rest)?,
+                    generation: if *version == 1 { 0 } else { take_u32(&mut rest)? },
+                    bytes: take_number(&mut rest)?,
+                });
             }
             for _ in 0..epochs {
                 extent.epochs.push((take_u32(&mut rest)?.try_into().ok()?, take_offset(&mut rest)?));
@@ -170,16 +183,16 @@ impl Checkpointer {
             lsn: job.lsn,
             epoch: self.epoch,
             cluster_id: self.cluster_id,
-            next_topic_id: job.extents.keys().map(|(topic, _)| topic + 1).max().unwrap_or(0),
+            next_topic_id: job.next_topic_id,
             extents: job.extents.clone(),
         };
         checkpoint.extents.extend(self.state.extents());
         self.folder.replace(FILE_NAME, &checkpoint.encode())?;
         self.files.recycle(job.lsn);
-        for (folder, name) in outdated {
-            // Left behind, it is removed at the next start.
-            if let Err(error) = folder.remove(&name) {
-                tracing::warn!(%error, "an outdated file stays");
+        for outdated in job.outdated.iter().chain(&outdated) {
+            // A file left behind is removed at the next start.
+            if let Err(error) = outdated.remove() {
+                tracing::warn!(%error, "what is outdated stays");
             }
         }
         self.shared.uncheckpointed_bytes.fetch_sub(job.journal_bytes, Ordering::AcqRel);
@@ -196,8 +209,11 @@ mod tests {
 
     #[test]
     fn a_checkpoint_comes_back_and_a_damaged_one_does_not() {
-        let extent =
-            Extent { log_start: 3, end: 90, segments: vec![(0, 4096), (50, 7)], epochs: vec![(1, 0), (2, 60)] };
+        let segments = vec![
+            SegmentExtent { base: 0, generation: 2, bytes: 4096 },
+            SegmentExtent { base: 50, generation: 0, bytes: 7 },
+        ];
+        let extent = Extent { log_start: 3, end: 90, segments, epochs: vec![(1, 0), (2, 60)] };
         let checkpoint = Checkpoint {
             lsn: 77,
             epoch: 4,

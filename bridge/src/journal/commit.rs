@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 
 use crate::disk::DiskError;
 use crate::log::Topic;
-use crate::log::topic::Definition;
 use crate::metrics::Metrics;
 use crate::state::{Change, Space};
 use crate::{Durability, Options};
@@ -210,13 +209,8 @@ impl Committer {
 
     fn add_topic(&mut self, topic: &Topic) {
         self.gather.add_topic(topic);
-        let definition = Definition {
-            uuid: topic.uuid,
-            name: topic.name.clone(),
-            partitions: topic.partitions.len() as u32,
-            config: topic.config.clone(),
-        };
-        self.gather.change(Change::Put(Space::TOPICS, &topic.id.to_be_bytes(), &definition.encode()));
+        let definition = topic.definition().encode();
+        self.gather.change(Change::Put(Space::TOPICS, &topic.id.to_be_bytes(), &definition));
     }
 
     fn publish(&self, shares: Vec<Share>) {

@@ -13,8 +13,8 @@ use crate::size::Size;
 use super::frame::{self, BOUNDARY_BYTES, Frame, u32_at, u64_at};
 
 const MAGIC: u32 = 0x4d53_4a4c;
-/// Raised when an older binary could not read what this one writes.
-const VERSION: u32 = 1;
+/// Raised when an older binary could not read what this one writes: 2 brought `Change::Trim`. Older ones are read.
+const VERSION: u32 = 2;
 const FIRST_FILE: Size = Size::new(4 << 20, 16 << 10);
 const FILE_MAX: Size = Size::new(64 << 20, 64 << 10);
 
@@ -53,7 +53,7 @@ impl FileHeader {
             return Ok(None);
         }
         match u32_at(bytes, 4) {
-            VERSION => Ok(Some(FileHeader {
+            1..=VERSION => Ok(Some(FileHeader {
                 epoch: u64_at(bytes, 8),
                 void_from_lsn: u64_at(bytes, 16),
                 first_lsn: u64_at(bytes, 24),

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::HIDDEN;
 use crate::batch::{self, Builder, Header};
 use crate::log::Topic;
 use crate::producer::{Producers, Verdict};
@@ -35,6 +36,7 @@ pub(crate) struct Gather {
     /// The same of those that ended longer ago; older ones are forgotten.
     closed_before: HashMap<u64, usize>,
     producers: Producers,
+    stamped: Stamped,
     changes: Vec<u8>,
     /// Heads with something in this group.
     touched: Vec<usize>,
@@ -48,13 +50,45 @@ pub(crate) struct Gather {
     newer_before: HashMap<Key, u64>,
 }
 
+/// The newest time that the broker stamped a record with, so that a clock set back makes no later record older (R5). What
+/// producers stamp says nothing of it.
+#[derive(Debug)]
+pub(crate) struct Stamped {
+    stored_ms: i64,
+}
+
+impl Stamped {
+    /// The key in `__meta`.
+    pub(crate) const KEY: &[u8] = b"stamped";
+    /// It is stored whenever it has grown by so much.
+    const STEP_MS: i64 = 10_000;
+
+    /// Goes on from what was stored.
+    pub(crate) fn since(stored_ms: Option<i64>) -> Stamped {
+        Stamped { stored_ms: stored_ms.unwrap_or(0) }
+    }
+
+    /// No record was stamped later by the starts before this one.
+    fn floor_ms(&self) -> i64 {
+        self.stored_ms.saturating_add(Stamped::STEP_MS)
+    }
+
+    fn note(&mut self, stamped_ms: i64) -> Option<i64> {
+        let grown = stamped_ms > self.floor_ms();
+        if grown {
+            self.stored_ms = stamped_ms;
+        }
+        grown.then_some(stamped_ms)
+    }
+}
+
 /// Where a partition's next record goes.
 #[derive(Debug)]
 struct Head {
     topic: u32,
     partition: u32,
     next: i64,
-    /// R5: broker-stamped times do not fall.
+    /// R5: broker-stamped times do not fall, also over a restart.
     last_ms: i64,
     builder: Builder,
     /// Whole batches of this group, before the builder's; then their positions in the frame.
@@ -81,9 +115,10 @@ struct Unplaced {
 }
 
 impl Gather {
-    pub(crate) fn new(epoch: i32, producers: Producers) -> Gather {
+    pub(crate) fn new(epoch: i32, producers: Producers, stamped: Stamped) -> Gather {
         Gather {
             epoch,
+            stamped,
             topics: HashMap::new(),
             heads: Vec::new(),
             queues: HashMap::new(),
@@ -107,13 +142,22 @@ impl Gather {
                 topic: topic.id,
                 partition: partition.index,
                 next: partition.high_watermark(),
-                last_ms: 0,
+                last_ms: partition.newest_ms().unwrap_or(0).min(self.stamped.floor_ms()),
                 builder: Builder::default(),
                 closed: Vec::new(),
                 placed: Vec::new(),
                 touched: false,
             });
         }
+    }
+
+    /// J4: from here on nothing is appended to it. Whether there was such a topic.
+    fn forget_topic(&mut self, topic: u32) -> bool {
+        let known = self.topics.remove(&topic).is_some();
+        for key in self.producers.forget_topic(topic) {
+            Change::Delete(Space::PRODUCERS, &key).encode(&mut self.changes);
+        }
+        known
     }
 
     /// A queue that recovery found, with the sequence it goes on with.
@@ -178,6 +222,11 @@ impl Gather {
         let targets = &bytes[20..20 + targets_bytes];
         let (body_at, body_end) = (24 + targets_bytes, append_end(bytes));
         let body = &bytes[body_at..body_end];
+        // J4: queues get a record whose topic was deleted while it waited all the same.
+        let (topic, partition) = match targets.is_empty() || self.topics.contains_key(&topic) {
+            true => (topic, partition),
+            false => (HIDDEN.1, 0),
+        };
         if let Some(index) = self.touch(topic, partition) {
             self.records += 1;
             let head = &mut self.heads[index];
@@ -188,6 +237,9 @@ impl Gather {
                 head.builder.restart(head.next);
             }
             head.last_ms = head.last_ms.max(timestamp_ms);
+            if let Some(stamped_ms) = self.stamped.note(head.last_ms) {
+                Change::Put(Space::META, Stamped::KEY, &stamped_ms.to_be_bytes()).encode(&mut self.changes);
+            }
             let (offset, position) = head.builder.push(head.last_ms, body);
             head.next = offset + 1;
             let batch = head.closed.len();
@@ -293,6 +345,10 @@ impl Gather {
                 closed.is_some()
             }
             Change::Remove(queue, _) | Change::Release(queue, _) => self.queues.contains_key(&queue),
+            Change::Put(Space::DELETED, id, _) => {
+                id.try_into().is_ok_and(|id| self.forget_topic(u32::from_be_bytes(id)))
+            }
+            Change::Trim(at) => self.topics.contains_key(&at.topic),
             Change::Put(..) | Change::Delete(..) => true,
             Change::Enqueue(..) => false,
         };

@@ -9,4 +9,6 @@ pub(crate) mod commit;
 pub(crate) mod files;
 pub mod frame;
 pub(crate) mod gather;
+pub(crate) mod pins;
 pub(crate) mod recovery;
+pub(crate) mod retention;

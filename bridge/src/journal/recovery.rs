@@ -17,7 +17,7 @@ pub enum ReplayError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// A newer Millstream wrote it.
-    #[error("disk: {file} has journal format {version}; this binary reads 1: start the newer one")]
+    #[error("disk: {file} has journal format {version}; this binary reads up to 2: start the newer one")]
     Version {
         /// The file.
         file: String,

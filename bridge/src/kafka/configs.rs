@@ -133,7 +133,7 @@ fn topic_configs(call: &Call, name: &str) -> Described {
         _ => (error, "not allowed"),
     })?;
     let configs =
-        topic_settings(&call.server).into_iter().map(|setting| match topic.config.contains_key(setting.name) {
+        topic_settings(&call.server).into_iter().map(|setting| match topic.config().given.contains_key(setting.name) {
             true => describe_setting(setting, DYNAMIC_TOPIC_CONFIG),
             false => describe_setting(setting, DEFAULT_CONFIG),
         });

@@ -175,7 +175,11 @@ impl Part {
             self.is_full = true;
             return 0;
         }
-        match partition.read(self.next_offset, bytes_left.max(1)).await {
+        let read = match partition.check_visible(self.next_offset) {
+            Ok(()) => partition.read(self.next_offset, bytes_left.max(1)).await,
+            Err(gone) => Err(gone),
+        };
+        match read {
             Ok(bytes) => self.take(bytes, bytes_left, is_first),
             // Retention passed by what was next: the client asks for it itself.
             Err(_) if self.bytes > 0 => {

@@ -108,6 +108,7 @@ fn create(call: &Call, name: &str) -> Result<(Arc<Topic>, Option<crate::Ticket>)
         }
         Err(CreateTopicError::BadName(_)) => Err(ResponseError::InvalidTopicException),
         Err(CreateTopicError::BadPartitions(_)) => Err(ResponseError::InvalidPartitions),
+        Err(CreateTopicError::BadSetting(_)) => Err(ResponseError::InvalidConfig),
         Err(error @ CreateTopicError::Disk(_)) => {
             tracing::error!(topic = name, %error, "a topic could not be made");
             Err(ResponseError::KafkaStorageError)

@@ -300,7 +300,7 @@ mod tests {
             data_dir: folder.path().to_owned(),
             durability: crate::Durability::Os,
             commit_interval: std::time::Duration::ZERO,
-            segment_bytes_max: 1 << 20,
+            topic_defaults: crate::Settings { segment_bytes: 1 << 20, ..crate::Settings::default() },
             checkpoint_bytes: 1 << 24,
             checkpoint_interval: std::time::Duration::from_secs(60),
         };

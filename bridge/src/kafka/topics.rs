@@ -158,6 +158,7 @@ fn make(call: &Call, topic: &CreatableTopic, plan: Plan, only_validate: bool) ->
         Err(error @ CreateTopicError::BadPartitions(_)) => {
             Err(Refused(ResponseError::InvalidPartitions, error.to_string()))
         }
+        Err(error @ CreateTopicError::BadSetting(_)) => Err(Refused(ResponseError::InvalidConfig, error.to_string())),
         Err(error @ CreateTopicError::Disk(_)) => {
             tracing::error!(topic = name, %error, "a topic could not be made");
             Err(Refused(ResponseError::KafkaStorageError, error.to_string()))

@@ -115,25 +115,43 @@ impl Index {
         Ok((index, u64::from(last_position)))
     }
 
-    /// Writes what the files lack; not synced, for they are derived.
-    pub fn store(&mut self, offsets: &File, times: &File) -> Result<(), DiskError> {
-        let bytes: Vec<u8> = self.offsets[self.offsets_written..]
-            .iter()
-            .flat_map(|(relative, position)| [relative.to_be_bytes(), position.to_be_bytes()])
-            .flatten()
-            .collect();
-        offsets.write_at(&bytes, (self.offsets_written * OFFSET_ENTRY_BYTES) as u64)?;
-        offsets.set_len((self.offsets.len() * OFFSET_ENTRY_BYTES) as u64)?;
-        self.offsets_written = self.offsets.len();
-        let mut bytes = Vec::new();
-        for (time, relative) in &self.times[self.times_written..] {
-            bytes.extend_from_slice(&time.to_be_bytes());
-            bytes.extend_from_slice(&relative.to_be_bytes());
+    /// What the files lack.
+    pub fn unwritten(&self) -> Unwritten {
+        let offsets = self.offsets[self.offsets_written..].iter();
+        let times = self.times[self.times_written..].iter();
+        Unwritten {
+            offsets: (self.offsets_written, self.offsets.len()),
+            offset_bytes: offsets
+                .flat_map(|(at, position)| [at.to_be_bytes(), position.to_be_bytes()])
+                .flatten()
+                .collect(),
+            times: (self.times_written, self.times.len()),
+            time_bytes: times.flat_map(|(time, at)| time.to_be_bytes().into_iter().chain(at.to_be_bytes())).collect(),
         }
-        times.write_at(&bytes, (self.times_written * TIME_ENTRY_BYTES) as u64)?;
-        times.set_len((self.times.len() * TIME_ENTRY_BYTES) as u64)?;
-        self.times_written = self.times.len();
-        Ok(())
+    }
+
+    /// That is in the files now. Two threads may have written the same at once.
+    pub fn wrote(&mut self, unwritten: &Unwritten) {
+        self.offsets_written = self.offsets_written.max(unwritten.offsets.1);
+        self.times_written = self.times_written.max(unwritten.times.1);
+    }
+}
+
+/// Entries on their way to an index's files, which may take long.
+#[derive(Debug)]
+pub struct Unwritten {
+    /// From which entry to which.
+    offsets: (usize, usize),
+    offset_bytes: Vec<u8>,
+    times: (usize, usize),
+    time_bytes: Vec<u8>,
+}
+
+impl Unwritten {
+    /// Writes them; not synced, for they are derived.
+    pub fn write(&self, offsets: &File, times: &File) -> Result<(), DiskError> {
+        offsets.write_at(&self.offset_bytes, (self.offsets.0 * OFFSET_ENTRY_BYTES) as u64)?;
+        times.write_at(&self.time_bytes, (self.times.0 * TIME_ENTRY_BYTES) as u64)
     }
 }
 

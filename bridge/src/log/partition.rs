@@ -1,6 +1,6 @@
 //! One partition: its segments in order, written by the apply thread alone, read by everyone.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -10,7 +10,9 @@ use tokio::sync::Notify;
 use crate::batch::{self, Header};
 use crate::disk::{DiskError, File, Folder};
 
-use super::segment::{self, Segment};
+use super::ages::Ages;
+use super::segment::{self, Segment, SegmentExtent};
+use super::settings::Settings;
 
 /// Bytes read beyond what was asked for, since an index points at most this far before its batch.
 const INDEX_SLACK_BYTES: usize = 8192;
@@ -23,7 +25,7 @@ pub struct Partition {
     /// Its index in the topic.
     pub index: u32,
     folder: Folder,
-    segment_bytes_max: u64,
+    segment_bytes_max: AtomicU64,
     segments: RwLock<Segments>,
     log_start: AtomicI64,
     high_watermark: AtomicI64,
@@ -69,8 +71,8 @@ pub struct Extent {
     pub log_start: i64,
     /// Offset after the last record.
     pub end: i64,
-    /// (base, bytes) of each segment.
-    pub segments: Vec<(i64, u64)>,
+    /// Ascending; between two there may be offsets that nobody needs any more.
+    pub segments: Vec<SegmentExtent>,
     /// (leader epoch, its first offset).
     pub epochs: Vec<(i32, i64)>,
 }
@@ -91,20 +93,20 @@ impl Partition {
         segment_bytes_max: u64,
     ) -> Result<Partition, segment::OpenError> {
         for name in folder.names()? {
-            let base = name.split('.').next().and_then(|digits| digits.parse::<i64>().ok());
-            if base.is_some_and(|base| !extent.segments.iter().any(|(named, _)| *named == base)) {
+            let named = |found| extent.segments.iter().any(|s| (s.base, s.generation) == found);
+            if segment::parse_file_name(&name).is_some_and(|found| !named(found)) {
                 folder.remove(&name)?;
             }
         }
         let mut list = Vec::new();
-        for (base, bytes) in &extent.segments {
-            list.push(Segment::open(&folder, *base, *bytes)?.0);
+        for segment in &extent.segments {
+            list.push(Segment::open(&folder, segment)?);
         }
         Ok(Partition {
             topic_id,
             index,
             folder,
-            segment_bytes_max,
+            segment_bytes_max: AtomicU64::new(segment_bytes_max),
             segments: RwLock::new(Segments { list, epochs: extent.epochs }),
             log_start: AtomicI64::new(extent.log_start),
             high_watermark: AtomicI64::new(extent.end),
@@ -112,7 +114,7 @@ impl Partition {
         })
     }
 
-    /// First offset held.
+    /// First offset that Kafka clients see; queues may point to records below it (S6).
     pub fn log_start(&self) -> i64 {
         self.log_start.load(Ordering::Acquire)
     }
@@ -144,7 +146,7 @@ impl Partition {
                 segments.epochs.push((header.leader_epoch, header.base_offset));
             }
             let active = segments.list.last_mut().ok_or(AppendError::NoSegment)?;
-            active.index.note(active.base, &header, position);
+            active.note(&header, position);
             active.bytes += bytes.len() as u64;
             active.dirty = true;
         }
@@ -162,16 +164,19 @@ impl Partition {
     }
 
     fn roll_if_full(&self, more: u64, header: &Header) -> Result<(), DiskError> {
-        {
-            let mut segments = self.segments.write();
+        let full = {
+            let segments = self.segments.read();
             // A compressed batch may say that it holds any number of records; offsets in an index are relative.
             let indexable = |active: &Segment| header.last_offset() - active.base <= i64::from(i32::MAX);
-            let fits = |active: &Segment| active.bytes + more <= self.segment_bytes_max && indexable(active);
-            match segments.list.last_mut() {
+            let bytes_max = self.segment_bytes_max.load(Ordering::Relaxed);
+            let fits = |active: &Segment| !active.sealed && active.bytes + more <= bytes_max && indexable(active);
+            match segments.list.last() {
                 Some(active) if active.bytes == 0 || fits(active) => return Ok(()),
-                Some(active) => active.store_index(&self.folder)?,
-                None => {}
+                full => full.is_some(),
             }
+        };
+        if full {
+            self.write_index()?;
         }
         let fresh = Segment::create(&self.folder, header.base_offset)?;
         self.segments.write().list.push(fresh);
@@ -190,6 +195,76 @@ impl Partition {
         Ok(())
     }
 
+    /// From the next batch on segments are closed at another size.
+    pub fn limit_segments(&self, bytes_max: u64) {
+        self.segment_bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Kafka clients see nothing below `offset` any more, as far as there is anything. It never goes back.
+    pub fn raise_log_start(&self, offset: i64) {
+        let start = offset.min(self.high_watermark());
+        self.log_start.fetch_max(start, Ordering::AcqRel);
+        // Of the epochs below it the last one says where it began.
+        let mut segments = self.segments.write();
+        let below = segments.epochs.partition_point(|(_, first)| *first <= start);
+        segments.epochs.drain(..below.saturating_sub(1));
+    }
+
+    /// Lets go of what its topic's settings do not keep: raises the log start over whole segments, and closes the last
+    /// one when it is old. Called by the thread that appends.
+    pub fn expire(&self, settings: &Settings, ages: &Ages) {
+        let mut segments = self.segments.write();
+        if let Some(active) = segments.list.last_mut()
+            && active.first_ms.is_some_and(|first_ms| ages.is_older(first_ms, settings.segment_age_max_ms()))
+        {
+            active.sealed = true;
+        }
+        if !settings.delete {
+            return;
+        }
+        let mut start = self.log_start();
+        let mut kept: u64 = segments.list.iter().filter(|s| s.end > start).map(|s| s.bytes).sum();
+        let last = segments.list.len().saturating_sub(1);
+        for (index, segment) in segments.list.iter().enumerate() {
+            if segment.end <= start || segment.bytes == 0 {
+                continue;
+            }
+            let newest_ms = segment.index.max_timestamp();
+            let too_old = settings.retention_ms.zip(newest_ms).is_some_and(|(age, at)| ages.is_older(at, age));
+            let enough = |bytes| kept - segment.bytes >= bytes;
+            if !too_old && (index == last || !settings.retention_bytes.is_some_and(enough)) {
+                break;
+            }
+            start = segment.end;
+            kept -= segment.bytes;
+        }
+        drop(segments);
+        self.raise_log_start(start);
+    }
+
+    /// Whether there is a segment that Kafka clients see nothing of.
+    pub fn has_unseen(&self) -> bool {
+        self.segments.read().list.iter().any(|segment| self.is_unseen(segment))
+    }
+
+    /// Forgets every segment that Kafka clients see nothing of and that no range of offsets (both ends included) touches;
+    /// gives their names, to be unlinked after the next checkpoint (C2). Called by the thread that appends.
+    pub fn forget_unseen(&self, pinned: &[(i64, i64)]) -> Vec<String> {
+        let mut segments = self.segments.write();
+        let needed = |s: &Segment| pinned.iter().any(|(first, last)| *first < s.end && *last >= s.base);
+        let gone: Vec<_> = segments.list.extract_if(.., |s| self.is_unseen(s) && !needed(s)).collect();
+        gone.iter().flat_map(Segment::file_names).collect()
+    }
+
+    fn is_unseen(&self, segment: &Segment) -> bool {
+        segment.bytes > 0 && segment.end <= self.log_start()
+    }
+
+    /// Whether it holds no segment at all.
+    pub fn is_bare(&self) -> bool {
+        self.segments.read().list.is_empty()
+    }
+
     /// What a checkpoint at this very moment has to name, and the files to sync for it, which count as
     /// clean from here on. Called by the thread that appends.
     pub fn extent(&self) -> (Extent, Vec<Arc<File>>) {
@@ -197,7 +272,7 @@ impl Partition {
         let extent = Extent {
             log_start: self.log_start(),
             end: self.high_watermark(),
-            segments: segments.list.iter().map(|s| (s.base, s.bytes)).collect(),
+            segments: segments.list.iter().map(Segment::extent).collect(),
             epochs: segments.epochs.clone(),
         };
         let mut dirty = Vec::new();
@@ -210,20 +285,32 @@ impl Partition {
 
     /// Writes the active segment's index files and makes the folder's names durable.
     pub fn settle(&self) -> Result<(), DiskError> {
-        if let Some(active) = self.segments.write().list.last_mut() {
-            active.store_index(&self.folder)?;
-        }
+        self.write_index()?;
         self.folder.sync()
+    }
+
+    /// Writes what the active segment's index files lack. Not under the lock, which readers wait for: a disk may take
+    /// its time.
+    fn write_index(&self) -> Result<(), DiskError> {
+        let Some((extent, unwritten)) =
+            self.segments.read().list.last().map(|active| (active.extent(), active.index.unwritten()))
+        else {
+            return Ok(());
+        };
+        segment::write_index(&self.folder, &extent, &unwritten)?;
+        let same = |segment: &&mut Segment| (segment.base, segment.generation) == (extent.base, extent.generation);
+        if let Some(segment) = self.segments.write().list.iter_mut().rev().find(same) {
+            segment.index.wrote(&unwritten);
+        }
+        Ok(())
     }
 
     /// Forgets every segment below `base`; gives their names, to be unlinked after the next checkpoint (C2).
     pub fn forget_below(&self, base: i64) -> Vec<String> {
         let mut segments = self.segments.write();
-        let gone: Vec<_> = segments.list.iter().filter(|s| s.base < base).map(|s| s.base).collect();
-        segments.list.retain(|s| s.base >= base);
+        let gone: Vec<_> = segments.list.extract_if(.., |s| s.base < base).collect();
         self.log_start.fetch_max(base, Ordering::AcqRel);
-        let extensions = ["log", "index", "timeindex"];
-        gone.iter().flat_map(|base| extensions.map(|extension| segment::file_name(*base, extension))).collect()
+        gone.iter().flat_map(Segment::file_names).collect()
     }
 
     /// The folder its files are in.
@@ -258,7 +345,7 @@ impl Partition {
         waiting.push(mine);
     }
 
-    /// Whole stored batches, from the one that holds `offset` on, at most `bytes_max` but always at least
+    /// Whole stored batches, from the first that reaches `offset` on, visible or not, at most `bytes_max` but always at least
     /// one; none above the high watermark; empty at the high watermark. Does not block the thread.
     pub async fn read(&self, offset: i64, bytes_max: usize) -> Result<Bytes, ReadError> {
         let Some(place) = self.place(offset)? else { return Ok(Bytes::new()) };
@@ -298,45 +385,59 @@ impl Partition {
         }
     }
 
-    fn place(&self, offset: i64) -> Result<Option<Place>, ReadError> {
+    /// Whether Kafka clients may read from this offset on.
+    pub fn check_visible(&self, offset: i64) -> Result<(), ReadError> {
         let (start, end) = (self.log_start(), self.high_watermark());
-        if offset < start || offset > end {
-            return Err(ReadError::OutOfRange { offset, start, end });
+        match (start..=end).contains(&offset) {
+            true => Ok(()),
+            false => Err(ReadError::OutOfRange { offset, start, end }),
         }
-        if offset == end {
-            return Ok(None);
+    }
+
+    /// Where the first batch lies that reaches this offset; `None` when there is none yet.
+    fn place(&self, offset: i64) -> Result<Option<Place>, ReadError> {
+        let end = self.high_watermark();
+        if offset > end {
+            return Err(ReadError::OutOfRange { offset, start: self.log_start(), end });
         }
         let segments = self.segments.read();
-        let after = segments.list.partition_point(|s| s.base <= offset);
-        let Some(segment) = after.checked_sub(1).map(|i| &segments.list[i]) else {
-            return Err(ReadError::OutOfRange { offset, start, end });
-        };
-        let position = segment.index.position_before((offset - segment.base) as u32);
+        let found = segments.list.partition_point(|s| s.end <= offset);
+        let Some(segment) = segments.list.get(found).filter(|_| offset < end) else { return Ok(None) };
+        let position = segment.index.position_before((offset - segment.base).max(0) as u32);
         Ok(Some(Place { file: segment.file.clone(), position, end: segment.bytes }))
     }
 
     /// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`; of a compressed
     /// batch, whose records are not looked into, its first offset.
     pub async fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(i64, i64)>, ReadError> {
-        let place = {
+        let (start, high_watermark) = (self.log_start(), self.high_watermark());
+        let places: Vec<Place> = {
             let segments = self.segments.read();
-            let found = segments.list.iter().find(|s| s.index.max_timestamp().is_some_and(|t| t >= timestamp_ms));
-            found.map(|s| Place {
+            let reaches = |s: &&Segment| s.end > start && s.index.max_timestamp().is_some_and(|t| t >= timestamp_ms);
+            let place = |s: &Segment| Place {
                 file: s.file.clone(),
                 position: s.index.position_before_time(timestamp_ms),
                 end: s.bytes,
-            })
+            };
+            segments.list.iter().filter(reaches).map(place).collect()
         };
-        let Some(place) = place else { return Ok(None) };
-        let (start, high_watermark) = (self.log_start(), self.high_watermark());
-        let found = blocking(move || place.find_time(timestamp_ms, start)).await?;
-        Ok(found.filter(|(offset, _)| *offset < high_watermark))
+        // More than one where the log starts behind the record that reached it, or compaction took it.
+        for place in places {
+            if let Some(found) = blocking(move || place.find_time(timestamp_ms, start)).await? {
+                return Ok(Some(found).filter(|(offset, _)| *offset < high_watermark));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Greatest timestamp held, by whoever set it.
+    pub fn newest_ms(&self) -> Option<i64> {
+        self.segments.read().list.iter().filter_map(|s| s.index.max_timestamp()).max()
     }
 
     /// Offset and timestamp of a record with the greatest timestamp.
     pub async fn max_timestamp(&self) -> Result<Option<(i64, i64)>, ReadError> {
-        let newest = self.segments.read().list.iter().filter_map(|s| s.index.max_timestamp()).max();
-        match newest {
+        match self.newest_ms() {
             Some(newest) => self.offset_for_timestamp(newest).await,
             None => Ok(None),
         }
@@ -510,7 +611,7 @@ mod tests {
         let times = path.with_extension("timeindex");
         let (right, times_right) = (std::fs::read(&path).expect("an index"), std::fs::read(&times).expect("one"));
         let entry = |offset: u32, position: u32| [offset.to_be_bytes(), position.to_be_bytes()].concat();
-        let bytes = extent.segments[0].1 as u32;
+        let bytes = extent.segments[0].bytes as u32;
         // One that is no batch's, one beyond the log.
         for (last, kept) in [(entry(98, bytes - 7), 0), (entry(200, bytes + 1), right.len())] {
             std::fs::write(&path, [&right[..], &last].concat()).expect("written");

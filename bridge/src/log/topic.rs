@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Buf;
 use parking_lot::RwLock;
 
-use super::Partition;
+use super::{Partition, Settings};
+use crate::disk::Folder;
 
 /// Internal topics, which hold keyed state, and the hidden one have fixed ids below this.
 pub const FIRST_PUBLIC_ID: u32 = 16;
@@ -25,8 +27,59 @@ pub struct Topic {
     pub name: String,
     /// By index.
     pub partitions: Vec<Arc<Partition>>,
-    /// What CreateTopics gave.
-    pub config: BTreeMap<String, String>,
+    pub(crate) folder: Folder,
+    config: RwLock<Arc<Config>>,
+    deleted: AtomicBool,
+}
+
+/// A topic's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// What was given for this topic, as it was given.
+    pub given: BTreeMap<String, String>,
+    /// What holds.
+    pub settings: Settings,
+}
+
+impl Topic {
+    pub(crate) fn new(
+        id: u32,
+        definition: Definition,
+        folder: Folder,
+        partitions: Vec<Arc<Partition>>,
+        settings: Settings,
+    ) -> Topic {
+        let Definition { uuid, name, config: given, .. } = definition;
+        let config = RwLock::new(Arc::new(Config { given, settings }));
+        Topic { id, uuid, name, partitions, folder, config, deleted: AtomicBool::new(false) }
+    }
+
+    /// Its settings as they are now.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().clone()
+    }
+
+    /// Puts others in force.
+    pub(crate) fn configure(&self, given: BTreeMap<String, String>, settings: Settings) {
+        for partition in &self.partitions {
+            partition.limit_segments(settings.segment_bytes_max());
+        }
+        *self.config.write() = Arc::new(Config { given, settings });
+    }
+
+    /// Whether it was deleted and stays for queues that point into it (S6).
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn definition(&self) -> Definition {
+        Definition {
+            uuid: self.uuid,
+            name: self.name.clone(),
+            partitions: self.partitions.len() as u32,
+            config: self.config().given.clone(),
+        }
+    }
 }
 
 /// What of a topic is stored as keyed state, under its id.
@@ -92,9 +145,16 @@ pub struct Topics {
 struct Inner {
     by_name: BTreeMap<String, Arc<Topic>>,
     by_id: BTreeMap<u32, Arc<Topic>>,
+    /// The greatest that was given.
+    last_id: u32,
 }
 
 impl Topics {
+    /// None yet; new ones have ids from `next_id` on.
+    pub(crate) fn after(next_id: u32) -> Topics {
+        Topics { inner: RwLock::new(Inner { last_id: next_id.saturating_sub(1), ..Inner::default() }) }
+    }
+
     /// A public topic by name.
     pub fn named(&self, name: &str) -> Option<Arc<Topic>> {
         self.inner.read().by_name.get(name).cloned()
@@ -118,10 +178,36 @@ impl Topics {
     /// Adds one; public from [`FIRST_PUBLIC_ID`] on.
     pub fn insert(&self, topic: Arc<Topic>) {
         let mut inner = self.inner.write();
+        inner.last_id = inner.last_id.max(topic.id);
         if topic.id >= FIRST_PUBLIC_ID {
             inner.by_name.insert(topic.name.clone(), topic.clone());
         }
         inner.by_id.insert(topic.id, topic);
+    }
+
+    /// One is deleted, and that is durable: its name is free.
+    pub(crate) fn delete(&self, id: u32) {
+        let Some(topic) = self.with_id(id) else { return };
+        topic.deleted.store(true, Ordering::Release);
+        self.hide(&topic);
+    }
+
+    /// One is to be deleted: its name is free. Until that is durable it keeps what it has.
+    pub(crate) fn hide(&self, topic: &Topic) {
+        let mut inner = self.inner.write();
+        if inner.by_name.get(&topic.name).is_some_and(|named| named.id == topic.id) {
+            inner.by_name.remove(&topic.name);
+        }
+    }
+
+    /// Forgets one that was deleted and that no queue points into.
+    pub(crate) fn forget(&self, id: u32) {
+        self.inner.write().by_id.remove(&id);
+    }
+
+    /// No topic has had this id, nor any after it.
+    pub(crate) fn next_id(&self) -> u32 {
+        (self.inner.read().last_id + 1).max(FIRST_PUBLIC_ID)
     }
 }
 

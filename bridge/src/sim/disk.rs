@@ -168,10 +168,7 @@ impl SimulatedDisk {
             let mut state = self.0.lock();
             state.operate(what, path).and_then(|()| then(&mut state))
         };
-        // A partition's lock is held while its index is written: the other thread would wait for ever.
-        if !is_index(path) {
-            baton::pass();
-        }
+        baton::pass();
         done
     }
 }
@@ -333,10 +330,6 @@ fn rename(names: &mut BTreeMap<String, Node>, change: &NameChange) {
     }
 }
 
-fn is_index(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "index" || extension == "timeindex")
-}
-
 fn split(path: &Path) -> (PathBuf, String) {
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
     (folder, path.file_name().unwrap_or_default().to_string_lossy().into_owned())
@@ -413,6 +406,17 @@ impl System for SimulatedDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.state("remove", path, |state| {
+            let (folder, name) = split(path);
+            state.names(&folder)?.change(NameChange::Remove(name));
+            state.answer(())
+        })
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        self.state("remove folder", path, |state| {
+            if !state.names(path)?.now.is_empty() {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
             let (folder, name) = split(path);
             state.names(&folder)?.change(NameChange::Remove(name));
             state.answer(())

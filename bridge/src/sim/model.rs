@@ -4,11 +4,12 @@
 //! says which operations are there: all up to that number, whole, and none after it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::world::{MARKERS, STATE};
 use crate::batch::{self, Header};
 use crate::state::{Entry, Pointer};
-use crate::{Bridge, Fetched, RecoveredQueue};
+use crate::{Bridge, Fetched, Partition, RecoveredQueue};
 
 /// An operation's place: its lane and its number there, from 1.
 pub type Place = (usize, u64);
@@ -28,6 +29,10 @@ pub enum Deed {
     Release(u64, u64),
     /// Set a key of the lane's own, or deleted it.
     Set(u64, Option<u64>),
+    /// Kafka clients are to see nothing of a partition below an offset.
+    Trim((u32, u32), i64),
+    /// Deleted a topic.
+    Delete(u32),
 }
 
 /// One lane's operations that may be there.
@@ -50,8 +55,10 @@ pub struct Model {
     pub lanes: Vec<LaneModel>,
     /// Delivered entries by queue and sequence.
     pub told: BTreeMap<(u64, u64), Told>,
-    /// (topic, partition): the places of its records as readers have seen them.
-    pub seen: BTreeMap<(u32, u32), Vec<String>>,
+    /// (topic, partition): its records by offset, as readers have seen them.
+    pub seen: BTreeMap<(u32, u32), BTreeMap<i64, String>>,
+    /// Topics that let go by themselves of what is too much.
+    pub let_go: BTreeSet<u32>,
     /// Sequences of the idempotent producer: sent, acknowledged.
     pub produced: (i32, i32),
 }
@@ -72,12 +79,17 @@ fn place_of(value: &[u8]) -> Result<Place, String> {
     }
 }
 
-/// Everything readers see of a partition, as text.
-pub fn read_all(bridge: &Bridge, (topic, partition): (u32, u32)) -> Result<Vec<String>, String> {
+fn partition(bridge: &Bridge, (topic, partition): (u32, u32)) -> Result<Arc<Partition>, String> {
     let found = bridge.topics_and_hidden().into_iter().find(|one| one.id == topic).ok_or("the topic is gone")?;
-    let partition = &found.partitions[partition as usize];
-    let mut offset = partition.log_start();
-    let mut values = Vec::new();
+    Ok(found.partitions[partition as usize].clone())
+}
+
+/// Everything readers see of a partition, as text by offset: from its log start on, without a gap.
+pub fn read_all(bridge: &Bridge, at: (u32, u32)) -> Result<BTreeMap<i64, String>, String> {
+    let partition = partition(bridge, at)?;
+    let start = partition.log_start();
+    let mut offset = start;
+    let mut values = BTreeMap::new();
     while offset < partition.high_watermark() {
         let bytes = partition.read_blocking(offset, 64 << 10).map_err(|error| format!("a read: {error}"))?;
         let mut rest = &bytes[..];
@@ -89,11 +101,14 @@ pub fn read_all(bridge: &Bridge, (topic, partition): (u32, u32)) -> Result<Vec<S
             }
             let mut records = batch::records(one, &header);
             while let Some(record) = records.next().map_err(|error| error.to_string())? {
+                if record.offset < start {
+                    continue;
+                }
                 if record.offset != offset {
                     return Err(format!("offset {} where {offset} is due", record.offset));
                 }
+                values.insert(offset, String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned());
                 offset += 1;
-                values.push(String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned());
             }
             rest = after;
         }
@@ -164,47 +179,75 @@ impl Model {
             due.entry(to).or_default().insert(place);
         }
         let everywhere: BTreeSet<_> = due.keys().chain(self.seen.keys()).chain(&producer_at).copied().collect();
+        // What queues need of the others is looked at with the queues.
         for at in everywhere {
-            let values = read_all(bridge, at).map_err(|wrong| format!("{at:?}: {wrong}"))?;
-            let seen = self.seen.get(&at).map_or(&[][..], |seen| seen);
-            if !values.starts_with(seen) {
-                return Err(format!("{at:?}: readers saw {} records that are others now, or gone", seen.len()));
+            if at == bridge.hidden() || self.is_deleted(at.0) {
+                continue;
             }
+            let due = due.remove(&at).unwrap_or_default();
+            let (trimmed, values) = self.check_start(bridge, at).map_err(|wrong| format!("{at:?}: {wrong}"))?;
             if producer_at == Some(at) {
                 self.check_produced(&values)?;
             } else {
                 let mut last = BTreeMap::new();
                 let mut found = BTreeSet::new();
-                for value in &values {
+                for value in values.values() {
                     let (lane, number) = place_of(value.as_bytes())?;
                     if last.insert(lane, number).is_some_and(|before| before >= number) {
                         return Err(format!("{at:?}: lane {lane}'s {number} is twice there, or out of order"));
                     }
                     found.insert((lane, number));
                 }
-                let due = due.get(&at).cloned().unwrap_or_default();
-                if found != due {
+                if !found.is_subset(&due) || found.len() + trimmed as usize != due.len() {
                     let lost: Vec<_> = due.difference(&found).take(5).collect();
                     let strange: Vec<_> = found.difference(&due).take(5).collect();
-                    return Err(format!("{at:?}: lost {lost:?}, there without their operation {strange:?}"));
+                    let lost = format!("lost {lost:?}, {trimmed} of them trimmed");
+                    return Err(format!("{at:?}: {lost}, there without their operation {strange:?}"));
                 }
             }
             if !values.is_empty() {
-                self.seen.insert(at, values);
+                self.seen.entry(at).or_default().extend(values);
             }
         }
         Ok(())
     }
 
+    /// Whether the deletion of a topic is among the operations that are there.
+    pub fn is_deleted(&self, topic: u32) -> bool {
+        self.lanes.iter().flat_map(|lane| &lane.deeds).any(|deed| *deed == Deed::Delete(topic))
+    }
+
+    /// A partition begins where it was trimmed, or where retention left it, and readers find what they saw.
+    fn check_start(&self, bridge: &Bridge, at: (u32, u32)) -> Result<(i64, BTreeMap<i64, String>), String> {
+        let start = partition(bridge, at)?.log_start();
+        let values = read_all(bridge, at)?;
+        let trims = self.lanes.iter().flat_map(|lane| &lane.deeds).filter_map(|deed| match deed {
+            Deed::Trim(of, offset) if *of == at => Some(*offset),
+            _ => None,
+        });
+        let trimmed = trims.max().unwrap_or(0);
+        if start < trimmed || start > trimmed && !self.let_go.contains(&at.0) {
+            return Err(format!("it starts at {start}, and was trimmed to {trimmed}"));
+        }
+        let seen = self.seen.get(&at);
+        for (offset, value) in seen.into_iter().flatten().filter(|(offset, _)| **offset >= start) {
+            if values.get(offset) != Some(value) {
+                return Err(format!("readers saw at {offset} what is another now, or gone"));
+            }
+        }
+        Ok((start, values))
+    }
+
     /// Batches of the idempotent producer: each once, in order, and all that were acknowledged.
-    fn check_produced(&self, values: &[String]) -> Result<(), String> {
+    fn check_produced(&self, values: &BTreeMap<i64, String>) -> Result<(), String> {
         let (sent, acknowledged) = self.produced;
-        for (value, due) in values.iter().zip(0..) {
+        for (due, value) in values {
             if *value != format!("produced {due}") {
                 return Err(format!("{value:?} where the producer's {due} is due"));
             }
         }
-        let found = values.len() as i32;
+        let Some((last, _)) = values.last_key_value() else { return Ok(()) };
+        let found = *last as i32 + 1;
         if found < acknowledged || found > sent {
             return Err(format!("the producer sent {sent}, {acknowledged} were acknowledged, {found} are there"));
         }
@@ -230,7 +273,7 @@ impl Model {
                         moved.push((*to, told.place));
                     }
                 }
-                Deed::Append { .. } | Deed::Set(..) => {}
+                Deed::Append { .. } | Deed::Set(..) | Deed::Trim(..) | Deed::Delete(_) => {}
             }
         }
         closed.iter().for_each(|queue| drop(due.remove(queue)));

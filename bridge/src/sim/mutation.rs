@@ -25,11 +25,13 @@ pub enum Mutation {
     RecycleAfter,
     /// K1: a producer's repeated batch is noticed.
     ProducerRepeat,
+    /// S6: a segment stays while a queue points into it.
+    Pins,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 8] = [
+    pub const ALL: [Mutation; 9] = [
         Mutation::JournalSync,
         Mutation::FrameCrc,
         Mutation::JournalName,
@@ -38,6 +40,7 @@ impl Mutation {
         Mutation::SegmentSync,
         Mutation::RecycleAfter,
         Mutation::ProducerRepeat,
+        Mutation::Pins,
     ];
 
     /// Switches it off until the guard is dropped.

@@ -14,6 +14,7 @@ use crate::journal::checkpoint::{Checkpointer, Job};
 use crate::journal::commit::{Committer, Shared};
 use crate::journal::files::Files;
 use crate::journal::frame::Frame;
+use crate::log::Now;
 use crate::log::partition::AppendError;
 use crate::{Bridge, Machine, OpenError, Options};
 
@@ -97,9 +98,9 @@ impl Steps {
     }
 
     /// Hands a checkpoint over, between frames only.
-    pub fn start_checkpoint(&mut self) {
+    pub fn start_checkpoint(&mut self, now: Now) {
         if self.frame.is_none() {
-            self.applier.start_checkpoint(false);
+            self.applier.start_checkpoint(false, now);
         }
     }
 

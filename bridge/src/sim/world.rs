@@ -8,8 +8,9 @@ use super::model::{Deed, LaneModel, Model, Place, Told, key_of, payload, place_o
 use super::random::Random;
 use super::steps::{Failed, Steps};
 use crate::batch::{self, Builder};
-use crate::state::{Change, Space};
-use crate::{Bridge, Delivery, Durability, Lane, Options, ProduceSlot, Produced, Target};
+use crate::log::Now;
+use crate::state::{Change, Pointer, Space};
+use crate::{Bridge, Delivery, Durability, Lane, Options, ProduceSlot, Produced, Settings, Target};
 
 /// The lanes' markers, and keys of theirs.
 pub const MARKERS: Space = Space(17);
@@ -18,7 +19,8 @@ pub const STATE: Space = Space(16);
 const LANES: usize = 3;
 /// The producer's own lane comes behind them.
 const PRODUCER: i64 = 77;
-const TOPICS: [&str; 2] = ["first", "second"];
+/// One for ever, one that lets go of what is too much, and one that is deleted and made again.
+const TOPICS: [&str; 3] = ["first", "second", "third"];
 const PARTITIONS: u32 = 2;
 const STARTS: u64 = 6;
 const STEPS_MAX: u64 = 300;
@@ -57,9 +59,11 @@ pub struct World {
     model: Model,
     /// (queue, place) that exist or may come to exist: no message is put into a queue twice.
     placed: BTreeSet<(u64, Place)>,
-    /// Topics that were asked for and may be there; those that are acknowledged.
-    topics: BTreeMap<&'static str, bool>,
+    /// Topics that were asked for and may be there, by id; those that are acknowledged.
+    topics: BTreeMap<u32, (&'static str, bool)>,
     next_queue: u64,
+    clock_ms: i64,
+    up_ms: u64,
     counts: Counts,
 }
 
@@ -70,8 +74,8 @@ struct Run {
     lanes: Vec<Lane>,
     /// Tickets of each lane and the operation each stands for.
     tickets: Vec<Vec<(u64, u64)>>,
-    /// Topics made and not acknowledged: lane, ticket, name.
-    making: Vec<(usize, u64, &'static str)>,
+    /// Topics made and not acknowledged: lane, ticket, id.
+    making: Vec<(usize, u64, u32)>,
     producing: Option<(u64, ProduceSlot)>,
     /// Open queues that are known to be durable, by owner.
     open: BTreeMap<u64, usize>,
@@ -95,6 +99,8 @@ impl World {
             placed: BTreeSet::new(),
             topics: BTreeMap::new(),
             next_queue: 1,
+            clock_ms: 1_700_000_000_000,
+            up_ms: 0,
             counts: Counts::default(),
         }
     }
@@ -133,7 +139,7 @@ impl World {
             data_dir: "/data".into(),
             durability: Durability::Fsync,
             commit_interval: Duration::ZERO,
-            segment_bytes_max: 8 << 10,
+            topic_defaults: Settings { segment_bytes: 8 << 10, ..Settings::default() },
             checkpoint_bytes: 24 << 10,
             checkpoint_interval: Duration::from_secs(60),
         }
@@ -157,15 +163,19 @@ impl World {
     }
 
     fn check(&mut self, bridge: Bridge, steps: Steps) -> Result<Run, String> {
-        for (name, acknowledged) in std::mem::take(&mut self.topics) {
-            match bridge.topic(name) {
-                Some(_) => drop(self.topics.insert(name, true)),
-                None if acknowledged => return Err(format!("topic {name} was acknowledged and is not there")),
-                None => {}
-            }
-        }
         let producer_at = bridge.topic(TOPICS[0]).map(|topic| (topic.id, 0));
         self.model.check(&bridge, producer_at)?;
+        for (id, (name, acknowledged)) in std::mem::take(&mut self.topics) {
+            let is_there = bridge.topic(name).is_some_and(|topic| topic.id == id);
+            match self.model.is_deleted(id) {
+                true if is_there => return Err(format!("topic {name} was deleted and is there")),
+                false if acknowledged && !is_there => {
+                    return Err(format!("topic {name} was acknowledged and is not there"));
+                }
+                _ if is_there => drop(self.topics.insert(id, (name, true))),
+                _ => {}
+            }
+        }
         self.placed.clear();
         for ((queue, _), told) in &self.model.told {
             self.placed.insert((*queue, told.place));
@@ -223,7 +233,7 @@ impl World {
                 let at = (topic.id, partition.index);
                 let values = read_all(&run.bridge, at)?;
                 if !values.is_empty() {
-                    self.model.seen.insert(at, values);
+                    self.model.seen.entry(at).or_default().extend(values);
                 }
             }
         }
@@ -237,7 +247,8 @@ impl World {
                 10..=13 => self.commit(run)?,
                 14..=16 => self.apply(run)?,
                 17 => {
-                    run.steps.start_checkpoint();
+                    let now = self.now();
+                    run.steps.start_checkpoint(now);
                     Step::Goes
                 }
                 18..=19 => self.checkpoint(run),
@@ -284,7 +295,7 @@ impl World {
             Deed::Append { to, queues } => {
                 let targets = queues.iter().map(|queue| Target { queue: *queue, tag: lane as u32, expires_s: 0 });
                 let targets: Vec<Target> = targets.collect();
-                operation.append(*to, number as i64, targets.into_iter(), |out| {
+                operation.append(*to, self.clock_ms, targets.into_iter(), |out| {
                     batch::encode_body(out, None, Some(payload(place).as_bytes()), std::iter::empty());
                 });
             }
@@ -302,6 +313,15 @@ impl World {
                 operation.change(Change::Put(STATE, &key_of(lane, *key), &value.to_be_bytes()));
             }
             Deed::Set(key, None) => operation.change(Change::Delete(STATE, &key_of(lane, *key))),
+            Deed::Trim((topic, partition), offset) => {
+                operation.change(Change::Trim(Pointer { topic: *topic, partition: *partition, offset: *offset }));
+            }
+            Deed::Delete(id) => {
+                // As Bridge::delete_topic does, in one operation with the marker.
+                operation.change(Change::Put(Space::DELETED, &id.to_be_bytes(), b""));
+                let topics = &run.bridge.0.topics;
+                topics.with_id(*id).iter().for_each(|topic| topics.hide(topic));
+            }
         }
         let ticket = operation.submit();
         run.tickets[lane].push((ticket, number));
@@ -315,9 +335,9 @@ impl World {
 
     fn deed(&mut self, run: &mut Run, lane: usize) -> Option<Deed> {
         let bridge = &run.bridge;
-        Some(match self.random.below(16) {
+        Some(match self.random.below(18) {
             0..=5 => {
-                let topics: Vec<_> = self.topics.keys().filter_map(|name| bridge.topic(name)).collect();
+                let topics = bridge.topics();
                 let hidden = bridge.hidden();
                 let to = match self.random.below(topics.len() as u64 + 1) as usize {
                     0 => hidden,
@@ -348,7 +368,14 @@ impl World {
                 let (queue, sequence) = self.some_entry(run, lane)?;
                 Deed::Release(queue, sequence)
             }
-            n => Deed::Set(self.random.below(6), (n != 13).then(|| self.random.number())),
+            13 => {
+                let topic = pick(&mut self.random, &bridge.topics())?;
+                let partition = self.random.below(PARTITIONS.into()) as u32;
+                let end = topic.partitions[partition as usize].high_watermark();
+                Deed::Trim((topic.id, partition), self.random.below(end as u64 + 1) as i64)
+            }
+            14 if self.random.one_in(3) => Deed::Delete(bridge.topic(TOPICS[2])?.id),
+            n => Deed::Set(self.random.below(6), (n != 15).then(|| self.random.number())),
         })
     }
 
@@ -386,15 +413,25 @@ impl World {
     }
 
     fn make_topic(&mut self, run: &mut Run) -> Step {
-        let missing = TOPICS.into_iter().find(|name| !self.topics.contains_key(name));
+        let missing = TOPICS.into_iter().find(|name| run.bridge.topic(name).is_none());
+        let config = |name| match name {
+            "first" => [("retention.ms", "-1"), ("retention.bytes", "-1")],
+            "second" => [("retention.ms", "60000"), ("retention.bytes", "16384")],
+            _ => [("retention.ms", "600000"), ("retention.bytes", "-1")],
+        };
         if let Some(name) = missing
             && self.model.lanes.iter().all(|lane| !lane.deeds.is_empty())
-            && let Ok((_, ticket)) = run.bridge.create_topic(&run.lanes[0], name, PARTITIONS, BTreeMap::new())
         {
-            self.topics.insert(name, false);
-            run.making.push((0, ticket, name));
-            let number = self.model.lanes[0].deeds.len() as u64;
-            run.tickets[0].push((ticket, number));
+            let config = config(name).map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+            if let Ok((topic, ticket)) = run.bridge.create_topic(&run.lanes[0], name, PARTITIONS, config) {
+                self.topics.insert(topic.id, (name, false));
+                if name != TOPICS[0] {
+                    self.model.let_go.insert(topic.id);
+                }
+                run.making.push((0, ticket, topic.id));
+                let number = self.model.lanes[0].deeds.len() as u64;
+                run.tickets[0].push((ticket, number));
+            }
         }
         self.goes()
     }
@@ -410,7 +447,7 @@ impl World {
         batch::encode_body(&mut body, None, Some(format!("produced {sequence}").as_bytes()), std::iter::empty());
         let mut builder = Builder::default();
         builder.restart(0);
-        builder.push(1, &body);
+        builder.push(self.clock_ms, &body);
         let mut bytes = builder.finish(0).to_vec();
         set_producer(&mut bytes, sequence);
         self.model.produced.0 = sequence + 1;
@@ -450,8 +487,10 @@ impl World {
                 .into_iter()
                 .partition(|(of, ticket, _)| *of == lane && *ticket <= durable);
             run.making = making;
-            let made: Vec<(usize, u64, &'static str)> = made;
-            self.topics.extend(made.iter().map(|(_, _, name)| (*name, true)));
+            let made: Vec<(usize, u64, u32)> = made;
+            for (_, _, id) in made {
+                self.topics.entry(id).and_modify(|(_, acknowledged)| *acknowledged = true);
+            }
             let queued = |delivery: &Delivery| delivery.sequence != Delivery::LATE;
             for delivery in run.lanes[lane].take_deliveries().into_iter().filter(queued) {
                 let place = match delivery.record() {
@@ -489,6 +528,16 @@ impl World {
         Ok(self.goes())
     }
 
+    /// Time goes by; now and then the clock is set.
+    fn now(&mut self) -> Now {
+        self.clock_ms += self.random.below(20_000) as i64;
+        if self.random.one_in(50) {
+            self.clock_ms += (self.random.below(1_000_000_000) as i64) - 300_000_000;
+        }
+        self.up_ms += 10_000;
+        Now { wall_ms: self.clock_ms, up: Duration::from_millis(self.up_ms) }
+    }
+
     /// A checkpoint goes on for a few operations of the disk.
     fn checkpoint(&mut self, run: &mut Run) -> Step {
         match run.steps.checkpoint(1 + self.random.below(12)) {
@@ -509,6 +558,6 @@ fn set_producer(bytes: &mut [u8], sequence: i32) {
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 
-fn pick<T: Copy>(random: &mut Random, from: &[T]) -> Option<T> {
-    (!from.is_empty()).then(|| from[random.below(from.len() as u64) as usize])
+fn pick<T: Clone>(random: &mut Random, from: &[T]) -> Option<T> {
+    (!from.is_empty()).then(|| from[random.below(from.len() as u64) as usize].clone())
 }

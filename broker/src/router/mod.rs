@@ -173,7 +173,18 @@ pub struct LogTarget {
     /// How many partitions it has.
     pub partitions: u32,
     /// Key and partition, when the MQTT topic alone decides them.
-    pub fixed: Option<(Box<[u8]>, u32)>,
+    pub fixed: Option<FixedKey>,
+}
+
+/// The key of every message on one topic.
+#[derive(Clone, Debug)]
+pub struct FixedKey {
+    /// The key.
+    pub key: Box<[u8]>,
+    /// Its partition.
+    pub partition: u32,
+    /// The topic has all that the rule's key names.
+    pub is_whole: bool,
 }
 
 /// Everything about a topic name, until a subscription changes.
@@ -338,9 +349,9 @@ impl Router {
         let fixed = target.rule.key_is_fixed_by_topic().then(|| {
             let mut key = Vec::new();
             let origin = Origin { topic, client_id: "", user: None };
-            target.rule.key(&mut key, origin, std::iter::empty());
+            let is_whole = target.rule.key(&mut key, origin, std::iter::empty());
             let partition = partition_of(&key, partitions);
-            (key.into(), partition)
+            FixedKey { key: key.into(), partition, is_whole }
         });
         Some(LogTarget { target, partitions, fixed })
     }
@@ -350,7 +361,7 @@ impl MatchSet {
     /// Memory it takes, about.
     pub fn bytes(&self) -> usize {
         let direct: usize = self.direct.iter().map(Vec::len).sum();
-        let key = self.log.as_ref().and_then(|log| log.fixed.as_ref()).map_or(0, |(key, _)| key.len());
+        let key = self.log.as_ref().and_then(|log| log.fixed.as_ref()).map_or(0, |fixed| fixed.key.len());
         direct * size_of::<Target>() + self.queued.len() * size_of::<QueueTarget>() + self.shared.len() * 8 + key
     }
 

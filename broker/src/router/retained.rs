@@ -49,6 +49,16 @@ pub enum Full {
     Bytes,
 }
 
+impl Full {
+    /// The name of the setting.
+    pub fn key(self) -> &'static str {
+        match self {
+            Full::Messages => "max_retained_messages",
+            Full::Bytes => "max_retained_bytes",
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Node {
     /// Boxed: most nodes are leaves.

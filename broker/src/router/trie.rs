@@ -38,6 +38,11 @@ pub struct SharedGroup {
 }
 
 impl SharedGroup {
+    /// Its share name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The member whose turn it is among those that `may` have it: connected ones first, else one that keeps
     /// a queue.
     pub fn pick(&self, may: impl Fn(&SessionRef) -> bool) -> Option<Subscriber> {

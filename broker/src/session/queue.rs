@@ -7,6 +7,7 @@ use bridge::Ticket;
 use bridge::state::Entry;
 
 use crate::codec::AckKind;
+use crate::stats::Dropped;
 
 use super::window::{Acked, Sent, acknowledge, distance, packet_id, packet_ids};
 use super::{Tag, now_before};
@@ -141,13 +142,47 @@ impl Queue {
     /// Gives up the oldest entry that is not under way to the client; its sequence, to be removed. At QoS 1 that may be
     /// one that was sent before; at QoS 2 what was sent stays, for the client may know its identifier [MQTT-4.3.3-7].
     pub fn drop_oldest(&mut self, is_away: bool) -> Option<u64> {
+        let sequence = self.oldest(is_away)?.sequence();
+        self.drop_one(sequence);
+        Some(sequence)
+    }
+
+    fn oldest(&self, is_away: bool) -> Option<&Item> {
         let from = if is_away { 0 } else { self.next };
-        let may_go = |item: &Item| matches!(item.sent, None | Some(Sent::MaybeQos1 | Sent::Qos1));
-        let at = from + self.items.range(from..).position(may_go)?;
-        let sequence = self.items.remove(at)?.sequence();
+        self.items.range(from..).find(|item| matches!(item.sent, None | Some(Sent::MaybeQos1 | Sent::Qos1)))
+    }
+
+    /// The entry that is to be given up first, with its sequence, and for what: the next to be sent has expired, or it
+    /// is the oldest of more than so many. It stays until [`Queue::drop_one`].
+    pub fn doomed(&self, is_away: bool, len_max: usize, now_s: u32) -> Option<(u64, Entry, Dropped)> {
+        let from = if is_away { 0 } else { self.next };
+        let next = self.items.range(from..).find(|item| matches!(item.sent, None | Some(Sent::MaybeQos1)));
+        let expired = next.filter(|item| now_before(item.entry.expires_s, now_s));
+        let (item, why) = match expired {
+            Some(item) => (item, Dropped::Expired),
+            None if self.items.len() > len_max => (self.oldest(is_away)?, Dropped::QueueFull),
+            None => return None,
+        };
+        Some((item.sequence(), item.entry, why))
+    }
+
+    /// Drops the entry of this sequence, which is not under way to the client.
+    pub fn drop_one(&mut self, sequence: u64) {
+        let Some(at) = self.place(sequence) else { return };
+        self.items.remove(at);
         self.next -= usize::from(at < self.next);
         self.advance();
-        Some(sequence)
+    }
+
+    /// Entries that were never sent, in order, with their sequences.
+    pub fn never_sent(&self) -> impl Iterator<Item = (u64, Entry)> {
+        self.items.iter().filter(|item| item.sent.is_none()).map(|item| (item.sequence(), item.entry))
+    }
+
+    /// The client is away, and these that were never sent become another's; in order.
+    pub fn give_up(&mut self, sequences: &[u64]) {
+        self.items.retain(|item| sequences.binary_search(&item.sequence()).is_err());
+        self.advance();
     }
 
     /// The client is back: everything unfinished is sent again, in order.
@@ -535,16 +570,37 @@ mod tests {
     proptest! {
         /// Against a list of what should be in it: ids stay, order holds, nothing is there twice.
         #[test]
-        fn drops_acknowledgements_and_restarts_in_any_order(steps in prop::collection::vec(0_u8..12, 1..300)) {
+        fn drops_acknowledgements_and_restarts_in_any_order(steps in prop::collection::vec(0_u8..14, 1..300)) {
             let mut queue = Queue::default();
-            let (mut next, mut there, mut flying) = (0, Vec::new(), Vec::new());
+            let (mut next, mut there, mut flying, mut expiring) = (0, Vec::new(), Vec::new(), Vec::new());
             queue.restart(4);
             for step in steps {
                 match step {
                     0..=4 => {
-                        queue.push(next, entry(next as i64, QoS::AtLeastOnce));
+                        // Some expire, when the clock says 5.
+                        let expires_s = if step == 4 { 5 } else { 0 };
+                        queue.push(next, Entry { expires_s, ..entry(next as i64, QoS::AtLeastOnce) });
                         there.push((next, false));
+                        expiring.extend((step == 4).then_some(next));
                         next += 1;
+                    }
+                    12 | 13 => {
+                        let mut waiting = there.iter().filter(|(sequence, _)| !flying.contains(sequence));
+                        let first = waiting.clone().find(|(_, sent)| !sent);
+                        let expired = first.filter(|(sequence, _)| expiring.contains(sequence));
+                        let oldest = waiting.next().filter(|_| queue.len() > 3);
+                        let expected = expired.map(|(sequence, _)| (*sequence, Dropped::Expired));
+                        let expected = expected.or(oldest.map(|(sequence, _)| (*sequence, Dropped::QueueFull)));
+                        let doomed = queue.doomed(false, 3, 5);
+                        prop_assert_eq!(doomed.map(|(sequence, _, why)| (sequence, why)), expected);
+                        if queue.next(0, 5) == Some(Next::Expired) {
+                            prop_assert_eq!(doomed.map(|(_, _, why)| why), Some(Dropped::Expired), "or it would wait for ever");
+                        }
+                        if let Some((sequence, entry, _)) = doomed {
+                            prop_assert_eq!(entry.pointer.offset, sequence as i64);
+                            queue.drop_one(sequence);
+                            there.retain(|(known, _)| *known != sequence);
+                        }
                     }
                     5 => {
                         let oldest = there.iter().position(|(sequence, _)| !flying.contains(sequence));

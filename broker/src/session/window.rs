@@ -87,6 +87,8 @@ pub struct Waiting {
     pub expires_s: u32,
     /// Set when it came by a shared subscription.
     pub shared: Option<Box<Shared>>,
+    /// As it was published, where it could become a dead letter and `shared` does not have it.
+    pub copy: Option<Box<OwnedMessage>>,
 }
 
 /// A message that came by a shared subscription: another member gets it if the session ends first (S7).
@@ -99,8 +101,13 @@ pub struct Shared {
 }
 
 impl Waiting {
+    /// As it was published, if that is known.
+    pub fn message(&self) -> Option<&OwnedMessage> {
+        self.shared.as_ref().map(|shared| &shared.message).or(self.copy.as_deref())
+    }
+
     fn bytes(&self) -> usize {
-        self.packet.len() + self.shared.as_ref().map_or(0, |shared| shared.message.bytes())
+        self.packet.len() + self.message().map_or(0, OwnedMessage::bytes)
     }
 }
 
@@ -186,15 +193,14 @@ impl Window {
         (self.waiting.len(), self.waiting_bytes)
     }
 
-    /// Makes room for one more that takes so many bytes; how many of the oldest had to go. `None`: it has to go itself.
-    pub fn make_room(&mut self, bytes: usize, bounds: Bounds) -> Option<usize> {
-        let mut dropped = 0;
+    /// Makes room for one more that takes so many bytes; the oldest, that had to go. `None`: it has to go itself.
+    pub fn make_room(&mut self, bytes: usize, bounds: Bounds) -> Option<Vec<Waiting>> {
+        let mut dropped = Vec::new();
         while self.waiting.len() >= bounds.messages_max || self.waiting_bytes + bytes > bounds.bytes_max {
             if !bounds.drops_oldest || bytes > bounds.bytes_max {
                 return None;
             }
-            self.drop_waiting(true)?;
-            dropped += 1;
+            dropped.push(self.drop_waiting(true)?);
         }
         Some(dropped)
     }
@@ -204,23 +210,25 @@ impl Window {
         self.kept_bytes
     }
 
-    /// Gives up messages that wait until they take no more than so many bytes; how many. What is in flight then stays
-    /// with who has it.
-    pub fn shrink_to(&mut self, bytes_max: usize, drops_oldest: bool) -> usize {
+    /// Gives up messages that wait until they take no more than so many bytes. What is in flight then stays with who has
+    /// it.
+    pub fn shrink_to(&mut self, bytes_max: usize, drops_oldest: bool) -> Vec<Waiting> {
         if self.kept_bytes > bytes_max {
             (self.kept, self.kept_bytes) = (VecDeque::new(), 0);
         }
-        let mut dropped = 0;
-        while self.waiting_bytes > bytes_max && self.drop_waiting(drops_oldest).is_some() {
-            dropped += 1;
+        let mut dropped = Vec::new();
+        while self.waiting_bytes > bytes_max
+            && let Some(gone) = self.drop_waiting(drops_oldest)
+        {
+            dropped.push(gone);
         }
         dropped
     }
 
-    fn drop_waiting(&mut self, oldest: bool) -> Option<()> {
+    fn drop_waiting(&mut self, oldest: bool) -> Option<Waiting> {
         let gone = if oldest { self.waiting.pop_front() } else { self.waiting.pop_back() }?;
         self.waiting_bytes -= gone.bytes();
-        Some(())
+        Some(gone)
     }
 
     /// Lets one wait behind the others.
@@ -279,7 +287,21 @@ mod tests {
 
     fn waiting(bytes: usize) -> Waiting {
         let (qos, packet) = (QoS::AtLeastOnce, vec![0; bytes].into());
-        Waiting { packet, packet_id_at: 0, payload_bytes: 0, expiry_at: None, qos, expires_s: 0, shared: None }
+        Waiting {
+            packet,
+            packet_id_at: 0,
+            payload_bytes: 0,
+            expiry_at: None,
+            qos,
+            expires_s: 0,
+            shared: None,
+            copy: None,
+        }
+    }
+
+    /// How many had to go.
+    fn room(window: &mut Window, bytes: usize, bounds: Bounds) -> Option<usize> {
+        window.make_room(bytes, bounds).map(|dropped| dropped.len())
     }
 
     #[test]
@@ -288,20 +310,21 @@ mod tests {
         let newest = Bounds { messages_max: 3, bytes_max: 10, drops_oldest: false };
         let oldest = Bounds { drops_oldest: true, ..newest };
         for bytes in [3, 4] {
-            assert_eq!(window.make_room(bytes, newest), Some(0));
+            assert_eq!(room(&mut window, bytes, newest), Some(0));
             window.wait(waiting(bytes));
         }
-        assert_eq!((window.make_room(4, newest), window.waiting()), (None, (2, 7)));
+        assert_eq!((room(&mut window, 4, newest), window.waiting()), (None, (2, 7)));
         assert_eq!(
-            (window.make_room(11, oldest), window.waiting()),
+            (room(&mut window, 11, oldest), window.waiting()),
             (None, (2, 7)),
             "nothing goes for what never fits"
         );
-        assert_eq!((window.make_room(4, oldest), window.waiting()), (Some(1), (1, 4)));
+        assert_eq!((room(&mut window, 4, oldest), window.waiting()), (Some(1), (1, 4)));
         (0..2).for_each(|_| window.wait(waiting(1)));
-        assert_eq!((window.make_room(1, newest), window.make_room(1, oldest)), (None, Some(1)));
+        assert_eq!((room(&mut window, 1, newest), room(&mut window, 1, oldest)), (None, Some(1)));
         assert_eq!(window.waiting(), (2, 2));
-        assert_eq!((window.shrink_to(2, true), window.shrink_to(1, true), window.shrink_to(0, false)), (0, 1, 1));
+        let mut shrunk = |bytes, oldest| window.shrink_to(bytes, oldest).len();
+        assert_eq!((shrunk(2, true), shrunk(1, true), shrunk(0, false)), (0, 1, 1));
         assert_eq!(window.waiting(), (0, 0));
     }
 

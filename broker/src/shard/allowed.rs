@@ -96,22 +96,27 @@ impl Shard {
         Err(Close::Fault(reason, what))
     }
 
-    /// Why a message is not taken, if so.
-    pub(super) fn refuse_message(&mut self, slot: u32, topic: &str, publish: &Publish<'_>) -> Option<ReasonCode> {
+    /// Why a message is not taken, if so, and by which limit; by none where nobody may publish.
+    pub(super) fn refuse_message(
+        &mut self,
+        slot: u32,
+        topic: &str,
+        publish: &Publish<'_>,
+    ) -> Option<(Option<Limit>, ReasonCode)> {
         if is_the_servers(topic) {
             self.counts.refused_topics += 1;
-            return Some(ReasonCode::NotAuthorized);
+            return Some((None, ReasonCode::NotAuthorized));
         }
         let limits = self.sessions[slot as usize].link.as_ref()?.limits();
         if let Some(limit) = limits.refuse_size(topic) {
             self.counts.refused_topics += 1;
             self.reached(slot, limit);
-            return Some(ReasonCode::TopicNameInvalid);
+            return Some((Some(limit), ReasonCode::TopicNameInvalid));
         }
         let (limit, reason) = limits.refuse_payload(&publish.properties, publish.payload)?;
         self.counts.refused_payloads += 1;
         self.reached(slot, limit);
-        Some(reason)
+        Some((Some(limit), reason))
     }
 
     /// Why a subscription is not made, if so. One that is there already may always be made again.

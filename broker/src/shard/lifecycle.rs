@@ -22,7 +22,6 @@ use crate::session::{Close, Link, NEVER, Options, Out, Session, Will};
 use crate::stats::{Depths, Limit};
 use crate::store::{self, Record};
 
-use super::publish::Publisher;
 use super::told::packet_bytes_max;
 use super::{Promise, Shard};
 
@@ -387,11 +386,11 @@ impl Shard {
             expires_s: will.expiry_s.map_or(0, |s| self.now.unix_s.saturating_add(s)),
             payload: &will.payload,
             publisher: me.id,
+            client_id: &me.client_id,
         };
-        let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
         // Nobody is there to be told that it is not retained: that is no error.
-        let retained = self.keep_retained(&message, from, false).ok().flatten();
-        self.route(&message, from, retained.as_ref(), also);
+        let retained = self.keep_retained(&message, false).ok().flatten();
+        self.route(&message, user.as_deref(), retained.as_ref(), also);
     }
 
     /// A user's session is that user's alone, whoever knows its client id; one of nobody's is anybody's. Where
@@ -506,8 +505,15 @@ impl Shard {
         let now_ms = self.now.up_ms;
         let mut due = Vec::new();
         let mut depths = Depths::default();
+        let (mut doomed, has_letters) = (Vec::new(), self.letters.are_on());
         for (slot, session) in &mut self.sessions {
             depths.add(session);
+            // Nobody may ever ask for it.
+            if let (true, Out::Queue(queue)) = (has_letters, &session.out)
+                && queue.doomed(session.link.is_none(), usize::MAX, self.now.unix_s).is_some()
+            {
+                doomed.push(slot as u32);
+            }
             match &mut session.link {
                 Some(link) => {
                     let silent_ms = now_ms.saturating_sub(link.heard_ms);
@@ -531,8 +537,10 @@ impl Shard {
             }
         }
         depths.put_into(&mut self.counts);
+        doomed.into_iter().for_each(|slot| self.doom(slot));
         self.weigh();
         self.forget_ended();
+        self.relieve_absent();
         for (slot, ends) in due {
             if ends {
                 tracing::info!(client = &*self.sessions[slot as usize].me.client_id, "session expired");

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bridge::Topic;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -36,6 +37,8 @@ pub enum Mail {
     Listen(Listener),
     /// Other settings, users or rights are in force.
     Reload(Arc<Config>),
+    /// Dead letters go there from now on, or nowhere.
+    DeadLetters(Option<Arc<Topic>>),
     /// Close every connection and end.
     Stop,
 }

@@ -9,12 +9,15 @@
 //! - `admin`: sessions told to an administrator and removed by one
 //! - `rates`: clients that are too fast are not read for a while
 //! - `shed`: what gives way when there is too much
+//! - `letters`: what is given up becomes a dead letter; `doomed`: in durable queues
 //! - `told`: what a client is told of itself: CONNACK, DISCONNECT, reasons
 //! - `mailbox`: how other threads reach it
 //! - here: the turn, in which commits, other shards and timers are heard
 
 mod admin;
 mod allowed;
+mod doomed;
+mod letters;
 mod lifecycle;
 mod mailbox;
 mod packets;
@@ -35,7 +38,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::HashMap;
 use bridge::state::Pointer;
-use bridge::{Bridge, Lane, ReadError, Reader, Ticket};
+use bridge::{Bridge, Lane, ReadError, Reader, Ticket, Topic};
 use slab::Slab;
 
 use crate::Config;
@@ -47,6 +50,7 @@ use crate::session::{Close, Link, Out, Session};
 use crate::stats::Counts;
 
 pub use admin::{list_clients, remove_client};
+use letters::Letters;
 pub use lifecycle::{Admitted, RecoveredSession, Rejected};
 pub use mailbox::{Job, Mail, Mailbox, Visit};
 pub use packets::{Consumed, refuse_topic};
@@ -90,9 +94,10 @@ pub struct Shard {
     held: VecDeque<Held>,
     stalled: Vec<(u32, u64)>,
     orphans: Orphans,
+    letters: Letters,
     room: Room,
-    /// Sessions that have used every packet identifier and wait for a commit, by slot.
-    out_of_identifiers: Vec<u32>,
+    /// Sessions that wait for a commit, by slot: every packet identifier is used, or the journal is behind.
+    waiting_for_commit: Vec<u32>,
     /// Last bytes for links that were taken over, by link.
     farewells: HashMap<u64, Vec<u8>>,
     cache: HashMap<Box<str>, Arc<MatchSet>>,
@@ -152,6 +157,7 @@ impl Shard {
         router: Arc<Router>,
         config: Arc<Config>,
         mailboxes: Arc<[Mailbox]>,
+        dead_letters: Option<Arc<Topic>>,
     ) -> Shard {
         let lane = bridge.lane_with_doorbell(mailboxes[index].doorbell.clone());
         Shard {
@@ -172,7 +178,8 @@ impl Shard {
             stalled: Vec::new(),
             orphans: Orphans::default(),
             room: Room::default(),
-            out_of_identifiers: Vec::new(),
+            waiting_for_commit: Vec::new(),
+            letters: Letters::new(dead_letters),
             farewells: HashMap::default(),
             cache: HashMap::default(),
             cache_bytes: 0,
@@ -310,7 +317,9 @@ impl Shard {
                 // Nothing is before it: its record is still in memory.
                 Some(Next::Publish { packet_id, entry, dup: false }) if entry == delivery.entry => {
                     match delivery.record() {
-                        Some(record) => self.send_entry(slot, packet_id, &entry, false, &record),
+                        Some(record) => {
+                            self.send_entry(slot, packet_id, &entry, false, &record);
+                        }
                         None => self.pump(slot),
                     }
                 }
@@ -320,7 +329,10 @@ impl Shard {
         }
         if !full.is_empty() {
             full.dedup();
-            self.drop_oldest(&full);
+            match self.letters.are_on() {
+                true => full.into_iter().for_each(|slot| self.doom(slot)),
+                false => self.drop_oldest(&full),
+            }
         }
         if !late.is_empty() {
             self.take_late(late);
@@ -344,8 +356,7 @@ impl Shard {
         }
         self.take_deliveries();
         self.release_held();
-        // Nothing that the client sends would wake them: it may have acknowledged everything.
-        for slot in std::mem::take(&mut self.out_of_identifiers) {
+        for slot in std::mem::take(&mut self.waiting_for_commit) {
             self.pump(slot);
         }
         if self.lane.backlog_bytes() < limits::BACKLOG_BYTES_MAX / 2 && !self.others_are_behind() {
@@ -357,6 +368,7 @@ impl Shard {
             self.close_all(ReasonCode::ServerShuttingDown, "the journal failed");
         }
         self.place_orphans(shared);
+        self.post_doomed(shared);
         self.let_ride(shared);
         self.hand_on();
         self.warm_cold(shared);
@@ -467,6 +479,7 @@ impl Shard {
         }
     }
 
+    /// Whether the entry that a queue is at points there.
     fn is_next(&mut self, slot: u32, pointer: &Pointer) -> bool {
         let (durable, now_s) = (self.lane.durable(), self.now.unix_s);
         let Some(Out::Queue(queue)) = self.sessions.get_mut(slot as usize).map(|s| &mut s.out) else { return false };
@@ -572,6 +585,7 @@ pub async fn run(shared: Shared) {
                     return tracing::debug!(shard = index, "stopped");
                 }
                 Mail::Reload(config) => shared.borrow_mut().reload(config),
+                Mail::DeadLetters(to) => shared.borrow_mut().set_dead_letters(to),
                 Mail::Burst(_) => {}
             }
         }

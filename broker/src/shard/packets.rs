@@ -1,6 +1,7 @@
 //! What a client sends, packet by packet.
 
 use ahash::HashSet;
+use bridge::Ticket;
 use bridge::state::Change;
 
 use crate::codec::{
@@ -16,7 +17,6 @@ use crate::stats::Limit;
 use crate::store;
 
 use super::lifecycle::subscriber;
-use super::publish::Publisher;
 use super::{Promise, Shard};
 
 /// What came of a piece of input.
@@ -131,15 +131,7 @@ impl Shard {
             return Ok(());
         }
         self.count_unanswered(slot, publish.qos)?;
-        if let Some(refused) = self.refuse_message(slot, topic, publish) {
-            return self.refuse(slot, publish, refused);
-        }
-        if !self.may_publish(slot, topic) {
-            self.counts.refused_rights += 1;
-            return self.refuse(slot, publish, ReasonCode::NotAuthorized);
-        }
         let now_s = self.now.unix_s;
-        let user = self.sessions[slot as usize].user.clone();
         let properties = publish.properties.forwardable();
         let message = Message {
             topic,
@@ -150,35 +142,45 @@ impl Shard {
             expires_s: publish.properties.message_expiry_s.map_or(0, |s| now_s.saturating_add(s).max(1)),
             payload: publish.payload,
             publisher: me.id,
+            client_id: &me.client_id,
         };
-        let from = Publisher { client_id: &me.client_id, user: user.as_deref() };
+        if let Some((limit, refused)) = self.refuse_message(slot, topic, publish) {
+            let id = publish.packet_id;
+            let letter = limit.and_then(|limit| self.post_refused(slot, &message, id, limit.key()));
+            return self.refuse(slot, publish, refused, letter);
+        }
+        if !self.may_publish(slot, topic) {
+            self.counts.refused_rights += 1;
+            return self.refuse(slot, publish, ReasonCode::NotAuthorized, None);
+        }
+        let user = self.sessions[slot as usize].user.clone();
+        let user = user.as_deref();
         let mut retained = None;
         if publish.retain {
             let can_be_told = publish.qos > QoS::AtMostOnce && self.speaks_v5(slot);
-            let Ok(change) = self.keep_retained(&message, from, can_be_told) else {
-                self.counts.refused_retained += 1;
-                return self.refuse(slot, publish, ReasonCode::QuotaExceeded);
+            retained = match self.keep_retained(&message, can_be_told) {
+                Ok(change) => change,
+                Err(full) => {
+                    self.counts.refused_retained += 1;
+                    let letter = self.post_refused(slot, &message, publish.packet_id, full.key());
+                    return self.refuse(slot, publish, ReasonCode::QuotaExceeded, letter);
+                }
             };
-            retained = change;
         }
         let retained = retained.as_ref();
         match publish.qos {
             QoS::AtMostOnce => {
-                self.route(&message, from, retained, &[]);
+                self.route(&message, user, retained, &[]);
             }
             QoS::AtLeastOnce => {
-                let ticket = self.route(&message, from, retained, &[]);
+                let ticket = self.route(&message, user, retained, &[]);
                 self.acknowledge(slot, AckKind::PubAck, publish.packet_id, ticket);
             }
             QoS::ExactlyOnce => {
                 let key = store::inbound_key(me.id, publish.packet_id);
                 let received = [Change::Put(store::INBOUND, &key, &[])];
-                let ticket = self.route(
-                    &message,
-                    from,
-                    retained,
-                    if me.durable && !off!(InboundInFrame) { &received } else { &[] },
-                );
+                let received: &[Change<'_>] = if me.durable && !off!(InboundInFrame) { &received } else { &[] };
+                let ticket = self.route(&message, user, retained, received);
                 let session = &mut self.sessions[slot as usize];
                 session.inbound.insert(publish.packet_id, ticket.unwrap_or(0));
                 self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
@@ -187,7 +189,7 @@ impl Shard {
         Ok(())
     }
 
-    fn speaks_v5(&self, slot: u32) -> bool {
+    pub(super) fn speaks_v5(&self, slot: u32) -> bool {
         self.sessions[slot as usize].link.as_ref().is_some_and(|link| link.version == Version::V5)
     }
 
@@ -209,7 +211,7 @@ impl Shard {
 
     /// Whether the session's client may publish there. What was looked up last is remembered: devices stay
     /// with their topic.
-    fn may_publish(&mut self, slot: u32, topic: &str) -> bool {
+    pub(super) fn may_publish(&mut self, slot: u32, topic: &str) -> bool {
         let access = &self.router.access;
         if !access.has_acl() {
             return true;
@@ -251,8 +253,8 @@ impl Shard {
     }
 
     /// Does not take a message: in 5.0 its acknowledgement says so; before, it is acknowledged all the same,
-    /// for there is no other answer but to close.
-    fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) -> Handled {
+    /// for there is no other answer but to close. It is told after its letter, if it has one.
+    fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode, letter: Option<Ticket>) -> Handled {
         let kind = match publish.qos {
             // A text that is none can be told here by closing alone (3.3.2.3.2); the rest is only not taken.
             QoS::AtMostOnce if reason == ReasonCode::PayloadFormatInvalid => {
@@ -265,7 +267,7 @@ impl Shard {
         let Some(link) = self.sessions[slot as usize].link.as_ref() else { return Ok(()) };
         let reason = if link.version == Version::V5 { reason } else { ReasonCode::Success };
         let ack = Ack { kind, packet_id: publish.packet_id, reason };
-        let ticket = self.lane.submitted();
+        let ticket = letter.unwrap_or_else(|| self.lane.submitted());
         self.hold(slot, ticket, Promise::Ack(ack));
         self.schedule_turn();
         Ok(())

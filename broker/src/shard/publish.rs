@@ -9,6 +9,7 @@ use bridge::{Fetched, ReadError, Target as Enqueued, Ticket, batch};
 use smallvec::SmallVec;
 
 use crate::codec::{Ack, AckKind, OutgoingPublish, QoS, ReasonCode, Version, encode_ack};
+use crate::dead_letter::{Label, Reason};
 use crate::limits;
 use crate::mapping::{Origin, partition_of};
 use crate::message::Message;
@@ -40,6 +41,7 @@ struct Item {
     retain: bool,
     expires_s: u32,
     publisher: u64,
+    client_id: Range<usize>,
 }
 
 pub(super) enum To {
@@ -68,20 +70,24 @@ impl Burst {
         };
         let (topic, properties, payload) =
             (put(message.topic.as_bytes()), put(message.properties), put(message.payload));
+        // At QoS 0 nobody asks for it.
+        let client_id = put(if message.qos > QoS::AtMostOnce { message.client_id.as_bytes() } else { &[] });
         let Message { qos, retain, expires_s, publisher, .. } = *message;
-        self.items.push(Item { to, topic, properties, payload, qos, retain, expires_s, publisher });
+        self.items.push(Item { to, topic, properties, payload, qos, retain, expires_s, publisher, client_id });
     }
 
     fn message(&self, item: &Item) -> Message<'_> {
+        // They were a &str when they were put in.
+        let text = |at: &Range<usize>| std::str::from_utf8(&self.bytes[at.clone()]).unwrap_or_default();
         Message {
-            // It was a &str when it was put in.
-            topic: std::str::from_utf8(&self.bytes[item.topic.clone()]).unwrap_or_default(),
+            topic: text(&item.topic),
             qos: item.qos,
             retain: item.retain,
             properties: &self.bytes[item.properties.clone()],
             expires_s: item.expires_s,
             payload: &self.bytes[item.payload.clone()],
             publisher: item.publisher,
+            client_id: text(&item.client_id),
         }
     }
 }
@@ -152,22 +158,13 @@ fn outgoing<'a>(message: &Message<'a>, how: &How<'a>, packet_id: u16, now_s: u32
     }
 }
 
-/// Who published, for the log.
-#[derive(Clone, Copy)]
-pub struct Publisher<'a> {
-    /// Client id.
-    pub client_id: &'a str,
-    /// User name.
-    pub user: Option<&'a str>,
-}
-
 impl Shard {
-    /// Sends a message everywhere. `retained` is what became of its topic's retained message; that and `also` have to
-    /// be in the same frame. The ticket of that frame, when there is one.
+    /// Sends a message everywhere; `user` is its publisher's name. `retained` is what became of its topic's retained
+    /// message; that and `also` have to be in the same frame. The ticket of that frame, when there is one.
     pub(super) fn route(
         &mut self,
         message: &Message<'_>,
-        from: Publisher<'_>,
+        user: Option<&str>,
         retained: Option<&RetainedChange>,
         also: &[Change<'_>],
     ) -> Option<Ticket> {
@@ -182,12 +179,12 @@ impl Shard {
                 self.schedule_turn();
             }
         }
-        let more = !also.is_empty() || retained.is_some();
+        let more = !also.is_empty() || retained.is_some() || self.letters.are_due();
         if set.log.is_none() && set.queued.is_empty() && set.shared.is_empty() && !more {
             return None;
         }
         let picked = self.deliver_shared(&set, message);
-        self.journal(&set, &picked, message, from, (retained, also))
+        self.journal(&set, &picked, message, user, (retained, also))
     }
 
     /// Everyone who gets a topic's messages, worked out once.
@@ -216,7 +213,7 @@ impl Shard {
         if (target.durable && qos > QoS::AtMostOnce) || !included {
             return;
         }
-        let mut overflow = 0;
+        let mut overflow = Vec::new();
         let Some(session) = self.sessions.get_mut(target.slot as usize) else { return };
         if session.me.id != target.session {
             return;
@@ -225,6 +222,7 @@ impl Shard {
         let how = How { qos, retain: message.retain && target.retain_as_published, ids: &target.ids };
         let (packet, packet_id_at) = self.scratch.encode(message, link.version, &how, self.now.unix_s);
         if packet.len() > link.packet_bytes_max {
+            self.letters.note(Dropped::TooLarge, qos, &session.me);
             return self.counts.dropped(Dropped::TooLarge, &session.me);
         }
         if link.outbox.capacity() == 0
@@ -256,17 +254,19 @@ impl Shard {
             } else if let Some(dropped) = window.make_room(packet.len(), self.room.bounds(&self.config)) {
                 let (packet, expires_s, payload_bytes) = (packet.into(), message.expires_s, message.payload.len());
                 let expiry_at = self.scratch.expiry_at;
-                let shared = shared(group, message);
-                window.wait(Waiting { packet, packet_id_at, payload_bytes, expiry_at, qos, expires_s, shared });
+                let (shared, copy) = (shared(group, message), self.letters.copy(group, message));
+                window.wait(Waiting { packet, packet_id_at, payload_bytes, expiry_at, qos, expires_s, shared, copy });
                 overflow = dropped;
             } else {
+                self.letters.note(self.room.overflow(), qos, &session.me);
                 return self.counts.dropped(self.room.overflow(), &session.me);
             }
             session.me.set_open(window.is_open());
         }
         link.wake();
-        if overflow > 0 {
-            self.counts.dropped_many(self.room.overflow(), overflow, &session.me);
+        if !overflow.is_empty() {
+            let me = session.me.clone();
+            self.give_up_waiting(self.room.overflow(), &me, &overflow);
         }
     }
 
@@ -281,16 +281,17 @@ impl Shard {
                 }
                 To::Picked(picked) => self.deliver_picked(&picked.0, &picked.1, &message),
             }
+            self.post_due(&message);
         }
     }
 
-    /// One operation: the record, pointers to it, and what else belongs in its frame.
+    /// One operation: the record, pointers to it, letters for who does not get it, and what else belongs in its frame.
     fn journal(
         &mut self,
         set: &MatchSet,
         picked: &[QueueTarget],
         message: &Message<'_>,
-        from: Publisher<'_>,
+        user: Option<&str>,
         (retained, also): (Option<&RetainedChange>, &[Change<'_>]),
     ) -> Option<Ticket> {
         let mut targets: SmallVec<[Enqueued; 4]> = SmallVec::new();
@@ -300,6 +301,7 @@ impl Shard {
                     continue;
                 }
                 if self.is_queue_full(target.session.queued()) {
+                    self.letters.note(Dropped::QueueFull, message.qos, &target.session);
                     self.counts.dropped(Dropped::QueueFull, &target.session);
                     continue;
                 }
@@ -307,31 +309,38 @@ impl Shard {
                 targets.push(Enqueued { queue: target.session.id, tag, expires_s: message.expires_s });
             }
         }
-        if set.log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() {
+        let due = self.letters.are_due();
+        if set.log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() && !due {
             return None;
         }
         let now = self.now;
+        let mut rendered = Vec::new();
+        let mut mapped = set.log.as_ref().map(|log| match &log.fixed {
+            Some(fixed) => (log, &fixed.key[..], fixed.partition, fixed.is_whole),
+            None => {
+                let origin = Origin { topic: message.topic, client_id: message.client_id, user };
+                let properties = crate::codec::PublishProperties::parse(message.properties).unwrap_or_default();
+                let is_whole = log.target.rule.key(&mut rendered, origin, properties.user_properties());
+                (log, &rendered[..], partition_of(&rendered, log.partitions), is_whole)
+            }
+        });
         let mut operation = self.lane.begin();
-        if let Some(log) = &set.log {
-            let rule = &log.target.rule;
-            let null = rule.empty_as_null && message.payload.is_empty();
-            let mut rendered = Vec::new();
-            let (key, partition) = match &log.fixed {
-                Some((key, partition)) => (&key[..], *partition),
-                None => {
-                    let origin = Origin { topic: message.topic, client_id: from.client_id, user: from.user };
-                    let properties = crate::codec::PublishProperties::parse(message.properties).unwrap_or_default();
-                    rule.key(&mut rendered, origin, properties.user_properties());
-                    (&rendered[..], partition_of(&rendered, log.partitions))
-                }
-            };
+        if due {
+            self.letters.append_due(&mut operation, message, now, &mut self.counts);
+        }
+        if self.letters.are_on() && mapped.take_if(|(.., is_whole)| !*is_whole).is_some() {
+            let label = Label { reason: Reason::Unmapped, limit: None, recipients: &[], time_ms: now.unix_ms };
+            self.letters.append(&mut operation, message, label, &mut self.counts);
+        }
+        if let Some((log, key, partition, _)) = mapped {
+            let null = log.target.rule.empty_as_null && message.payload.is_empty();
             operation.append((log.target.topic.id, partition), now.unix_ms, targets.into_iter(), |out| {
-                message.encode_record(out, key, from.client_id, null, now.unix_s);
+                message.encode_record(out, key, null, now.unix_s);
             });
             self.counts.appended += 1;
         } else if !targets.is_empty() {
             operation.append(self.bridge.hidden(), now.unix_ms, targets.into_iter(), |out| {
-                message.encode_record(out, message.topic.as_bytes(), from.client_id, false, now.unix_s);
+                message.encode_record(out, message.topic.as_bytes(), false, now.unix_s);
             });
         }
         if let Some(RetainedChange { order, value }) = retained {
@@ -361,7 +370,8 @@ impl Shard {
                 Out::Window(window) => {
                     let Some(next) = window.next_waiting() else { return session.me.set_open(window.is_open()) };
                     if crate::session::now_before(next.expires_s, self.now.unix_s) {
-                        self.counts.dropped(Dropped::Expired, &session.me);
+                        let me = session.me.clone();
+                        self.give_up_waiting(Dropped::Expired, &me, &[next]);
                         continue;
                     }
                     let packet_id = window.send(next.qos);
@@ -381,9 +391,8 @@ impl Shard {
                 Out::Queue(queue) => match queue.next(durable, self.now.unix_s) {
                     None => {
                         session.me.set_open(queue.is_open());
-                        if queue.waits_for_commit(durable) && !self.out_of_identifiers.contains(&slot) {
-                            self.out_of_identifiers.push(slot);
-                            self.awaited = true;
+                        if queue.waits_for_commit(durable) {
+                            self.wait_for_commit(slot);
                         }
                         return;
                     }
@@ -394,7 +403,9 @@ impl Shard {
                         self.counts.packets_out += 1;
                         link.wake();
                     }
-                    Some(Next::Expired) => self.give_up(slot, Dropped::Expired),
+                    // Its record has to be read first.
+                    Some(Next::Expired) if self.letters.are_on() => return self.doom(slot),
+                    Some(Next::Expired) => self.give_up(slot, Dropped::Expired, None),
                     Some(Next::Publish { packet_id, entry, dup }) => {
                         if !self.send_from_log(slot, packet_id, &entry, dup) {
                             return;
@@ -405,8 +416,16 @@ impl Shard {
         }
     }
 
-    /// Drops the next entry of a queue, and says so in the journal.
-    fn give_up(&mut self, slot: u32, why: Dropped) {
+    /// Has a session's queue go on after the next commit: nothing that its client sends would wake it.
+    fn wait_for_commit(&mut self, slot: u32) {
+        if !self.waiting_for_commit.contains(&slot) {
+            self.waiting_for_commit.push(slot);
+        }
+        self.awaited = true;
+    }
+
+    /// Drops the next entry of a queue, and says so in the journal; with a letter, where this is a message for one.
+    fn give_up(&mut self, slot: u32, why: Dropped, message: Option<&Message<'_>>) {
         let session = &mut self.sessions[slot as usize];
         self.counts.dropped(why, &session.me);
         let Out::Queue(queue) = &mut session.out else { return };
@@ -414,6 +433,11 @@ impl Shard {
         session.me.set_queued(queue.len());
         let mut operation = self.lane.begin();
         operation.change(Change::Remove(session.me.id, sequence));
+        if let (Some(message), Some(reason)) = (message, Reason::of(why)) {
+            let recipients = [&*session.me.client_id];
+            let label = Label { reason, limit: None, recipients: &recipients, time_ms: self.now.unix_ms };
+            self.letters.append(&mut operation, message, label, &mut self.counts);
+        }
         queue.note_removals(operation.submit());
         self.schedule_turn();
     }
@@ -423,10 +447,7 @@ impl Shard {
         // The reader leaves the shard while a record borrowed from it is sent.
         let mut reader = std::mem::replace(&mut self.reader, self.bridge.reader());
         let more = match reader.get(&entry.pointer) {
-            Ok(Fetched::Record(record)) => {
-                self.send_entry(slot, packet_id, entry, dup, &record);
-                true
-            }
+            Ok(Fetched::Record(record)) => self.send_entry(slot, packet_id, entry, dup, &record),
             Ok(Fetched::Cold) => {
                 let session = &mut self.sessions[slot as usize];
                 session.cold = true;
@@ -436,7 +457,7 @@ impl Shard {
             }
             Ok(Fetched::Gone) => {
                 tracing::error!(pointer = ?entry.pointer, "a queued message is not in the log any more");
-                self.give_up(slot, Dropped::Unreadable);
+                self.give_up(slot, Dropped::Unreadable, None);
                 true
             }
             Err(error) => {
@@ -451,10 +472,11 @@ impl Shard {
     /// A queue's next message cannot be read: it is left out, and said so.
     pub(super) fn unreadable(&mut self, slot: u32, error: &ReadError) {
         tracing::error!(%error, "a queued message cannot be read");
-        self.give_up(slot, Dropped::Unreadable);
+        self.give_up(slot, Dropped::Unreadable, None);
     }
 
-    /// Sends the record of a queue's next entry, or drops it when the client does not take its size.
+    /// Sends the record of a queue's next entry, or drops it when the client does not take its size; whether to go on
+    /// with the next.
     pub(super) fn send_entry(
         &mut self,
         slot: u32,
@@ -462,23 +484,40 @@ impl Shard {
         entry: &Entry,
         dup: bool,
         record: &batch::Record<'_>,
-    ) {
-        let Some(message) = Message::from_record(record, &mut self.record_scratch) else {
-            return self.give_up(slot, Dropped::Unreadable);
+    ) -> bool {
+        let mut scratch = std::mem::take(&mut self.record_scratch);
+        let more = match Message::from_record(record, &mut scratch) {
+            Some(message) => {
+                let message = Message { expires_s: entry.expires_s, ..message };
+                self.send_queued(slot, packet_id, Tag(entry.tag), dup, &message)
+            }
+            None => {
+                self.give_up(slot, Dropped::Unreadable, None);
+                true
+            }
         };
-        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+        self.record_scratch = scratch;
+        more
+    }
+
+    fn send_queued(&mut self, slot: u32, packet_id: u16, tag: Tag, dup: bool, message: &Message<'_>) -> bool {
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return false };
         // Its rights may have changed while it waited; what may have been sent before is not sent again either.
         if !self.router.may_receive(&session.me, message.topic) {
-            return self.give_up(slot, Dropped::Rights);
+            self.give_up(slot, Dropped::Rights, None);
+            return true;
         }
-        let (Some(link), Out::Queue(queue)) = (session.link.as_mut(), &mut session.out) else { return };
-        let tag = Tag(entry.tag);
+        let (Some(link), Out::Queue(queue)) = (session.link.as_mut(), &mut session.out) else { return false };
         let id = tag.share().map_or(tag.id(), |key| session.subscriptions.shared_id(key));
         let how = How { qos: tag.qos(), retain: tag.retain(), ids: id.as_slice() };
-        let message = Message { expires_s: entry.expires_s, ..message };
-        let outgoing = OutgoingPublish { dup, ..outgoing(&message, &how, packet_id, self.now.unix_s) };
+        let outgoing = OutgoingPublish { dup, ..outgoing(message, &how, packet_id, self.now.unix_s) };
         if outgoing.encoded_length(link.version) > link.packet_bytes_max {
-            return self.give_up(slot, Dropped::TooLarge);
+            if self.letters.are_on() && !self.takes_letters(limits::BACKLOG_BYTES_MAX) {
+                self.wait_for_commit(slot);
+                return false;
+            }
+            self.give_up(slot, Dropped::TooLarge, Some(message));
+            return true;
         }
         if !link.put_aliased(&outgoing) {
             outgoing.encode(&mut link.outbox, link.version);
@@ -488,6 +527,7 @@ impl Shard {
         self.counts.sent(how.qos, message.payload.len());
         session.traffic.messages_out += 1;
         link.wake();
+        true
     }
 }
 

@@ -12,7 +12,6 @@ use crate::stats::Dropped;
 use crate::store;
 
 use super::Shard;
-use super::publish::Publisher;
 
 /// What became of a topic's retained message, for the journal.
 pub(super) struct RetainedChange {
@@ -28,7 +27,6 @@ impl Shard {
     pub(super) fn keep_retained(
         &mut self,
         message: &Message<'_>,
-        from: Publisher<'_>,
         can_be_told: bool,
     ) -> Result<Option<RetainedChange>, Full> {
         let store = &self.router.retained;
@@ -38,7 +36,7 @@ impl Shard {
         if message.payload.is_empty() {
             return Ok(Some(RetainedChange { order: store.remove(message.topic), value: None }));
         }
-        let kept = retained(message, from);
+        let kept = retained(message);
         let bounds = Bounds { messages: self.config.max_retained_messages, bytes: self.config.max_retained_bytes };
         let set = match can_be_told {
             true => store.set_within(bounds, kept).map_err(|full| (full, None)),
@@ -47,7 +45,7 @@ impl Shard {
         match set {
             Ok(kept) => Ok(Some(RetainedChange { order: kept.order, value: Some(store::encode_retained(&kept)) })),
             Err((full, removed)) => {
-                self.note_full(full, message, from);
+                self.note_full(full, message);
                 match can_be_told {
                     true => Err(full),
                     false => Ok(removed.map(|order| RetainedChange { order, value: None })),
@@ -57,26 +55,21 @@ impl Shard {
     }
 
     /// Counts a message that was not retained, and says so from time to time.
-    fn note_full(&mut self, full: Full, message: &Message<'_>, from: Publisher<'_>) {
-        let setting = match full {
-            Full::Messages => {
-                self.counts.not_retained_messages += 1;
-                "mqtt.max_retained_messages"
-            }
-            Full::Bytes => {
-                self.counts.not_retained_bytes += 1;
-                "mqtt.max_retained_bytes"
-            }
-        };
+    fn note_full(&mut self, full: Full, message: &Message<'_>) {
+        *match full {
+            Full::Messages => &mut self.counts.not_retained_messages,
+            Full::Bytes => &mut self.counts.not_retained_bytes,
+        } += 1;
+        let setting = full.key();
         if self.router.may_warn_of_retained(self.now.up_ms) {
-            let (client, topic) = (from.client_id, crate::listener::shortened(message.topic));
+            let (client, topic) = (message.client_id, crate::listener::shortened(message.topic));
             let (messages, bytes) = self.router.retained.size();
             tracing::warn!(
                 client,
                 topic,
                 messages,
                 bytes,
-                "not retained, and others will not be either: {setting} is reached; further ones are counted"
+                "not retained, and others will not be either: mqtt.{setting} is reached; further ones are counted"
             );
         }
     }
@@ -92,6 +85,7 @@ impl Shard {
             expires_s: kept.expires_s,
             payload: &kept.payload,
             publisher: 0,
+            client_id: &kept.client_id,
         };
         let Some(session) = self.sessions.get(slot as usize) else { return };
         let me = session.me.clone();
@@ -112,7 +106,7 @@ impl Shard {
             // Another shard's newer value may be queued first: this one is not to follow it.
             operation.unless_newer(kept.order, store::RETAINED, kept.topic.as_bytes());
             operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
-                message.encode_record(out, kept.topic.as_bytes(), &kept.client_id, false, now.unix_s);
+                message.encode_record(out, kept.topic.as_bytes(), false, now.unix_s);
             });
             operation.submit();
             return self.schedule_turn();
@@ -128,6 +122,8 @@ impl Shard {
         };
         self.scratch.restart();
         self.deliver(&target, None, &message);
+        // It is still there.
+        self.letters.forget();
     }
 
     /// Once a second, on one shard for all: what has expired goes.
@@ -145,14 +141,14 @@ impl Shard {
     }
 }
 
-fn retained(message: &Message<'_>, from: Publisher<'_>) -> Retained {
+fn retained(message: &Message<'_>) -> Retained {
     Retained {
         topic: message.topic.into(),
         qos: message.qos,
         properties: message.properties.into(),
         payload: message.payload.into(),
         expires_s: message.expires_s,
-        client_id: from.client_id.into(),
+        client_id: message.client_id.into(),
         order: 0,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::HashMap;
-use bridge::state::{Entry, Pointer};
+use bridge::state::{Change, Entry, Pointer};
 use bridge::{Delivery, Fetched, ReadError, Target as Enqueued};
 use smallvec::SmallVec;
 
@@ -109,7 +109,7 @@ impl Shard {
         let now = self.now;
         let mut operation = self.lane.begin();
         operation.append(self.bridge.hidden(), now.unix_ms, std::iter::once(target), |out| {
-            message.encode_record(out, message.topic.as_bytes(), "", false, now.unix_s);
+            message.encode_record(out, message.topic.as_bytes(), false, now.unix_s);
         });
         operation.submit();
         self.schedule_turn();
@@ -118,6 +118,7 @@ impl Shard {
     /// A place in a member's queue; none when it is full.
     fn queue_target(&mut self, member: &Subscriber, key: u32, qos: QoS, expires_s: u32) -> Option<Enqueued> {
         if self.is_queue_full(member.session.queued()) {
+            self.letters.note(Dropped::QueueFull, qos, &member.session);
             self.counts.dropped(Dropped::QueueFull, &member.session);
             return None;
         }
@@ -138,6 +139,7 @@ impl Shard {
                 self.counts.dropped_session_ended += alone as u64;
                 for Shared { group, message } in shared {
                     self.hand_over(&group, &message.borrow(), Some(gone));
+                    self.post_due(&message.borrow());
                 }
             }
             Out::Queue(queue) => {
@@ -189,6 +191,60 @@ impl Shard {
         self.schedule_turn();
     }
 
+    /// Once a second: what waits for members that are away goes to those that are there and keep a queue, in the frame that
+    /// takes it from the former. Nothing waits for one member while another has nothing to do.
+    pub(super) fn relieve_absent(&mut self) {
+        let is_waiting =
+            |session: &Session| session.link.is_none() && session.subscriptions.has_shared() && session.me.queued() > 0;
+        let away = self.sessions.iter().filter(|(_, session)| is_waiting(session)).map(|(slot, _)| slot as u32);
+        for slot in away.collect::<Vec<_>>() {
+            self.relieve(slot);
+        }
+    }
+
+    fn relieve(&mut self, slot: u32) {
+        let session = &self.sessions[slot as usize];
+        let Out::Queue(queue) = &session.out else { return };
+        let id = session.me.id;
+        let mut takers: HashMap<Option<u32>, Option<Arc<SharedGroup>>> = HashMap::default();
+        let mut moves = Vec::new();
+        for (sequence, entry) in queue.never_sent().take(limits::RELIEVED_ENTRIES_MAX) {
+            let group = takers
+                .entry(Tag(entry.tag).share())
+                .or_insert_with(|| self.group_of(&session.subscriptions, &entry, false));
+            let Some(found) = group else { continue };
+            let qos = Tag(entry.tag).qos();
+            let has_room = |one: &SessionRef| one.is_open() && one.durable && !self.is_queue_full(one.queued());
+            match found.pick(has_room).filter(|member| through_queue(member, qos)) {
+                Some(member) => {
+                    member.session.set_queued(member.session.queued() + 1);
+                    let tag = Tag::shared(qos.min(member.qos), false, found.key).0;
+                    let target = Enqueued { queue: member.session.id, tag, expires_s: entry.expires_s };
+                    moves.push((sequence, entry.pointer, target));
+                }
+                None => *group = None,
+            }
+        }
+        if moves.is_empty() {
+            return;
+        }
+        let mut operation = self.lane.begin();
+        for (sequence, pointer, target) in &moves {
+            operation.requeue(*pointer, *target);
+            operation.change(Change::Remove(id, *sequence));
+        }
+        let ticket = operation.submit();
+        let gone: Vec<u64> = moves.iter().map(|(sequence, ..)| *sequence).collect();
+        let session = &mut self.sessions[slot as usize];
+        if let Out::Queue(queue) = &mut session.out {
+            queue.give_up(&gone);
+            queue.note_removals(ticket);
+            session.me.set_queued(queue.len());
+        }
+        tracing::debug!(client = &*session.me.client_id, entries = gone.len(), "went to other members of its group");
+        self.schedule_turn();
+    }
+
     /// Whose an entry becomes when its session ends.
     fn group_of(&self, subscriptions: &Subscriptions, entry: &Entry, was_sent: bool) -> Option<Arc<SharedGroup>> {
         let tag = Tag(entry.tag);
@@ -206,7 +262,10 @@ impl Shard {
         };
         let qos = Tag(entry.tag).qos();
         if through_queue(&member, qos) {
-            return Some((entry.pointer, self.queue_target(&member, group.key, qos, entry.expires_s)?));
+            let target = self.queue_target(&member, group.key, qos, entry.expires_s);
+            // It is not in hand: it is only counted.
+            self.letters.forget();
+            return Some((entry.pointer, target?));
         }
         self.orphans.waiting.push_back(Orphan { entry, group });
         self.schedule_turn();
@@ -224,10 +283,14 @@ impl Shard {
             let Orphan { entry, group } = &orphan;
             match reader.get(&entry.pointer) {
                 Ok(Fetched::Record(record)) => match Message::from_record(&record, &mut scratch) {
-                    _ if now_before(entry.expires_s, self.now.unix_s) => self.counts.dropped_expired += 1,
+                    Some(message) if now_before(entry.expires_s, self.now.unix_s) => {
+                        self.give_up_shared(group, &Message { expires_s: entry.expires_s, ..message });
+                    }
                     Some(message) => {
                         let (qos, retain, expires_s) = (Tag(entry.tag).qos(), false, entry.expires_s);
-                        self.hand_over(group, &Message { qos, retain, expires_s, ..message }, None);
+                        let message = Message { qos, retain, expires_s, ..message };
+                        self.hand_over(group, &message, None);
+                        self.post_due(&message);
                     }
                     None => self.counts.dropped_unreadable += 1,
                 },

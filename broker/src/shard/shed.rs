@@ -121,11 +121,17 @@ impl Shard {
 
     /// Gives up what waits beyond a client's fair share.
     fn cut_to_share(&mut self) {
+        let mut all = Vec::new();
         for (_, session) in &mut self.sessions {
             if let Out::Window(window) = &mut session.out {
                 let dropped = window.shrink_to(self.room.share_bytes, self.config.drops_oldest);
-                self.counts.dropped_many(Dropped::MemoryQueued, dropped, &session.me);
+                if !dropped.is_empty() {
+                    all.push((session.me.clone(), dropped));
+                }
             }
+        }
+        for (me, dropped) in all {
+            self.give_up_waiting(Dropped::MemoryQueued, &me, &dropped);
         }
     }
 
@@ -136,9 +142,11 @@ impl Shard {
     }
 
     /// Whether a durable queue has no place for one more. Where the oldest goes, there is one: its owner makes room
-    /// when the message is durable. Until then what is on its way is bounded as the journal's backlog is.
+    /// when the message is durable. Until then what is on its way is bounded as the journal's backlog is; what waits in
+    /// it to become a dead letter, by a number.
     pub(super) fn is_queue_full(&self, queued: usize) -> bool {
-        !self.config.drops_oldest && queued >= self.config.max_queued_messages
+        let overhang = if self.config.drops_oldest { limits::QUEUE_OVERHANG_MAX } else { 0 };
+        queued >= self.config.max_queued_messages.saturating_add(overhang)
     }
 
     /// Drops what is oldest in these queues, by slot, as far as they hold more than they may; in the journal too.

@@ -10,7 +10,6 @@ use crate::router::retained::Retained;
 use crate::stats::Counts;
 use crate::sys::{Sizes, Tree};
 
-use super::publish::Publisher;
 use super::{Shard, Shared};
 
 /// Tells `$SYS` (S8), on one shard for all.
@@ -59,8 +58,9 @@ impl Shard {
             order: 0,
         };
         self.router.sys.set(kept);
-        let message = Message { topic, qos, retain: false, properties: &[], expires_s, payload, publisher: 0 };
-        self.route(&message, Publisher { client_id: "", user: None }, None, &[]);
+        let (publisher, client_id) = (0, "");
+        let message = Message { topic, qos, retain: false, properties: &[], expires_s, payload, publisher, client_id };
+        self.route(&message, None, None, &[]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The time in a simulation: given, not read.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use crate::shard::Now;
 
@@ -47,6 +48,12 @@ impl Clock {
     pub fn start(&mut self) {
         self.started_ms = self.passed_ms;
         self.show();
+    }
+
+    /// As the bridge has it.
+    pub fn now(&self) -> bridge::log::Now {
+        let up = Duration::from_millis(self.passed_ms - self.started_ms);
+        bridge::log::Now { wall_ms: self.wall_ahead_ms + self.passed_ms as i64, up }
     }
 
     fn show(&self) {

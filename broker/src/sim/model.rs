@@ -8,6 +8,8 @@ use bridge::batch::{self, Header};
 use crate::codec::QoS;
 use crate::mapping::filter_matches;
 
+use super::process::DEAD_LETTERS;
+
 /// A message, by its place in [`Model::messages`]; it is the payload.
 pub type Number = usize;
 
@@ -296,7 +298,7 @@ impl Model {
 
     /// What is in the log now; `is_whole` when everything durable is applied.
     pub fn check_log(&mut self, bridge: &Bridge, is_whole: bool, now_ms: u64) -> Result<(), String> {
-        for topic in bridge.topics() {
+        for topic in bridge.topics().iter().filter(|topic| topic.name != DEAD_LETTERS) {
             let mut there: BTreeMap<Number, u32> = BTreeMap::new();
             for partition in &topic.partitions {
                 let values = read(partition)?;

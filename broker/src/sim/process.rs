@@ -15,7 +15,7 @@ use tokio::task::LocalSet;
 use crate::auth::{Access, Files, Identity};
 use crate::codec::{Connect, QoS};
 use crate::listener::Client;
-use crate::mapping::Rule;
+use crate::mapping::{Mapping, Rule};
 use crate::router::Router;
 use crate::shard::{self, Shard, Shared};
 use crate::start::{Recovered, make_topics};
@@ -30,7 +30,11 @@ pub struct Settings {
     pub max_queued_messages: usize,
     pub drops_oldest: bool,
     pub max_inflight_messages: u16,
+    pub dead_letters: bool,
 }
+
+/// Where they go in the log.
+pub const DEAD_LETTERS: &str = "dead";
 
 pub struct Process {
     pub bridge: Bridge,
@@ -82,7 +86,8 @@ impl Process {
     ) -> Result<(Recovered, Vec<Shard>), NotUp> {
         let wrong = |error: String| if disk.has_ended() { NotUp::Ended } else { NotUp::Wrong(error) };
         let lane = bridge.lane();
-        let rules = make_topics(bridge, &lane, rules()).map_err(|error| wrong(error.to_string()))?;
+        let (rules, dead_letters) =
+            make_topics(bridge, &lane, mapping(settings)).map_err(|error| wrong(error.to_string()))?;
         commit_all(bridge, steps)?;
         let access = Access::open(&Files::default()).map_err(|error| wrong(error.to_string()))?;
         let mut recovered = Recovered::new(config(settings), bridge, rules, Arc::new(access));
@@ -90,7 +95,7 @@ impl Process {
         for (index, sessions) in std::mem::take(&mut recovered.sessions).into_iter().enumerate() {
             let Recovered { router, config, mailboxes, .. } = &recovered;
             let (router, config, mailboxes) = (router.clone(), config.clone(), mailboxes.clone());
-            let mut shard = Shard::new(index, bridge.clone(), router, config, mailboxes);
+            let mut shard = Shard::new(index, bridge.clone(), router, config, mailboxes, dead_letters.clone());
             sessions.into_iter().for_each(|session| shard.recover(session));
             shards.push(shard);
         }
@@ -163,15 +168,16 @@ fn options() -> bridge::Options {
         data_dir: "/data".into(),
         durability: Durability::Fsync,
         commit_interval: Duration::ZERO,
-        segment_bytes_max: 8 << 10,
+        topic_defaults: bridge::Settings { segment_bytes: 8 << 10, ..Default::default() },
         checkpoint_bytes: 24 << 10,
         checkpoint_interval: Duration::from_secs(60),
     }
 }
 
-fn rules() -> Vec<Rule> {
+fn mapping(settings: &Settings) -> Mapping {
     let rule = |filter: &str, topic: &str, partitions| Rule::parse(filter, topic, "{topic}", partitions, false);
-    vec![rule("a/#", "a", 2).expect("a rule"), rule("w/#", "w", 1).expect("a rule")]
+    let rules = vec![rule("a/#", "a", 2).expect("a rule"), rule("w/#", "w", 1).expect("a rule")];
+    Mapping { rules, dead_letters: settings.dead_letters.then(|| DEAD_LETTERS.to_owned()) }
 }
 
 fn config(settings: &Settings) -> Config {

@@ -74,6 +74,7 @@ impl World {
             shards: 1 + random.below(2) as usize,
             max_queued_messages: if few { 4 } else { 1_000 },
             drops_oldest: random.one_in(2),
+            dead_letters: random.one_in(2),
             max_inflight_messages: [1, 2, 5, 100][random.below(4) as usize],
         };
         let model = Model::new(few);
@@ -231,7 +232,7 @@ impl World {
 
     fn checkpoint(&mut self, process: &mut Process) -> Step {
         match self.random.below(4) {
-            0 => process.steps.start_checkpoint(),
+            0 => process.steps.start_checkpoint(self.clock.now()),
             1 => process.steps.make_spare(),
             _ => match process.steps.checkpoint(1 + self.random.below(24)) {
                 Ok(done) => self.counts.checkpoints += u64::from(done),

@@ -79,7 +79,7 @@ mod tests {
             data_dir: folder.path().to_owned(),
             durability: Durability::Os,
             commit_interval: Duration::ZERO,
-            segment_bytes_max: 1 << 20,
+            topic_defaults: bridge::Settings { segment_bytes: 1 << 20, ..bridge::Settings::default() },
             checkpoint_bytes: 1 << 24,
             checkpoint_interval: Duration::from_secs(60),
         };

@@ -283,12 +283,19 @@ impl Broker {
         self.restart();
     }
 
+    /// SIGTERM, and nothing else.
+    #[track_caller]
+    pub fn sigterm(&self) {
+        let child = self.child.as_ref().expect("it is running");
+        kill_process(Pid::from_child(child), Signal::TERM).expect("our own child");
+    }
+
     /// SIGTERM; gives how it ended and how long that took.
     #[track_caller]
     pub fn sigterm_and_wait(&mut self) -> (ExitStatus, Duration) {
-        let mut child = self.child.take().expect("it is running");
         let asked = Instant::now();
-        kill_process(Pid::from_child(&child), Signal::TERM).expect("our own child");
+        self.sigterm();
+        let mut child = self.child.take().expect("it is running");
         let status = wait_for_exit(&mut child);
         (status.expect("it ends after SIGTERM"), asked.elapsed())
     }

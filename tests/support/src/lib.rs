@@ -10,6 +10,7 @@ pub mod certs;
 pub mod http;
 pub mod kafka;
 pub mod kafka_wire;
+pub mod load;
 pub mod mqtt;
 pub mod passwords;
 pub mod ports;

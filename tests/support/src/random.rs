@@ -1,5 +1,22 @@
 //! A seeded random number generator, so that a failed run can be replayed from its seed.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The number that an environment variable holds, if it is set.
+pub fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+}
+
+/// The seed that an environment variable holds, else one that was not used before.
+pub fn seed_from(variable: &str) -> u64 {
+    let from_clock = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.expect("after 1970").as_nanos() as u64
+    };
+    number_from(variable).unwrap_or_else(from_clock)
+}
+
 /// SplitMix64: small, and good enough to choose moments.
 #[derive(Debug, Clone)]
 pub struct Random(u64);

@@ -38,7 +38,7 @@ fn open(folder: &TempDir) -> Bridge {
         data_dir: folder.path().to_owned(),
         durability: Durability::Os,
         commit_interval: Duration::ZERO,
-        segment_bytes_max: 1 << 20,
+        topic_defaults: crate::Settings { segment_bytes: 1 << 20, ..crate::Settings::default() },
         checkpoint_bytes: 1 << 24,
         checkpoint_interval: Duration::from_secs(60),
     };

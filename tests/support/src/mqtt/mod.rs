@@ -7,7 +7,7 @@ mod wire;
 
 pub use client::{Client, Lost};
 pub use packet::{Ack, AckKind, ConnAck, Connect, Packet, Prop, Publish, Version, Will};
-pub use wire::{Malformed, subscribe, take_packet};
+pub use wire::{Malformed, subscribe, take_packet, unsubscribe};
 
 /// Subscription option: do not send my own messages back (5.0).
 pub const NO_LOCAL: u8 = 0x04;

@@ -167,7 +167,8 @@ pub fn subscribe(version: Version, id: u16, filters: &[(&str, u8)], props: &[Pro
     packet(0x82, &body)
 }
 
-pub(super) fn unsubscribe(version: Version, id: u16, filter: &str) -> Vec<u8> {
+/// UNSUBSCRIBE with one filter.
+pub fn unsubscribe(version: Version, id: u16, filter: &str) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
     put_props(&mut body, version, &[]);
     put_bytes(&mut body, filter.as_bytes());

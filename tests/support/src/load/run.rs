@@ -1,10 +1,10 @@
 //! What the threads of a run tell each other.
 
+use crate::mqtt::{Client, Connect, Lost};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::mqtt::{Client, Connect, Lost};
 
 /// How long a broker may be away; longer is a failed restart.
 const ABSENCE_LIMIT: Duration = Duration::from_secs(60);

@@ -1,13 +1,13 @@
 //! A Kafka consumer group that commits by hand, through all kills.
 
-use crate::run::Run;
+use super::run::Run;
+use crate::PATIENCE;
+use crate::kafka::{Kafka, Record, poll_record};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use support::PATIENCE;
-use support::kafka::{Kafka, Record, poll_record};
 
 const TOPIC: &str = "mqtt";
 /// Records between two commits.
@@ -30,7 +30,7 @@ pub struct Backend {
 
 impl Backend {
     /// A consumer of this group, not yet running.
-    pub fn new(kafka: Kafka, group: &str) -> Backend {
+    pub(super) fn new(kafka: Kafka, group: &str) -> Backend {
         Backend { kafka, group: group.to_owned(), seen: Mutex::default() }
     }
 
@@ -44,18 +44,22 @@ impl Backend {
         self.seen().committed.clone()
     }
 
-    /// What the broker says is committed.
-    pub fn told_by_broker(&self) -> HashMap<i32, i64> {
-        self.kafka.committed(&self.group, TOPIC)
+    /// Panics if a committed offset that was known before is now lower.
+    pub fn never_back(&self, before: &HashMap<i32, i64>) {
+        let after = self.kafka.committed(&self.group, TOPIC);
+        for (partition, offset) in before {
+            let now = after.get(partition).copied().unwrap_or(-1);
+            assert!(now >= *offset, "partition {partition}: {offset} fell to {now}");
+        }
     }
 
     /// The text of each record it read, by partition and offset.
-    pub fn records(&self) -> BTreeMap<(i32, i64), String> {
+    pub(super) fn records(&self) -> BTreeMap<(i32, i64), String> {
         self.seen().records.clone()
     }
 
     /// Waits until it has read so many records.
-    pub fn wait_for(&self, count: usize, run: &Run) {
+    pub(super) fn wait_for(&self, count: usize, run: &Run) {
         let deadline = Instant::now() + 3 * PATIENCE;
         while !run.is_aborted() {
             let seen = self.seen().records.len();
@@ -68,7 +72,7 @@ impl Backend {
     }
 
     /// Reads and commits until the run is over.
-    pub fn run(&self, run: &Run) {
+    pub(super) fn run(&self, run: &Run) {
         let _abort = run.abort_on_panic();
         let consumer = self.kafka.join(&self.group, TOPIC);
         let mut uncommitted = 0;

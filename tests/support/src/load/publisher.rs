@@ -1,27 +1,26 @@
 //! A publisher that resumes as [MQTT-4.4.0-1] says: after a reconnect it sends again each
 //! PUBLISH and PUBREL that was not answered, with the ids and in the order they had.
 
-use crate::run::Run;
+use super::run::Run;
+use super::sent::Sent;
+use crate::PATIENCE;
+use crate::mqtt::{Ack, AckKind, Client, Connect, Lost, Packet, Publish, Version};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
-use support::PATIENCE;
-use support::mqtt::{Ack, AckKind, Client, Connect, Lost, Packet, Publish, Version};
 
 /// Messages under way at once.
 const WINDOW: usize = 16;
 /// Few ids, so that each is used again soon.
 const IDS: u16 = 40;
-/// Topics of each publisher: order counts within one.
-const TOPICS: u64 = 3;
 /// Between two messages, so that a run is a steady load and not a flood.
 const PAUSE: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 struct UnderWay {
     id: u16,
-    sequence: u64,
+    number: u64,
     /// PUBREC has come and PUBREL is sent (QoS 2).
     released: bool,
 }
@@ -29,62 +28,56 @@ struct UnderWay {
 /// One publishing client with a durable session.
 #[derive(Debug)]
 pub struct Publisher {
-    name: String,
-    qos: u8,
+    sent: Sent,
     address: SocketAddr,
     connect: Connect,
     had_session: bool,
+    forgiving: bool,
     under_way: VecDeque<UnderWay>,
     last_id: u16,
-    /// The number of messages sent; after a run each of them was acknowledged.
-    pub sent: u64,
 }
 
 impl Publisher {
     /// A publisher that has not connected yet.
     pub fn new(name: &str, version: Version, qos: u8, address: SocketAddr) -> Publisher {
         Publisher {
-            name: name.to_owned(),
-            qos,
+            sent: Sent::new(name, qos),
             address,
             connect: Connect::new(version, name).durable(),
             had_session: false,
+            forgiving: false,
             under_way: VecDeque::new(),
             last_id: 0,
-            sent: 0,
         }
     }
 
-    /// Its topics.
-    pub fn topics(&self) -> impl Iterator<Item = String> {
-        (0..TOPICS).map(|n| self.topic(n))
+    /// One at QoS 1 and one at QoS 2 in each version.
+    pub fn of_each_kind(address: SocketAddr) -> Vec<Publisher> {
+        let kinds = [(Version::V311, 1), (Version::V5, 1), (Version::V311, 2), (Version::V5, 2)];
+        let publisher = |(n, (version, qos))| Publisher::new(&format!("p{n}"), version, qos, address);
+        kinds.into_iter().enumerate().map(publisher).collect()
     }
 
-    /// The topic of its message of this number.
-    pub fn topic(&self, sequence: u64) -> String {
-        format!("kill/q{}/{}/{}", self.qos, self.name, sequence % TOPICS)
+    /// It goes on when its session is lost.
+    pub fn forgiving(self) -> Publisher {
+        Publisher { forgiving: true, ..self }
     }
 
-    /// The numbers it sent to this topic of its own.
-    pub fn sequences_of(&self, topic: &str) -> Vec<u64> {
-        let of_topic = (0..self.sent).filter(|sequence| self.topic(*sequence) == topic);
-        of_topic.collect()
-    }
-
-    /// Publishes through all kills until the run drains and all is acknowledged.
-    pub fn run(&mut self, run: &Run) {
-        let _abort = run.abort_on_panic();
+    /// Publishes until the run drains and all is acknowledged, however often the broker goes away.
+    pub fn run(mut self, run: &Run) -> Sent {
         while let Ok(client) = run.connect(self.address, &self.connect) {
             match self.publish_on(client, run) {
-                Ok(()) => return,
+                Ok(()) => break,
                 Err(Lost::Closed) => {}
                 Err(Lost::Silent) => panic!("no answer: {:?}", self.under_way),
             }
         }
+        self.sent
     }
 
     fn publish_on(&mut self, mut client: Client, run: &Run) -> Result<(), Lost> {
-        assert!(client.connack.session_present || !self.had_session, "the session of {} is lost", self.name);
+        let kept = client.connack.session_present || !self.had_session || self.forgiving;
+        assert!(kept, "the session of {} is lost", self.sent.name);
         self.had_session = true;
         self.resume(&mut client)?;
         loop {
@@ -99,6 +92,7 @@ impl Publisher {
             let wait = if full { PATIENCE } else { Duration::from_micros(100) };
             match client.try_recv(wait) {
                 Ok(Packet::Ack(ack)) => self.answered(ack, &mut client)?,
+                Ok(Packet::Disconnect { .. }) => return Err(Lost::Closed),
                 Ok(other) => panic!("a publisher got {other:?}"),
                 Err(Lost::Silent) if !full => {}
                 Err(lost) => return Err(lost),
@@ -111,15 +105,15 @@ impl Publisher {
             if message.released {
                 client.try_send_ack(AckKind::PubRel, message.id)?;
             } else {
-                client.try_send_publish(&self.packet(message.id, message.sequence).dup())?;
+                client.try_send_publish(&self.packet(message.id, message.number).dup())?;
             }
         }
         Ok(())
     }
 
-    fn packet(&self, id: u16, sequence: u64) -> Publish {
-        let payload = format!("{}:{sequence}", self.name);
-        Publish::new(&self.topic(sequence), payload).qos(self.qos).id(id)
+    fn packet(&self, id: u16, number: u64) -> Publish {
+        let sent = &self.sent;
+        Publish::new(&sent.topic(number), sent.payload(number)).qos(sent.qos).id(id)
     }
 
     fn publish_next(&mut self, client: &mut Client) -> Result<(), Lost> {
@@ -130,11 +124,11 @@ impl Publisher {
                 break;
             }
         }
-        let message = UnderWay { id: self.last_id, sequence: self.sent, released: false };
-        let packet = self.packet(message.id, message.sequence);
+        let message = UnderWay { id: self.last_id, number: self.sent.count, released: false };
+        let packet = self.packet(message.id, message.number);
         // It counts as sent even if the connection is lost now: it is sent again.
         self.under_way.push_back(message);
-        self.sent += 1;
+        self.sent.count += 1;
         client.try_send_publish(&packet)
     }
 
@@ -146,8 +140,8 @@ impl Publisher {
                 let place = waiting.unwrap_or_else(|| panic!("nobody waits for {ack:?}"));
                 let message = &mut self.under_way[place];
                 // [MQTT-4.6.0-2], [MQTT-4.6.0-3]: answers come in the order of the PUBLISHes.
-                assert_eq!(message.id, ack.id, "{} got {ack:?} out of order", self.name);
-                if self.qos == 1 {
+                assert_eq!(message.id, ack.id, "{} got {ack:?} out of order", self.sent.name);
+                if self.sent.qos == 1 {
                     self.under_way.remove(place);
                     return Ok(());
                 }

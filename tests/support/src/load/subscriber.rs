@@ -1,26 +1,33 @@
-//! A durable subscriber that keeps its side of the protocol through all kills.
+//! A durable subscriber that keeps its side of the protocol whatever happens to the broker.
 
-use crate::run::Run;
+use super::run::Run;
+use super::sent::Got;
+use super::{END, FILTER};
+use crate::mqtt::{AckKind, Client, Connect, Lost, Packet, Publish, Version};
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
-use support::mqtt::{AckKind, Client, Connect, Lost, Packet, Publish, Version};
 
+/// What those share who share: all but the last message, which each of them gets.
+const SHARED: &str = "$share/members/load/+/+/+";
+const ABSENCE: Duration = Duration::from_millis(100);
 /// Silence after the last message that means nothing more will come.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// One subscribing client with a durable session.
 #[derive(Debug)]
 pub struct Subscriber {
-    /// Its client id.
-    pub name: String,
-    qos: u8,
+    got: Got,
     address: SocketAddr,
     connect: Connect,
+    filters: Vec<&'static str>,
+    /// Whether it is away until the publishers are done.
+    is_late: bool,
+    /// Messages after which it goes away for a while.
+    leaves_after: usize,
     /// QoS 2 ids received and not yet released: what comes with one of them is a repeat.
     held: HashSet<u16>,
-    /// Topic and payload of each message, in order; at QoS 2 repeats are left out.
-    pub got: Vec<(String, String)>,
     ended: bool,
 }
 
@@ -28,43 +35,67 @@ impl Subscriber {
     /// A subscriber that has not connected yet.
     pub fn new(name: &str, version: Version, qos: u8, address: SocketAddr) -> Subscriber {
         Subscriber {
-            name: name.to_owned(),
-            qos,
+            got: Got { name: name.to_owned(), qos, is_shared: false, messages: Vec::new() },
             address,
             connect: Connect::new(version, name).durable(),
+            filters: vec![FILTER],
+            is_late: false,
+            leaves_after: usize::MAX,
             held: HashSet::new(),
-            got: Vec::new(),
             ended: false,
         }
     }
 
-    /// Makes the session.
-    pub fn subscribe(&mut self) {
-        let mut client = Client::connect(self.address, &self.connect);
-        assert_eq!(client.subscribe("kill/#", self.qos), self.qos);
+    /// It is away until the publishers are done.
+    pub fn late(self) -> Subscriber {
+        Subscriber { is_late: true, ..self }
     }
 
-    /// Receives through all kills until the message `end`, and what may come behind it.
-    pub fn run(&mut self, run: &Run) {
-        let _abort = run.abort_on_panic();
-        while let Ok(client) = run.connect(self.address, &self.connect) {
-            let present = client.connack.session_present;
-            assert!(present, "the session of {} is lost", self.name);
-            match self.receive_on(client, run) {
-                Err(Lost::Closed) => {}
-                Ok(()) | Err(Lost::Silent) => return,
-            }
+    /// It shares what is published with the others of this kind, and goes away again and again.
+    pub fn sharing(mut self) -> Subscriber {
+        self.got.is_shared = true;
+        Subscriber { filters: vec![SHARED, END], leaves_after: 300, ..self }
+    }
+
+    /// Makes the session.
+    pub fn subscribe(&self) {
+        let mut client = Client::connect(self.address, &self.connect);
+        for filter in &self.filters {
+            assert_eq!(client.subscribe(filter, self.got.qos), self.got.qos);
         }
     }
 
+    /// Receives until the last message and what may come behind it, however often the broker goes away.
+    pub fn run(mut self, run: &Run) -> Got {
+        while self.is_late && !run.is_draining() && !run.is_aborted() {
+            thread::sleep(ABSENCE);
+        }
+        while let Ok(client) = run.connect(self.address, &self.connect) {
+            let present = client.connack.session_present;
+            assert!(present, "the session of {} is lost", self.got.name);
+            match self.receive_on(client, run) {
+                Err(Lost::Closed) => {}
+                Ok(()) | Err(Lost::Silent) => break,
+            }
+        }
+        self.got
+    }
+
     fn receive_on(&mut self, mut client: Client, run: &Run) -> Result<(), Lost> {
+        let leaves_at = self.got.messages.len().saturating_add(self.leaves_after);
         loop {
+            if self.got.messages.len() >= leaves_at && !run.is_draining() {
+                drop(client);
+                thread::sleep(ABSENCE);
+                return Err(Lost::Closed);
+            }
             match client.try_recv(QUIET) {
                 Ok(Packet::Publish(publish)) => self.received(publish, &mut client)?,
                 Ok(Packet::Ack(ack)) if ack.kind == AckKind::PubRel => {
                     self.held.remove(&ack.id);
                     client.try_send_ack(AckKind::PubComp, ack.id)?;
                 }
+                Ok(Packet::Disconnect { .. }) => return Err(Lost::Closed),
                 Ok(other) => panic!("a subscriber got {other:?}"),
                 Err(Lost::Silent) if self.ended || run.is_aborted() => return Ok(()),
                 Err(Lost::Silent) => {}
@@ -76,8 +107,8 @@ impl Subscriber {
     fn received(&mut self, publish: Publish, client: &mut Client) -> Result<(), Lost> {
         let is_new = publish.qos < 2 || self.held.insert(publish.id);
         if is_new {
-            self.ended |= publish.topic == "kill/end";
-            self.got.push((publish.topic.clone(), publish.text()));
+            self.ended |= publish.topic == END;
+            self.got.messages.push((publish.topic.clone(), publish.text()));
         }
         match publish.qos {
             1 => client.try_send_ack(AckKind::PubAck, publish.id),
