@@ -5,6 +5,7 @@
 //! - [`disk`]: the disk; [`steps`]: what the threads do; [`baton`]: a checkpoint goes on between other steps
 //! - `world`: what is done, and when it crashes
 //! - `model`: what must be found
+//! - `groups`: a consumer group and its committed offsets, likewise; `written`: durability "os"
 //! - [`mutation`]: the rules that can be switched off, to see that it notices
 //!
 //! The simulation of the broker has its own world and model, on the same disk and steps.
@@ -15,6 +16,8 @@
 mod baton;
 pub mod disk;
 #[cfg(test)]
+mod groups;
+#[cfg(test)]
 mod model;
 pub mod mutation;
 pub mod random;
@@ -23,6 +26,8 @@ pub mod steps;
 mod tests;
 #[cfg(test)]
 mod world;
+#[cfg(test)]
+mod written;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

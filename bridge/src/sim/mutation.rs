@@ -27,11 +27,15 @@ pub enum Mutation {
     ProducerRepeat,
     /// S6: a segment stays while a queue points into it.
     Pins,
+    /// J6: a committed offset is answered when it is durable.
+    OffsetWaits,
+    /// A member of a generation that is over commits nothing.
+    Generations,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 9] = [
+    pub const ALL: [Mutation; 11] = [
         Mutation::JournalSync,
         Mutation::FrameCrc,
         Mutation::JournalName,
@@ -41,6 +45,8 @@ impl Mutation {
         Mutation::RecycleAfter,
         Mutation::ProducerRepeat,
         Mutation::Pins,
+        Mutation::OffsetWaits,
+        Mutation::Generations,
     ];
 
     /// Switches it off until the guard is dropped.

@@ -3,33 +3,38 @@
 use crate::Space;
 
 use super::disk::{End, SimulatedDisk};
+use super::groups::{self, GroupWorld};
 use super::mutation::Mutation;
 use super::steps::Steps;
 use super::world::{Counts, World};
+use super::written::WrittenWorld;
 use super::{panic_text, seeds};
 
 /// Runs one seed; what it did, or what was wrong.
-fn run(seed: u64) -> Result<Counts, String> {
-    let outcome = std::panic::catch_unwind(|| World::new(seed).run());
-    match outcome {
-        Ok(ran) => ran,
-        Err(panic) => Err(panic_text(&*panic)),
-    }
+fn run(seed: u64) -> Result<(Counts, groups::Counts, u64), String> {
+    let all = || Ok((World::new(seed).run()?, GroupWorld::new(seed).run()?, WrittenWorld::new(seed).run()?.losses));
+    std::panic::catch_unwind(all).unwrap_or_else(|panic| Err(panic_text(&*panic)))
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_whatever_happens() {
-    let mut sum = Counts::default();
+    let (mut sum, mut commits, mut refused, mut losses) = (Counts::default(), 0, 0, 0);
     for seed in seeds(300) {
         match run(seed) {
-            Ok(counts) => sum.add(&counts),
+            Ok((counts, of_groups, lost)) => {
+                losses += lost;
+                sum.add(&counts);
+                commits += of_groups.commits;
+                refused += of_groups.refused;
+            }
             Err(wrong) => {
                 panic!("seed {seed}: {wrong}\nagain: MILLSTREAM_SIM_SEEDS={seed} cargo test -p millstream-bridge sim")
             }
         }
     }
-    println!("{sum:?}");
+    println!("{sum:?}, {commits} offsets committed, {refused} refused, {losses} losses at durability os");
     let is_one = seeds(300).count() == 1;
+    assert!(is_one || commits > 0 && refused > 0 && losses > 0);
     assert!(is_one || sum.acknowledged > 0 && sum.power_cuts > 0 && sum.kills > 0, "{sum:?}");
 }
 

@@ -1,8 +1,13 @@
 //! The seeds, what they found, and that they notice.
 
+use bridge::sim::disk::SimulatedDisk;
 use bridge::sim::{panic_text, seeds};
 
+use crate::codec::{Connect, Version};
+
+use super::clock::Clock;
 use super::mutation::Mutation;
+use super::process::{Process, Settings};
 use super::set_few_packet_ids;
 use super::world::{Counts, World};
 
@@ -34,6 +39,43 @@ fn a_seed_does_the_same_again() {
     for seed in [1, 2, 3] {
         assert_eq!(run(seed), run(seed));
     }
+}
+
+/// Found by seed 6: the journal failed while its CONNACK waited for it, and DISCONNECT came first [MQTT-3.14.0-1].
+#[test]
+fn a_client_that_was_not_let_in_yet_is_closed_without_a_word() {
+    let (_clock, disk) = (Clock::new(), SimulatedDisk::new(1));
+    let settings = Settings {
+        shards: 1,
+        max_queued_messages: 10,
+        drops_oldest: false,
+        max_inflight_messages: 10,
+        dead_letters: false,
+    };
+    let mut process = Process::start(&disk, &settings).expect("starts");
+    let connect = Connect {
+        version: Version::V5,
+        client_id: "client",
+        keep_alive_s: 0,
+        clean_start: true,
+        will: None,
+        username: None,
+        password: None,
+        session_expiry_s: 100,
+        receive_maximum: 10,
+        maximum_packet_size: None,
+        topic_alias_maximum: 0,
+        request_response_information: false,
+        request_problem_information: true,
+        authentication_method: None,
+        authentication_data: None,
+    };
+    let end = process.connect(&connect).expect("is let in");
+    disk.fail_a_sync(0);
+    assert!(process.steps.commit().is_err());
+    process.run(8);
+    assert!(end.is_closed() && end.take().is_empty());
+    process.end(&disk);
 }
 
 /// A check that cannot fail proves nothing: without the rule, some seed must show it.
