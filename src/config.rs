@@ -14,6 +14,7 @@ mod schema;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod topic_config;
 
 use std::{
     ffi::OsString,
@@ -34,6 +35,7 @@ use crate::logs::{self, LogFormat};
 use reader::{Entry, Reader};
 use schema::Schema;
 use sources::Sources;
+use topic_config::TopicConfig;
 
 /// More shards than this are not started.
 const SHARDS_MAX: u16 = 64;
@@ -55,6 +57,10 @@ pub struct Config {
     pub durability: Durability,
     /// How long a commit may wait for company; 0: not at all.
     pub commit_interval_ms: u32,
+    /// Room on the disk below which nothing is taken but what frees some.
+    pub disk_reserve_bytes: u64,
+    /// After a failed sync the process goes on without a disk, until it is restarted.
+    pub degrades_on_disk_error: bool,
     /// How logs are written.
     pub log_format: LogFormat,
     /// A level or `EnvFilter` directives.
@@ -220,6 +226,8 @@ pub struct RuleConfig {
     pub partitions: u32,
     /// An empty payload becomes a null value, not an empty one.
     pub empty_as_null: bool,
+    /// Settings of the topic, which hold over what others give it.
+    pub topic_config: TopicConfig,
 }
 
 /// Section `admin`.
@@ -299,6 +307,8 @@ impl Config {
             data_dir: from.checked_text("data_dir", "./millstream-data", not_empty).into(),
             durability: from.choice("durability", [("fsync", Durability::Fsync), ("os", Durability::Os)]),
             commit_interval_ms: from.number("commit_interval_ms", 0, 0..=60_000),
+            disk_reserve_bytes: from.number("disk_reserve_bytes", 67_108_864, 0..=1 << 50),
+            degrades_on_disk_error: from.choice("on_disk_error", [("exit", false), ("degraded", true)]),
             log_format: from.choice("log_format", [("text", LogFormat::Text), ("json", LogFormat::Json)]),
             log_level: from.checked_text("log_level", "info", logs::check_level),
             shards: from.number("shards", 0, 0..=SHARDS_MAX),
@@ -479,6 +489,7 @@ impl RuleConfig {
             key: from.text(&key("key"), "{topic}"),
             partitions: from.number(&key("partitions"), 4, 1..=10_000),
             empty_as_null: from.boolean(&key("empty_as_null"), false),
+            topic_config: from.topic_config(&key("topic_config")),
         }
     }
 }
@@ -492,6 +503,7 @@ impl Default for RuleConfig {
             key: "{topic}".to_owned(),
             partitions: 4,
             empty_as_null: false,
+            topic_config: TopicConfig::new(),
         }
     }
 }

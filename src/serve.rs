@@ -18,7 +18,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bridge::Bridge;
+use bridge::{Bridge, Trouble};
 use broker::Broker;
 use broker::auth::Access;
 use broker::listener::socket::Listening;
@@ -45,7 +45,7 @@ use reload::{Running, Source};
 const STOP: Duration = Duration::from_millis(4_500);
 /// Of these, for acknowledging what was received and closing clients.
 const DRAIN: Duration = Duration::from_millis(2_500);
-/// How often the journal's health is looked at.
+/// How often the disk's health is looked at.
 const HEALTH: Duration = Duration::from_millis(250);
 
 /// Starts everything, says `ready`, and returns after SIGTERM or Ctrl-C; with an error when the journal
@@ -177,7 +177,6 @@ async fn serve(
             None => std::future::pending().await,
         }
     };
-    state.set_readiness(Readiness::Ready);
     if let Some(hint) = config.how_to_open() {
         info!("{hint}");
     }
@@ -189,7 +188,7 @@ async fn serve(
             info!("stopping");
             Ok(())
         }
-        failed = journal_failure(bridge, &state) => Err(failed.into()),
+        failed = look_at_disk(bridge, &state, config.degrades_on_disk_error) => Err(failed.into()),
         () = kafka::accept(front, all.kafka, None) => Ok(()),
         () = kafka::accept(front, all.kafka_tls, tls.clone()) => Ok(()),
         () = admin => Ok(()),
@@ -197,13 +196,26 @@ async fn serve(
     }
 }
 
-/// Completes when the journal takes no more.
-async fn journal_failure(bridge: &Bridge, state: &AdminState) -> bridge::JournalFailed {
+/// Tells `/ready` what the disk does. Completes when the journal has failed, unless the broker `degrades`.
+async fn look_at_disk(bridge: &Bridge, state: &AdminState, degrades: bool) -> bridge::JournalFailed {
+    let mut told = None;
     loop {
-        if let Some(failed) = bridge.failure() {
-            state.set_readiness(Readiness::NotReady(failed.to_string()));
-            error!(error = %failed, "exiting, so that a restart can recover what is on the disk");
-            return failed;
+        let trouble = bridge.trouble();
+        let readiness = match &trouble {
+            Some(trouble) => Readiness::NotReady(trouble.to_string()),
+            None => Readiness::Ready,
+        };
+        state.set_readiness(readiness);
+        match trouble {
+            Some(Trouble::Failed(failed)) if !degrades => {
+                error!(error = %failed, "exiting, so that a restart can recover what is on the disk");
+                return failed;
+            }
+            Some(Trouble::Failed(failed)) if told.is_none() => {
+                error!(error = %failed, "from here on nothing is stored, until a restart: on_disk_error = \"degraded\"");
+                told = Some(failed);
+            }
+            _ => {}
         }
         tokio::time::sleep(HEALTH).await;
     }

@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::metrics::{Disk, Purpose, disk};
+use crate::stall::watched;
 
 /// A disk operation that failed, and on what.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,17 @@ impl DiskError {
     pub fn is_sync(&self) -> bool {
         self.action == FSYNC || self.action == FDATASYNC
     }
+
+    /// Whether there was no room, which passes: nothing was written for certain, and it can be written again (J9).
+    pub fn is_full(&self) -> bool {
+        let kind = self.source.kind();
+        !self.is_sync() && matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn full_disk_error() -> DiskError {
+    failed("write", Path::new("full"))(io::ErrorKind::StorageFull.into())
 }
 
 const FSYNC: &str = "fsync";
@@ -57,6 +69,8 @@ pub(crate) trait System: fmt::Debug + Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// A whole file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Bytes that can still be written to files in a folder.
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64>;
 }
 
 /// What an open file can do.
@@ -120,6 +134,11 @@ impl System for Real {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         fs::read(path)
+    }
+
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(folder)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 }
 
@@ -188,17 +207,17 @@ impl File {
 
     /// Writes all of `bytes` at `position`.
     pub fn write_at(&self, bytes: &[u8], position: u64) -> Result<(), DiskError> {
-        let written = self.raw.write_all_at(bytes, position);
+        let written = watched(|| self.raw.write_all_at(bytes, position));
         self.counted.wrote(written, bytes.len()).map_err(failed("write", &self.path))
     }
 
     /// Makes its bytes durable (fdatasync).
     pub fn sync_data(&self) -> Result<(), DiskError> {
-        self.counted.synced(self.raw.sync_data()).map_err(failed(FDATASYNC, &self.path))
+        self.counted.synced(watched(|| self.raw.sync_data())).map_err(failed(FDATASYNC, &self.path))
     }
 
     fn sync_all(&self, counted: &Disk) -> Result<(), DiskError> {
-        counted.synced(self.raw.sync_all()).map_err(failed(FSYNC, &self.path))
+        counted.synced(watched(|| self.raw.sync_all())).map_err(failed(FSYNC, &self.path))
     }
 
     /// Reads up to `bytes_max` from `position`; less only at the end of the file. May wait for the disk.
@@ -232,7 +251,7 @@ impl File {
         let mut position = 0;
         while position < bytes {
             let n = (bytes - position).min(zeros.len() as u64);
-            let written = self.raw.write_all_at(&zeros[..n as usize], position);
+            let written = watched(|| self.raw.write_all_at(&zeros[..n as usize], position));
             counted.wrote(written, n as usize).map_err(failed("write", &self.path))?;
             position += n;
         }
@@ -305,7 +324,8 @@ impl Folder {
 
     /// Makes the names in it durable: files made, renamed and removed.
     pub fn sync(&self) -> Result<(), DiskError> {
-        disk(Purpose::Folder).synced(self.system.sync_folder(&self.path)).map_err(failed(FSYNC, &self.path))
+        let synced = watched(|| self.system.sync_folder(&self.path));
+        disk(Purpose::Folder).synced(synced).map_err(failed(FSYNC, &self.path))
     }
 
     /// Removes a file in it; one that is not there is no error.
@@ -348,6 +368,11 @@ impl Folder {
         let path = self.join(name);
         self.system.rename(&file.path, &path).map_err(failed("rename to", &path))?;
         self.sync()
+    }
+
+    /// Bytes that can still be written to files in it.
+    pub fn free_bytes(&self) -> Result<u64, DiskError> {
+        self.system.free_bytes(&self.path).map_err(failed("statvfs", &self.path))
     }
 
     /// Locks the folder for this process until the lock is dropped; `None` when another process has it.

@@ -10,6 +10,7 @@
 //! - [`log`]: topics, partitions, segments, indexes; [`Reader`] follows queues' pointers into them
 //! - `journal/checkpoint.rs`, `keyed.rs`: the state at one LSN made durable, journal files reused
 //! - `journal/recovery.rs`: the last checkpoint and every frame behind it
+//! - `admission.rs`, `watch.rs`, `stall.rs`: a disk that is full, or slow
 //! - [`group`], [`kafka`]: consumer groups and the Kafka protocol on top
 //!
 //! [`disk`] is the only caller of the file system. Rules cited as J1, C2, R1 … are numbered in ARCHITECTURE.md.
@@ -25,6 +26,7 @@ macro_rules! off {
     }};
 }
 
+mod admission;
 pub mod batch;
 pub mod disk;
 pub mod group;
@@ -38,9 +40,12 @@ mod reader;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod size;
+mod stall;
 pub mod state;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -51,11 +56,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use admission::Admission;
 use disk::{DiskError, Folder};
 use journal::apply::{Applied, Applier};
 use journal::changes::Whole;
 use journal::checkpoint::{self, Checkpoint, Checkpointer};
-use journal::commit::{Committer, Shared};
+use journal::commit::{Committer, Shared, TopicChange};
 use journal::files::Files;
 use journal::gather::{Gather, Stamped};
 use journal::pins::Pins;
@@ -66,13 +72,16 @@ use log::topic::{Definition, PARTITIONS_MAX, name_ok};
 use log::{Ages, Extent, Topics};
 use producer::Producers;
 use state::{Change, Pointer};
+use watch::Watch;
 
+pub use admission::Shut;
 pub use journal::changes::WholeQueue as RecoveredQueue;
 pub use journal::lane::{Delivery, JournalFailed, KeyedChange, Lane, Operation, ProduceSlot, Produced, Target, Ticket};
 pub use journal::recovery::ReplayError;
 pub use keyed::LoadError;
 pub use log::{Partition, ReadError, SettingError, Settings, Topic};
 pub use reader::{Fetched, Reader};
+pub use stall::STALL;
 pub use state::Space;
 
 /// Journal files that a start may leave to the next regular checkpoint.
@@ -112,6 +121,8 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// Time after which a checkpoint starts, when anything changed.
     pub checkpoint_interval: Duration,
+    /// Bytes of the disk that are left for what only removes or advances: below it nothing else is taken (J9).
+    pub reserve_bytes: u64,
 }
 
 /// Why a topic was not made.
@@ -134,6 +145,45 @@ pub enum CreateTopicError {
     Disk(#[from] log::segment::OpenError),
 }
 
+/// What a disk does that those who ask whether to send work here should know.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// Nothing more becomes durable until a restart (J8).
+    Failed(JournalFailed),
+    /// Nothing that has to be written is taken until there is room (J9).
+    Shut(Shut),
+    /// A write or sync has been under way for longer than [`STALL`].
+    Slow {
+        /// Whose.
+        thread: &'static str,
+        /// For how long.
+        age: Duration,
+    },
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Failed(failed) => write!(f, "{failed}"),
+            Trouble::Shut(shut) => write!(f, "{shut}"),
+            Trouble::Slow { thread, age } => {
+                write!(f, "the disk is slow: a write or sync ({thread}) has been under way for {} s", age.as_secs())
+            }
+        }
+    }
+}
+
+/// Why a topic has the settings it had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureTopicError {
+    /// It is gone.
+    #[error("there is no topic {0:?} any more")]
+    Unknown(String),
+    /// A setting has no such value.
+    #[error(transparent)]
+    BadSetting(#[from] SettingError),
+}
+
 /// Why a topic was not deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum DeleteTopicError {
@@ -141,7 +191,7 @@ pub enum DeleteTopicError {
     #[error("there is no topic {0:?}")]
     Unknown(String),
     /// What devices send goes there.
-    #[error("topic {0:?}: a rule maps MQTT messages to it; change the rules first")]
+    #[error("topic {0:?}: MQTT messages go there, by a rule or as dead letters; change the configuration first")]
     Mapped(String),
 }
 
@@ -200,7 +250,9 @@ impl Bridge {
     /// Opens a data folder and brings it to where it was: the last checkpoint and the journal behind it.
     pub fn open(options: Options) -> Result<Bridge, OpenError> {
         let folder = Folder::open(&options.data_dir)?;
-        let Machine { bridge, committer, applier, checkpointer, jobs } = Machine::open(options, folder)?;
+        let Machine { bridge, committer, applier, checkpointer, jobs, watch } = Machine::open(options, folder)?;
+        // It ends by itself; nobody waits for its sleep.
+        drop(spawn("watch", move || watch.run())?);
         *bridge.0.threads.lock() = vec![
             spawn("checkpoint", move || checkpointer.run(jobs))?,
             spawn("apply", move || applier.run())?,
@@ -265,23 +317,34 @@ impl Bridge {
         let topic = opener.make(core.topics.next_id(), &definition, &BTreeMap::new())?;
         core.topics_folder.sync().map_err(log::segment::OpenError::Disk)?;
         // In this order: whoever finds the topic may append to it, and the committer must know it by then.
-        core.shared.new_topics.lock().push(topic.clone());
+        core.shared.topic_changes.lock().push(TopicChange::Made(topic.clone()));
         core.topics.insert(topic.clone());
         let ticket = lane.begin().submit();
         lane.flush();
         Ok((topic, ticket))
     }
 
-    /// Gives a topic other settings in place of those it was given; in force at once, durable when the ticket is.
+    /// What holds for topics that have no settings of their own.
+    pub fn topic_defaults(&self) -> &Settings {
+        &self.0.options.topic_defaults
+    }
+
+    /// Changes what a topic was given of settings: `edit` makes of the old ones the new, one edit after the other. They are
+    /// in force at once, and durable when the ticket is.
     pub fn configure_topic(
         &self,
         lane: &Lane,
         topic: &Topic,
-        config: BTreeMap<String, String>,
-    ) -> Result<Ticket, SettingError> {
-        let settings = self.0.options.topic_defaults.with(&config)?;
-        // One after the other: the last put in force is the last stored.
+        edit: impl FnOnce(&mut BTreeMap<String, String>),
+    ) -> Result<Ticket, ConfigureTopicError> {
+        // The last put in force is the last stored, and none is stored of a topic that is deleted.
         let _order = self.0.topic_changes.lock();
+        if topic.is_gone() {
+            return Err(ConfigureTopicError::Unknown(topic.name.clone()));
+        }
+        let mut config = topic.config().given.clone();
+        edit(&mut config);
+        let settings = self.topic_defaults().with(&config)?;
         topic.configure(config, settings);
         let order = self.0.topic_changes_made.fetch_add(1, Ordering::Relaxed);
         let mut operation = lane.begin();
@@ -292,8 +355,10 @@ impl Bridge {
         Ok(ticket)
     }
 
-    /// Topics that MQTT messages are mapped to; they are not to be deleted.
+    /// Topics that MQTT messages go to; they are not to be deleted.
     pub fn set_mapped_topics(&self, names: impl Iterator<Item = String>) {
+        // Not while one is being deleted: whoever looks for it afterwards finds that it is gone.
+        let _order = self.0.topic_changes.lock();
         *self.0.mapped_topics.lock() = names.collect();
     }
 
@@ -309,7 +374,9 @@ impl Bridge {
         let topic = core.topics.named(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
         core.topics.hide(&topic);
         topic.partitions.iter().for_each(|partition| partition.wake_waiting());
-        let ticket = lane.put_all(&[(Space::DELETED, &topic.id.to_be_bytes(), Some(b""))]);
+        core.shared.topic_changes.lock().push(TopicChange::Deleted(topic.id));
+        let ticket = lane.begin().submit();
+        lane.flush();
         Ok((topic, ticket))
     }
 
@@ -384,12 +451,55 @@ impl Bridge {
         self.0.journal_files.counts()
     }
 
+    /// Bytes of segments that Kafka clients see nothing of, of deleted topics too: queues need them, or they go with the
+    /// next checkpoint.
+    pub fn unseen_bytes(&self) -> u64 {
+        let topics = self.0.topics.all();
+        topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.unseen_bytes()).sum()
+    }
+
+    /// Whether clients know a topic of this id.
+    pub(crate) fn has_topic(&self, id: u32) -> bool {
+        self.0.topics.with_id(id).is_some_and(|topic| !topic.is_gone())
+    }
+
     /// Every topic by name, the hidden one included, deleted ones not; not to be shown to clients.
     pub fn topics_and_hidden(&self) -> Vec<Arc<Topic>> {
         let mut all = self.0.topics.all();
-        all.retain(|topic| !topic.is_deleted());
+        all.retain(|topic| !topic.is_gone());
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Whether anything is taken that has to be written (J9, J8): asked before it is routed. What only removes or
+    /// advances, as an acknowledgement does, goes on as long as the disk has any room.
+    pub fn is_open(&self) -> bool {
+        self.0.shared.admission.is_open()
+    }
+
+    /// Why not, if so.
+    pub fn shut(&self) -> Option<Shut> {
+        if self.is_open() { None } else { self.0.shared.admission.shut() }
+    }
+
+    /// Bytes that the disk has, and bytes that it has to have for more to be taken; looked at twice a second.
+    pub fn room_bytes(&self) -> (u64, u64) {
+        self.0.shared.admission.bytes()
+    }
+
+    /// By thread, how long the write or sync has been under way that it is at.
+    pub fn disk_ages(&self) -> [(&'static str, Duration); 3] {
+        self.0.shared.stalls.ages()
+    }
+
+    /// What the disk does that it should not.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let shared = &self.0.shared;
+        if let Some(failed) = shared.lanes.failure() {
+            return Some(Trouble::Failed(failed.clone()));
+        }
+        let slow = || shared.stalls.worst().map(|(thread, age)| Trouble::Slow { thread, age });
+        shared.admission.shut().map(Trouble::Shut).or_else(slow)
     }
 
     /// Why nothing more becomes durable, if so (J8).
@@ -412,13 +522,14 @@ impl Bridge {
     }
 }
 
-/// An open folder and what its three threads do; a simulation takes their steps itself.
+/// An open folder and what its threads do; a simulation takes their steps itself.
 pub(crate) struct Machine {
     pub(crate) bridge: Bridge,
     pub(crate) committer: Committer,
     pub(crate) applier: Applier,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) jobs: mpsc::Receiver<checkpoint::Job>,
+    pub(crate) watch: Watch,
 }
 
 impl Machine {
@@ -450,10 +561,14 @@ impl Machine {
         topics_folder.sync()?;
         whole.apply(&applied.changes);
 
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { admission: Admission::new(options.reserve_bytes), ..Shared::default() });
         shared.synced_lsn.store(replayed.synced_lsn, Ordering::Release);
         shared.uncheckpointed_bytes.store(replayed.journal_bytes, Ordering::Release);
-        let gather = make_gather(&topics, &mut whole, kafka_epoch);
+        let watch = Watch::new(&shared, folder.clone());
+        // Before anyone asks.
+        watch.look_at_room();
+        let mut gather = make_gather(&topics, &mut whole, kafka_epoch);
+        replayed.late.ends().into_iter().for_each(|(partition, end)| gather.come_behind(partition, end));
         let (frame_sender, frames) = mpsc::sync_channel(UNAPPLIED_FRAMES_MAX);
         let (checkpoints, jobs) = mpsc::channel();
         let running = Arc::new(AtomicBool::new(false));
@@ -467,7 +582,8 @@ impl Machine {
             checkpoint_bytes: options.checkpoint_bytes,
             checkpoint_interval: options.checkpoint_interval,
             journal_bytes: replayed.journal_bytes,
-            batches_done: 0,
+            batches_done: replayed.late.batches_done,
+            late: replayed.late.frames,
             // Starts that end before their first checkpoint leave a file each.
             soon: replayed.files.counts().1 > JOURNAL_FILES_AT_START_MAX,
             woken: Vec::new(),
@@ -506,7 +622,7 @@ impl Machine {
             summary,
             _lock: lock,
         }));
-        Ok(Machine { bridge, committer, applier, checkpointer, jobs })
+        Ok(Machine { bridge, committer, applier, checkpointer, jobs, watch })
     }
 }
 

@@ -27,6 +27,10 @@ pub struct Metrics {
     pub commit_records: Observed<{ COMMIT_BUCKETS_RECORDS.len() + 1 }>,
     /// Checkpoints completed, by how long they took: in microseconds, tries that failed included.
     pub checkpoint_us: Observed<{ CHECKPOINT_BUCKETS_US.len() + 1 }>,
+    /// Times that a write or sync took longer than [`STALL`](crate::STALL).
+    pub stalls: AtomicU64,
+    /// Segments of topics that retention and deletions let go, `__mqtt`'s included.
+    pub retired_segments: AtomicU64,
 }
 
 /// Observations counted by size.
@@ -62,6 +66,10 @@ impl Metrics {
 
     pub(crate) fn checkpoint(&self, took: Duration) {
         self.checkpoint_us.add(&CHECKPOINT_BUCKETS_US, took.as_micros() as u64);
+    }
+
+    pub(crate) fn retired(&self, segments: usize) {
+        self.retired_segments.fetch_add(segments as u64, Ordering::Relaxed);
     }
 }
 

@@ -21,6 +21,7 @@ fn options(folder: &Path) -> Options {
         topic_defaults: bridge::Settings { segment_bytes: 64 << 10, retention_ms: None, ..bridge::Settings::default() },
         checkpoint_bytes: 256 << 10,
         checkpoint_interval: Duration::from_secs(60),
+        reserve_bytes: 0,
     }
 }
 

@@ -36,7 +36,7 @@ pub struct ClientInfo {
     /// What it sent and got.
     pub traffic: Traffic,
     /// What it was not sent, by reason.
-    pub dropped: [(&'static str, u32); 8],
+    pub dropped: [(&'static str, u32); 9],
 }
 
 /// A client's connection.

@@ -29,6 +29,8 @@ pub struct Config {
     pub sys_interval: Duration,
     /// A certificate can prove a user name.
     pub certificates_name_users: bool,
+    /// After the journal failed the broker stays, for what needs no disk.
+    pub degrades_on_disk_error: bool,
     /// Each listener's settings.
     pub listeners: Vec<Arc<ListenerConfig>>,
 }

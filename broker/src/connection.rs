@@ -16,6 +16,8 @@ use crate::shard::{Admitted, Shared};
 
 /// How most connections are lost.
 const CLOSED: &str = "the client closed it without DISCONNECT";
+/// The first byte of a DISCONNECT.
+const DISCONNECT: u8 = 0xe0;
 
 thread_local! {
     /// Where every connection of a shard reads into.
@@ -71,9 +73,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if let Err(error) = self.write_unless_gone(cx) {
                 return Poll::Ready(End::Lost(error.to_string()));
             }
-            let (stalled, clogged, has_rates) = {
+            let (appetite, clogged, waits, has_rates) = {
                 let mut shard = self.shared.borrow_mut();
-                let stalled = shard.stall(self.at.slot, self.at.link);
+                let appetite = shard.appetite(self.at.slot, self.at.link);
                 let Some(session) = shard.linked(self.at.slot, self.at.link) else {
                     return Poll::Ready(End::Replaced);
                 };
@@ -84,9 +86,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if !link.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                     link.waker = Some(cx.waker().clone());
                 }
-                (stalled, link.is_clogged(), link.rates.is_some())
+                (appetite, link.is_clogged(), link.waits_for_disk, link.rates.is_some())
             };
-            if stalled {
+            if waits && !clogged {
+                return self.poll_read_ahead(cx);
+            }
+            if appetite == 0 {
                 // What waits to be written to it waits for ever.
                 return match self.gone.take_if(|_| clogged) {
                     Some(error) => Poll::Ready(End::Lost(error.to_string())),
@@ -99,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if !self.partial.is_empty() && self.receive_partial() {
                 continue;
             }
-            match self.poll_read(cx) {
+            match self.poll_read(cx, appetite) {
                 Poll::Pending => return self.flush_and_wait(cx),
                 Poll::Ready(Ok(0)) => return Poll::Ready(End::Lost(CLOSED.into())),
                 Poll::Ready(Ok(_)) => {}
@@ -143,14 +148,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Reads once and hands on every whole packet.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, bytes_max: usize) -> Poll<io::Result<usize>> {
         if self.partial.len() >= limits::READ_BYTES / 2 {
             return self.poll_read_large(cx);
         }
         READ_BUFFER.with_borrow_mut(|buffer| {
             let kept = self.partial.len();
             buffer[..kept].copy_from_slice(&self.partial);
-            let mut read = ReadBuf::new(&mut buffer[kept..]);
+            let until = limits::READ_BYTES.min(kept + bytes_max);
+            let mut read = ReadBuf::new(&mut buffer[kept..until]);
             std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
             let got = read.filled().len();
             let input = &buffer[..kept + got];
@@ -192,6 +198,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.receive_partial();
         }
         Poll::Ready(Ok(got))
+    }
+
+    /// Reads on while nothing is taken, as far as it shows whether the client is still there: the disk may stay full for
+    /// days, and who gives up comes back by another connection.
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        while self.partial.len() < limits::READ_AHEAD_BYTES {
+            let mut room = [0; 1024];
+            let mut read = ReadBuf::new(&mut room);
+            let why = match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    self.shared.borrow_mut().has_read(self.at.slot, self.at.link, read.filled().len());
+                    self.partial.extend_from_slice(read.filled());
+                    continue;
+                }
+                Poll::Ready(Ok(())) => CLOSED.into(),
+                Poll::Ready(Err(error)) => error.to_string(),
+            };
+            if !self.said_goodbye() {
+                return Poll::Ready(End::Lost(why));
+            }
+            let mut shard = self.shared.borrow_mut();
+            let session = shard.linked(self.at.slot, self.at.link);
+            if let Some(link) = session.and_then(|session| session.link.as_mut()) {
+                link.close(Close::ByClient { with_will: false });
+            }
+            return Poll::Ready(End::Closing);
+        }
+        Poll::Pending
+    }
+
+    /// Whether the last packet that was read is a DISCONNECT, without which the will would be sent.
+    fn said_goodbye(&self) -> bool {
+        let max = self.shared.borrow_mut().inbound_bytes_max(self.at.slot, self.at.link);
+        let mut rest = &self.partial[..];
+        let mut last = 0;
+        while let Ok(Some(header)) = codec::header(rest, max)
+            && let Some(behind) = rest.get(header.packet_length()..)
+        {
+            (last, rest) = (rest[0], behind);
+        }
+        last == DISCONNECT
     }
 
     /// Writes what there is. A client that closes with messages unread resets the connection: then reading comes to

@@ -56,14 +56,15 @@ impl Reason {
     }
 
     /// For a message that is not sent to a session. Not all that is dropped is given up: QoS 0 is at most once, rights
-    /// were taken away on purpose, and what cannot be read cannot be told.
+    /// were taken away on purpose, what cannot be read cannot be told, and for what there is no room there is none.
     pub fn of(dropped: Dropped) -> Option<Reason> {
         match dropped {
             Dropped::Expired => Some(Reason::Expired),
             Dropped::QueueFull => Some(Reason::QueueFull),
             Dropped::MemoryQueued => Some(Reason::MemoryQueued),
             Dropped::TooLarge => Some(Reason::TooLarge),
-            Dropped::SlowClient | Dropped::MemoryQos0 | Dropped::Rights | Dropped::Unreadable => None,
+            Dropped::SlowClient | Dropped::MemoryQos0 | Dropped::Rights => None,
+            Dropped::Unreadable | Dropped::DiskFull => None,
         }
     }
 }

@@ -10,6 +10,10 @@ pub const MATCH_CACHE_TOPICS_MAX: usize = 20_000;
 pub const MATCH_CACHE_BYTES_MAX: usize = 64 << 20;
 /// Bytes read from a connection at a time, into a buffer its shard shares.
 pub const READ_BYTES: usize = 64 << 10;
+/// The same while its shard's journal is behind: who has something to say that has to be written keeps it so long.
+pub const READ_BEHIND_BYTES: usize = 2 << 10;
+/// Bytes read of a client that waits for room on the disk: enough to see that it has gone.
+pub const READ_AHEAD_BYTES: usize = 16 << 10;
 /// Bytes by which an unfinished packet has to grow to count as a sign of life: within 1.5 times the keep alive.
 pub const PROGRESS_BYTES_MIN: usize = 1 << 10;
 /// Milliseconds that a client which is too fast is not read at least: fewer pauses, as long in all.
@@ -43,8 +47,10 @@ pub const RIDE_ALONG_MS: u64 = 50;
 pub const RIDE_ALONG_BYTES_MAX: usize = 128 << 10;
 /// Seconds for which it is known what a durable session had subscribed to that ended: far longer than a commit.
 pub const ENDED_S: u64 = 10;
-/// Entries that a member of a shared subscription which is away is relieved of at once, each second.
+/// Entries that members of shared subscriptions which are away are relieved of at once, each second and shard.
 pub const RELIEVED_ENTRIES_MAX: usize = 10_000;
+/// A member with as many in its queue gets nothing that waited for another.
+pub const RELIEF_QUEUED_MAX: usize = 1_000;
 /// Output buffers a shard keeps for reuse, and how large one may be to be kept.
 pub const SPARE_BUFFERS_MAX: usize = 256;
 /// See [`SPARE_BUFFERS_MAX`].

@@ -1,5 +1,7 @@
 //! Mapping rules: which log topic an MQTT message goes to, under which key. First match wins.
 
+use std::collections::BTreeMap;
+
 use crate::codec::topic::validate_filter;
 
 /// Where a key's parts come from.
@@ -24,6 +26,8 @@ pub struct Rule {
     pub partitions: u32,
     /// An empty payload becomes a null value.
     pub empty_as_null: bool,
+    /// Settings of the log topic, which hold over what it was given else. None when parsed.
+    pub topic_config: BTreeMap<String, String>,
     key: Vec<Part>,
 }
 
@@ -34,6 +38,13 @@ pub struct Mapping {
     pub rules: Vec<Rule>,
     /// The log topic of dead letters, if there are any.
     pub dead_letters: Option<String>,
+}
+
+impl Mapping {
+    /// Every log topic that messages go to.
+    pub fn topics(&self) -> Vec<String> {
+        self.rules.iter().map(|rule| &rule.topic).chain(&self.dead_letters).cloned().collect()
+    }
 }
 
 /// What is wrong with a rule; the configuration's fault.
@@ -86,7 +97,8 @@ impl Rule {
             return Err(RuleError::Share(filter.to_owned()));
         }
         let (filter, topic) = (filter.to_owned(), topic.to_owned());
-        Ok(Rule { filter, topic, partitions, empty_as_null, key: parse_key(key)? })
+        let topic_config = BTreeMap::new();
+        Ok(Rule { filter, topic, partitions, empty_as_null, topic_config, key: parse_key(key)? })
     }
 
     /// Its MQTT topic filter.

@@ -9,14 +9,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bridge::state::Change;
-use bridge::{Bridge, CreateTopicError, Lane, Topic};
+use bridge::{Bridge, ConfigureTopicError, CreateTopicError, Lane, Topic};
 use parking_lot::Mutex;
 
 use crate::auth::Access;
 use crate::config::Config;
 use crate::limits;
 use crate::listener::Listener;
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, Rule};
 use crate::router::{Router, RuleTarget};
 use crate::session::Options;
 use crate::shard::{self, Job, Mail, Mailbox, RecoveredSession, Shard, Visit};
@@ -34,6 +34,14 @@ pub enum StartError {
         /// Why.
         error: CreateTopicError,
     },
+    /// A rule's log topic cannot have its settings.
+    #[error("rule for {filter:?}: {error}")]
+    TopicConfig {
+        /// The rule's filter.
+        filter: String,
+        /// Why.
+        error: ConfigureTopicError,
+    },
     /// The topic of dead letters cannot be made.
     #[error("bridge.dead_letter_topic: {0}")]
     DeadLetters(CreateTopicError),
@@ -49,6 +57,8 @@ pub enum StartError {
 pub struct Broker {
     mailboxes: Arc<[Mailbox]>,
     router: Arc<Router>,
+    /// Log topics that messages go to.
+    mapped: Mutex<Vec<String>>,
     /// What administrators change.
     admin_lane: Lane,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -57,6 +67,8 @@ pub struct Broker {
 impl Broker {
     /// Restores sessions and retained messages and starts the shards.
     pub fn start(config: Config, bridge: &Bridge, mapping: Mapping, access: Arc<Access>) -> Result<Broker, StartError> {
+        let mapped = mapping.topics();
+        bridge.set_mapped_topics(mapped.iter().cloned());
         let (rules, dead_letters) = open_topics(bridge, mapping)?;
         let Recovered { router, config, mailboxes, sessions: mut found } =
             Recovered::new(config, bridge, rules, access);
@@ -90,7 +102,8 @@ impl Broker {
             // PROOF: each thread sends once before it drops its sender.
             started.recv().unwrap_or(Ok(()))?;
         }
-        Ok(Broker { mailboxes, router, admin_lane: bridge.lane(), threads: Mutex::new(threads) })
+        let (mapped, threads) = (Mutex::new(mapped), Mutex::new(threads));
+        Ok(Broker { mailboxes, router, mapped, admin_lane: bridge.lane(), threads })
     }
 
     /// Serves MQTT clients of a listener.
@@ -106,12 +119,20 @@ impl Broker {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::Reload(config.clone())));
     }
 
-    /// Puts other rules in force. Waits for the disk when a new topic is needed.
+    /// Puts other rules in force. Waits for the disk when a new topic is needed, or one needs other settings.
     pub fn set_mapping(&self, bridge: &Bridge, mapping: Mapping) -> Result<(), StartError> {
-        let (rules, dead_letters) = open_topics(bridge, mapping)?;
-        self.router.set_rules(rules);
-        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::DeadLetters(dead_letters.clone())));
-        Ok(())
+        let mut mapped = self.mapped.lock();
+        let after = mapping.topics();
+        // None is deleted before messages stop going there, nor when they already do.
+        bridge.set_mapped_topics(mapped.iter().chain(&after).cloned());
+        let opened = open_topics(bridge, mapping);
+        let outcome = opened.map(|(rules, dead_letters)| {
+            self.router.set_rules(rules);
+            self.mailboxes.iter().for_each(|mailbox| mailbox.send(Mail::DeadLetters(dead_letters.clone())));
+            *mapped = after;
+        });
+        bridge.set_mapped_topics(mapped.iter().cloned());
+        outcome
     }
 
     /// Runs work on one of the shards' threads.
@@ -188,7 +209,7 @@ impl Recovered {
 /// Rules with their log topics, and where dead letters go.
 pub(crate) type Opened = (Vec<Arc<RuleTarget>>, Option<Arc<Topic>>);
 
-/// The log topics, made where they are not there yet.
+/// The log topics, made where they are not there yet, with the settings that their rules name.
 fn open_topics(bridge: &Bridge, mapping: Mapping) -> Result<Opened, StartError> {
     let lane = bridge.lane();
     let opened = make_topics(bridge, &lane, mapping)?;
@@ -203,18 +224,37 @@ fn open_topics(bridge: &Bridge, mapping: Mapping) -> Result<Opened, StartError> 
 
 /// The same, which are there for good once everything on the lane is durable.
 pub(crate) fn make_topics(bridge: &Bridge, lane: &Lane, mapping: Mapping) -> Result<Opened, StartError> {
-    let open = |name: &str, partitions| match bridge.topic(name) {
+    let open = |name: &str, partitions, config: &BTreeMap<_, _>| match bridge.topic(name) {
         Some(topic) => Ok(topic),
-        None => bridge.create_topic(lane, name, partitions, BTreeMap::new()).map(|(topic, _)| topic),
+        None => bridge.create_topic(lane, name, partitions, config.clone()).map(|(topic, _)| topic),
     };
     let mut targets = Vec::new();
     for rule in mapping.rules {
-        let topic = open(&rule.topic, rule.partitions);
+        let topic = open(&rule.topic, rule.partitions, &rule.topic_config);
         let topic = topic.map_err(|error| StartError::Topic { filter: rule.filter().to_owned(), error })?;
+        configure(bridge, lane, &topic, &rule)?;
         targets.push(Arc::new(RuleTarget { rule, topic }));
     }
-    let dead_letters = mapping.dead_letters.map(|name| open(&name, 1)).transpose().map_err(StartError::DeadLetters)?;
+    let dead_letters = mapping
+        .dead_letters
+        .map(|name| open(&name, 1, &BTreeMap::new()))
+        .transpose()
+        .map_err(StartError::DeadLetters)?;
+    let rules = targets.iter().map(|target| &target.topic);
+    bridge.set_mapped_topics(rules.chain(&dead_letters).map(|topic| topic.name.clone()));
     Ok((targets, dead_letters))
+}
+
+/// What a rule names holds over what its topic was given; what it does not name stays.
+fn configure(bridge: &Bridge, lane: &Lane, topic: &Topic, rule: &Rule) -> Result<(), StartError> {
+    let config = topic.config();
+    if rule.topic_config.iter().all(|(name, value)| config.given.get(name) == Some(value)) {
+        return Ok(());
+    }
+    tracing::info!(topic = topic.name, given = ?rule.topic_config, "topic settings changed by a rule");
+    let edit = |given: &mut BTreeMap<String, String>| given.extend(rule.topic_config.clone());
+    let failed = |error| StartError::TopicConfig { filter: rule.filter().to_owned(), error };
+    bridge.configure_topic(lane, topic, edit).map(drop).map_err(failed)
 }
 
 /// Sessions by the shard that is to have them. What belongs to no session is removed.

@@ -215,6 +215,8 @@ counts! {
         dropped_too_large,
         /// Dropped: what a queue pointed to could not be read.
         dropped_unreadable,
+        /// Dropped: retained, and there was no room to queue it.
+        dropped_disk_full,
         /// Dropped: its session ended before it could be sent.
         dropped_session_ended,
         /// Given up in memory while the journal was too far behind for a dead letter.
@@ -227,6 +229,16 @@ counts! {
         dropped_rights,
         /// PUBLISH packets not taken: there is no place for more retained messages.
         refused_retained,
+        /// PUBLISH packets that had to be written and were not taken, or had to wait, because the disk takes nothing.
+        refused_disk_messages,
+        /// QoS 0 messages that a rule maps and that are not in the log, for the same reason.
+        refused_disk_qos0,
+        /// QoS 0 messages that were to be retained and are not.
+        refused_disk_retained,
+        /// Subscriptions that were not made.
+        refused_disk_subscriptions,
+        /// Clients that were not let in.
+        refused_disk_sessions,
         /// Messages not retained, those of `refused_retained` among them: `max_retained_messages`.
         not_retained_messages,
         /// The same: `max_retained_bytes`.
@@ -253,6 +265,8 @@ counts! {
         buffering,
         /// Clients that are not read now because they were too fast.
         paused,
+        /// Clients that are not read now because their message has to be written and the disk is full.
+        waiting_for_disk,
     }
     max {
         /// Messages of the longest queue, as `max_queued_messages` counts them.
@@ -348,15 +362,17 @@ pub enum Dropped {
     MemoryQos0,
     /// It has more than its share while memory is scarce.
     MemoryQueued,
+    /// It would have to be stored for it.
+    DiskFull,
 }
 
 /// What a session was not sent.
 #[derive(Debug, Default)]
-pub struct Drops([AtomicU32; 8]);
+pub struct Drops([AtomicU32; 9]);
 
 impl Drops {
     /// How many for which reason, as metrics name it.
-    pub fn by_reason(&self) -> [(&'static str, u32); 8] {
+    pub fn by_reason(&self) -> [(&'static str, u32); 9] {
         let names = [
             "slow_client",
             "queue_full",
@@ -366,6 +382,7 @@ impl Drops {
             "rights",
             "memory_qos0",
             "memory_queued",
+            "disk_full",
         ];
         let mut counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
         names.map(|name| (name, counts.next().unwrap_or(0)))
@@ -389,6 +406,7 @@ impl Counts {
             Dropped::Rights => &mut self.dropped_rights,
             Dropped::MemoryQos0 => &mut self.dropped_memory_qos0,
             Dropped::MemoryQueued => &mut self.dropped_memory_queued,
+            Dropped::DiskFull => &mut self.dropped_disk_full,
         } += messages as u64;
         session.drops.0[why as usize].fetch_add(messages as u32, Ordering::Relaxed);
     }
@@ -428,6 +446,7 @@ impl Depths {
         sum.longest_queue = sum.longest_queue.max(queued as u64);
         let is_paused = |link: &Link| link.rates.as_ref().is_some_and(|rates| rates.is_paused());
         sum.paused += u64::from(session.link.as_ref().is_some_and(is_paused));
+        sum.waiting_for_disk += u64::from(session.link.as_ref().is_some_and(|link| link.waits_for_disk));
         let backlog_bytes = session.link.as_ref().map_or(0, |link| link.backlog_bytes());
         sum.outbox_bytes += backlog_bytes as u64;
         sum.buffering += u64::from(holds_bytes || backlog_bytes > 0);
@@ -445,6 +464,7 @@ impl Depths {
         counts.in_flight = sum.in_flight;
         counts.outbox_bytes = sum.outbox_bytes;
         counts.paused = sum.paused;
+        counts.waiting_for_disk = sum.waiting_for_disk;
         counts.buffering = sum.buffering;
         counts.longest_queue = sum.longest_queue;
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Address, Config, Endpoint, ListenerSettings, RuleConfig, check_topic, reader::Reader};
+use super::{Address, Config, Endpoint, ListenerSettings, RuleConfig, check_topic, reader::Reader, topic_config};
 
 impl Config {
     /// Checks settings against each other; skips those already found wrong by themselves.
@@ -169,19 +169,34 @@ impl Config {
         if let Err(message) = check_rule(rule) {
             return Some(Conflict::new(format!("bridge.rule[{at}]"), None, message));
         }
-        let (first, other) = self
-            .bridge
-            .rule
-            .iter()
-            .enumerate()
-            .take(at)
-            .find(|(_, other)| other.topic == rule.topic && other.partitions != rule.partitions)?;
-        let partitions = other.partitions;
-        Some(Conflict::new(
-            format!("bridge.rule[{at}].partitions"),
-            Some(format!("bridge.rule[{first}].partitions")),
-            format!("topic {:?} has {partitions} partitions in bridge.rule[{first}]", rule.topic),
-        ))
+        let topic = &rule.topic;
+        let conflict = |field: &str, other: usize, has: String| {
+            Conflict::new(
+                format!("bridge.rule[{at}].{field}"),
+                Some(format!("bridge.rule[{other}].{field}")),
+                format!("topic {topic:?} has {has} in bridge.rule[{other}]"),
+            )
+        };
+        let before = self.bridge.rule.iter().enumerate().take(at).filter(|(_, other)| other.topic == *topic);
+        for (first, other) in before {
+            if other.partitions != rule.partitions {
+                return Some(conflict("partitions", first, format!("{} partitions", other.partitions)));
+            }
+            if other.topic_config != rule.topic_config {
+                let has = format!("topic_config = {:?}", topic_config::show(&other.topic_config));
+                return Some(conflict("topic_config", first, has));
+            }
+        }
+        (rule.key.is_empty() && self.is_compacted(rule)).then(|| {
+            let message =
+                format!("topic {topic:?} is compacted, which leaves one record of each key: it must not be empty");
+            Conflict::new(format!("bridge.rule[{at}].key"), None, message)
+        })
+    }
+
+    fn is_compacted(&self, rule: &RuleConfig) -> bool {
+        let defaults = bridge::Settings { compact: self.bridge.cleanup_policy.1, ..bridge::Settings::default() };
+        defaults.with(&rule.topic_config).is_ok_and(|settings| settings.compact)
     }
 
     /// What a start should warn of.

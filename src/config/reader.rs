@@ -8,6 +8,7 @@ use super::{
     address::{Address, Endpoint},
     problem::{Place, Problem},
     sources::Sources,
+    topic_config::{self, TopicConfig},
 };
 
 /// A setting as it is in effect.
@@ -137,6 +138,12 @@ impl<'a> Reader<'a> {
             entry.default.clone_from(&entry.value);
         }
         endpoint
+    }
+
+    /// Settings of a Kafka topic; without any, none.
+    pub fn topic_config(&mut self, key: &str) -> TopicConfig {
+        let show = |config: &TopicConfig| quoted(&topic_config::show(config));
+        self.setting(key, TopicConfig::new(), show, |value, _| topic_config::parse(&text_of(value)?))
     }
 
     /// Number of elements of a list of tables; 0 when it is absent.

@@ -2,7 +2,7 @@
 
 use std::path;
 
-use super::{Config, Loaded, reader::Entry};
+use super::{Config, Loaded, reader::Entry, topic_config};
 
 /// The effective configuration; what differs from its default is marked with `*`.
 pub fn report(loaded: &Loaded) -> String {
@@ -53,8 +53,12 @@ fn rules(config: &Config) -> String {
     let mut out = String::from("\n  Rules, the first that matches wins:\n");
     for (at, rule) in config.bridge.rule.iter().enumerate() {
         let null = if rule.empty_as_null { ", empty payload as null" } else { "" };
+        let config = match topic_config::show(&rule.topic_config) {
+            config if config.is_empty() => config,
+            config => format!(", {config}"),
+        };
         out += &format!(
-            "  {:>3}. {:?} -> topic {:?}, key {:?}, partitions {}{null}\n",
+            "  {:>3}. {:?} -> topic {:?}, key {:?}, partitions {}{null}{config}\n",
             at + 1,
             rule.filter,
             rule.topic,

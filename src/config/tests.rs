@@ -442,6 +442,26 @@ fn settings_that_contradict_each_other_are_refused() {
             "test.toml:1: bridge.rule[0]: topic \"a b\" must be 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __, not . or ..",
         ),
         ("[[bridge.rule]]\ntopic = \"t\"", "test.toml:1: bridge.rule[0].filter: must be given"),
+        (
+            "[[bridge.rule]]\nfilter = \"a\"\ntopic = \"t\"\n[[bridge.rule]]\nfilter = \"b\"\ntopic = \"t\"\n\
+             topic_config = \"segment.ms=5\"",
+            "test.toml:7: bridge.rule[1].topic_config = \"segment.ms=5\": topic \"t\" has topic_config = \"\" in bridge.rule[0]",
+        ),
+        (
+            "[[bridge.rule]]\nfilter = \"a\"\ntopic = \"t\"\ntopic_config = \"retention.ms=x\"",
+            "test.toml:4: bridge.rule[0].topic_config = \"retention.ms=x\": retention.ms: \"x\" is not a number from 0 on, \
+             nor -1 for no limit",
+        ),
+        (
+            "[[bridge.rule]]\nfilter = \"a\"\ntopic = \"t\"\nkey = \"\"\ntopic_config = \"cleanup.policy=compact\"",
+            "test.toml:4: bridge.rule[0].key = \"\": topic \"t\" is compacted, which leaves one record of each key: it must not \
+             be empty",
+        ),
+        (
+            "[bridge]\ncleanup_policy = \"compact\"\n[[bridge.rule]]\nfilter = \"a\"\ntopic = \"t\"\nkey = \"\"",
+            "test.toml:6: bridge.rule[0].key = \"\": topic \"t\" is compacted, which leaves one record of each key: it must not \
+             be empty",
+        ),
     ] {
         assert_eq!(problems(text, &[]), [expected]);
     }
@@ -454,27 +474,28 @@ fn settings_that_contradict_each_other_are_refused() {
 fn rules_keep_their_order_and_have_defaults() {
     let rules = config(
         "[[bridge.rule]]\nfilter = \"a/#\"\ntopic = \"a\"\nkey = \"{2}\"\nempty_as_null = true\n\
-         [[bridge.rule]]\nfilter = \"#\"\ntopic = \"rest\"\npartitions = 9\n",
+         [[bridge.rule]]\nfilter = \"#\"\ntopic = \"rest\"\npartitions = 9\ntopic_config = \"segment.ms=5\"\n",
         &[],
     )
     .bridge
     .rule;
     let told: Vec<_> = rules.iter().map(|r| (&*r.filter, &*r.topic, &*r.key, r.partitions, r.empty_as_null)).collect();
     assert_eq!(told, [("a/#", "a", "{2}", 4, true), ("#", "rest", "{topic}", 9, false)]);
+    assert!(rules[0].topic_config.is_empty() && rules[1].topic_config["segment.ms"] == "5");
 }
 
 #[test]
 fn the_report_marks_what_differs() {
     let text = "shards = 2\ncommit_interval_ms = 0\ndata_dir = \"/var/lib/millstream\"\n\
                 [[bridge.rule]]\nfilter = \"a/+\"\ntopic = \"a\"\nempty_as_null = true\n\
-                [admin]\nhttp = \"0.0.0.0:9180\"\n";
+                topic_config = \"segment.ms=5 retention.ms=-1\"\n[admin]\nhttp = \"0.0.0.0:9180\"\n";
     let variables = [("MILLSTREAM__KAFKA__TCP", "off")];
     let report = report(&loaded(text, &variables, &[]).expect("no problems"));
     for line in [
         "  commit_interval_ms = 0",
         "  [kafka]",
         "* tcp = \"off\"    (environment variable MILLSTREAM__KAFKA__TCP; default \"127.0.0.1:9092\")",
-        "    1. \"a/+\" -> topic \"a\", key \"{topic}\", partitions 4, empty payload as null",
+        "    1. \"a/+\" -> topic \"a\", key \"{topic}\", partitions 4, empty payload as null, retention.ms=-1 segment.ms=5",
         "  Data folder: /var/lib/millstream",
         "  Shards: 2",
     ] {

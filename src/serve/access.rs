@@ -81,10 +81,13 @@ impl kafka::Access for KafkaAccess {
         let who = identity(who);
         match operation {
             kafka::Operation::Describe => {
-                self.access.may_read_log(&who, topic) || self.access.may_write_log(&who, topic)
+                self.access.may_read_log(&who, topic)
+                    || self.access.may_write_log(&who, topic)
+                    || self.access.may_manage_log(&who, topic)
             }
             kafka::Operation::Read => self.access.may_read_log(&who, topic),
             kafka::Operation::Write => self.access.may_write_log(&who, topic),
+            kafka::Operation::Manage => self.access.may_manage_log(&who, topic),
         }
     }
 

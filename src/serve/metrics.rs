@@ -39,6 +39,8 @@ pub fn add(state: &AdminState, data_dir: &Path, running: &Running) {
         mqtt_sessions(sink, &counts, &broker);
         journal(sink, &bridge);
         disk(sink);
+        disk_takes(sink, &bridge);
+        disk_refused(sink, &counts, &server);
         kafka_server(sink, &server);
         written_per_received(sink, &counts, &server);
         log::add(sink, &bridge, &server);
@@ -154,6 +156,7 @@ fn mqtt_messages(sink: &mut MetricSink, counts: &Counts) {
         ("unreadable", counts.dropped_unreadable),
         ("session_ended", counts.dropped_session_ended),
         ("rights", counts.dropped_rights),
+        ("disk_full", counts.dropped_disk_full),
     ] {
         let help = "Messages that were due to a subscriber and were never sent to it.";
         sink.counter("millstream_mqtt_dropped_messages_total", help, &[("reason", reason)], value);
@@ -274,6 +277,38 @@ fn disk(sink: &mut MetricSink) {
         let help = "Writes and syncs that failed.";
         sink.counter("millstream_disk_errors_total", help, &labels, load(&of.errors));
     }
+}
+
+fn disk_takes(sink: &mut MetricSink, bridge: &Bridge) {
+    let help = "Whether what has to be written is taken: 0 while the disk is full, or has failed.";
+    sink.gauge("millstream_disk_open", help, &[], bridge.is_open().into());
+    let help = "Bytes that have to be free for that: what no checkpoint covers yet, and disk_reserve_bytes.";
+    sink.gauge("millstream_disk_needed_bytes", help, &[], bridge.room_bytes().1 as f64);
+    for (thread, age) in bridge.disk_ages() {
+        let help = "For how long the write or sync has been under way that a thread is at; 0: it is at none.";
+        sink.gauge("millstream_disk_operation_seconds", help, &[("thread", thread)], age.as_secs_f64());
+    }
+    let help = "Times that a write or sync took longer than 5 s.";
+    sink.counter("millstream_disk_stalls_total", help, &[], load(&bridge.metrics().stalls));
+}
+
+fn disk_refused(sink: &mut MetricSink, counts: &Counts, server: &kafka::Server) {
+    let kafka = server.metrics();
+    for (what, value) in [
+        ("message", counts.refused_disk_messages),
+        ("qos0_log", counts.refused_disk_qos0),
+        ("qos0_retained", counts.refused_disk_retained),
+        ("subscription", counts.refused_disk_subscriptions),
+        ("session", counts.refused_disk_sessions),
+        ("batch", load(&kafka.refused_batches)),
+        ("topic", load(&kafka.refused_topics)),
+    ] {
+        let help = "What was not taken because the disk is full, or has failed.";
+        sink.counter("millstream_disk_refused_total", help, &[("what", what)], value);
+    }
+    let help = "Clients that are not read now because their message has to be written and the disk is full. \
+                Once a second.";
+    sink.gauge("millstream_disk_waiting_clients", help, &[], counts.waiting_for_disk as f64);
 }
 
 /// Without the zeros: each journal file is filled with them once, so they would drown what a day brings.

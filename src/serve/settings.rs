@@ -19,6 +19,7 @@ pub fn bridge(config: &Config) -> bridge::Options {
         topic_defaults: topic_defaults(config),
         checkpoint_bytes: config.bridge.checkpoint_bytes,
         checkpoint_interval: Duration::from_secs(config.bridge.checkpoint_interval_s.into()),
+        reserve_bytes: config.disk_reserve_bytes,
     }
 }
 
@@ -51,6 +52,7 @@ pub fn broker(config: &Config) -> broker::Config {
         max_connections: mqtt.max_connections.into(),
         sys_interval: Duration::from_secs(mqtt.sys_interval_s.into()),
         certificates_name_users: config.tls.use_identity_as_username && config.tls.cafile.is_some(),
+        degrades_on_disk_error: config.degrades_on_disk_error,
         listeners: listeners.map(Arc::new).collect(),
     }
 }
@@ -120,8 +122,12 @@ pub fn mapping(config: &Config) -> Result<Mapping, RuleError> {
     if !config.bridge.enabled {
         return Ok(Mapping::default());
     }
-    let parse =
-        |rule: &RuleConfig| Rule::parse(&rule.filter, &rule.topic, &rule.key, rule.partitions, rule.empty_as_null);
+    let parse = |rule: &RuleConfig| {
+        let RuleConfig { filter, topic, key, partitions, empty_as_null, topic_config } = rule;
+        let mut rule = Rule::parse(filter, topic, key, *partitions, *empty_as_null)?;
+        rule.topic_config.clone_from(topic_config);
+        Ok(rule)
+    };
     let rules = config.bridge.rule.iter().map(parse).collect::<Result<_, _>>()?;
     let topic = &config.bridge.dead_letter_topic;
     Ok(Mapping { rules, dead_letters: (!topic.is_empty()).then(|| topic.clone()) })

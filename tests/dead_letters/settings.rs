@@ -1,6 +1,7 @@
 //! Where they go, and when they do.
 
 use super::{all_told, away, letters, publish, toml, value};
+use rdkafka::error::RDKafkaErrorCode;
 use support::broker::Broker;
 use support::kafka::Kafka;
 use support::mqtt::{Connect, Prop, Publish};
@@ -49,6 +50,21 @@ fn a_topic_that_is_there_keeps_its_partitions() {
     }
     let used: std::collections::HashSet<_> = letters(&broker, 19).iter().map(|letter| letter.partition).collect();
     assert_eq!(used.len(), 3);
+}
+
+#[test]
+fn a_topic_that_something_goes_to_is_not_deleted() {
+    let mut broker = Broker::with_config(&toml(""));
+    let kafka = Kafka::at(broker.kafka());
+    for topic in ["lost", "mqtt"] {
+        assert_eq!(kafka.delete_topic(topic), Err(RDKafkaErrorCode::PolicyViolation), "{topic}");
+    }
+    broker.write_config("[[bridge.rule]]\nfilter = \"#\"\ntopic = \"all\"\n");
+    broker.reload();
+    for topic in ["lost", "mqtt"] {
+        assert_eq!(kafka.delete_topic(topic), Ok(()), "{topic}");
+    }
+    assert_eq!(kafka.delete_topic("all"), Err(RDKafkaErrorCode::PolicyViolation));
 }
 
 #[test]

@@ -24,6 +24,9 @@ KAFKA_STEPS = [
     "group: commit",
     "group: resume",
 ]
+# And clients that change topics, at the end.
+ADMIN_STEPS = ["admin: settings", "admin: delete records", "admin: delete a topic"]
+ADMIN_CLIENTS = ["confluent-kafka", "kafka-python"]
 # The console tools of the Java client.
 CONSOLE_STEPS = [
     "topics --create, --list, --describe",
@@ -31,6 +34,8 @@ CONSOLE_STEPS = [
     "console-consumer --from-beginning",
     "console-consumer --group",
     "consumer-groups --describe",
+    "delete-records",
+    "topics --delete",
 ]
 # What every MQTT client is put through, in each version that it speaks.
 MQTT_STEPS = [

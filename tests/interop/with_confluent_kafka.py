@@ -6,7 +6,13 @@ import time
 
 import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+)
 from steps import WRONG_PASSWORD, Steps, equal, librdkafka
 
 bootstrap, topic, list_of_steps = sys.argv[1:]
@@ -126,6 +132,39 @@ def resume():
     consumer.close()
 
 
+def settings():
+    admin = AdminClient(base)
+
+    def policy():
+        [described] = admin.describe_configs([ConfigResource("topic", topic)]).values()
+        return described.result(10)["cleanup.policy"].value
+
+    for operation, due in [("APPEND", "delete,compact"), ("SUBTRACT", "delete")]:
+        entry = ConfigEntry(
+            "cleanup.policy", "compact", incremental_operation=AlterConfigOpType[operation]
+        )
+        wanted = ConfigResource("topic", topic, incremental_configs=[entry])
+        [changed] = admin.incremental_alter_configs([wanted]).values()
+        changed.result(10)
+        equal(sorted(policy().split(",")), sorted(due.split(",")))
+
+
+def delete_records():
+    admin = AdminClient(base)
+    [deleted] = admin.delete_records([TopicPartition(topic, 0, 3)]).values()
+    equal(deleted.result(10).low_watermark, 3)
+    consumer = reader(confluent_kafka.OFFSET_BEGINNING)
+    equal(consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=10), (3, 11))
+    equal(values(take(consumer, 1)), ["v3"])
+
+
+def delete_topic():
+    admin = AdminClient(base)
+    [deleted] = admin.delete_topics([topic]).values()
+    deleted.result(10)
+    equal(topic in admin.list_topics(timeout=10).topics, False)
+
+
 def right_password():
     metadata()
     produce([0])
@@ -157,3 +196,6 @@ steps.step("consume from a timestamp", from_timestamp)
 joined = steps.step("group: join", join)
 steps.step("group: commit", commit, joined)
 steps.step("group: resume", resume)
+steps.step("admin: settings", settings)
+steps.step("admin: delete records", delete_records)
+steps.step("admin: delete a topic", delete_topic)

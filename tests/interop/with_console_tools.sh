@@ -26,11 +26,13 @@ tool() { # class arguments...
 
 topics() {
   local told
-  tool TopicCommand --command-config "$settings" --create --topic "$topic" --partitions 2 &&
+  tool TopicCommand --command-config "$settings" --create --topic "$topic" --partitions 2 \
+    --config retention.ms=86400000 &&
     told=$(tool TopicCommand --command-config "$settings" --list) &&
     contains $'\n'"$told"$'\n' $'\n'"$topic"$'\n' &&
     told=$(tool TopicCommand --command-config "$settings" --describe --topic "$topic") &&
-    contains "$told" "PartitionCount: 2" && contains "$told" "Partition: 1"
+    contains "$told" "PartitionCount: 2" && contains "$told" "Partition: 1" &&
+    contains "$told" "retention.ms=86400000"
 }
 
 producer() {
@@ -52,6 +54,24 @@ groups() {
     --group with-console) || return 1
   # GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG
   equal "$(awk -v topic="$topic" '$2 == topic { read += $4; lag += $6 } END { print read, lag }' <<<"$told")" "10 0"
+}
+
+delete_records() {
+  local told
+  echo "{\"version\": 1, \"partitions\": [{\"topic\": \"$topic\", \"partition\": 0, \"offset\": 1}]}" \
+    >"$scratch/offsets.json"
+  told=$(tool DeleteRecordsCommand --command-config "$settings" --offset-json-file "$scratch/offsets.json") &&
+    contains "$told" "low_watermark: 1"
+}
+
+delete_topic() {
+  local told
+  tool TopicCommand --command-config "$settings" --delete --topic "$topic" || return 1
+  told=$(tool TopicCommand --command-config "$settings" --list) || return 1
+  [[ $'\n'$told$'\n' != *$'\n'$topic$'\n'* ]] || {
+    echo "it is still there" >&2
+    return 1
+  }
 }
 
 wrong_password() {
@@ -76,3 +96,5 @@ step "console-producer" producer
 step "console-consumer --from-beginning" consumer
 step "console-consumer --group" consumer --group with-console
 step "consumer-groups --describe" groups
+step "delete-records" delete_records
+step "topics --delete" delete_topic

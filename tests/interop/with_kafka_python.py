@@ -6,7 +6,7 @@ import time
 
 import kafka
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.admin import ConfigResource, KafkaAdminClient, NewTopic
 from kafka.errors import KafkaTimeoutError
 from steps import CA, PASSWORD, USER, WRONG_PASSWORD, Log, Steps, contains, equal
 
@@ -136,6 +136,32 @@ def resume():
     consumer.close()
 
 
+def settings():
+    admin = KafkaAdminClient(**base)
+    admin.alter_configs([ConfigResource("topic", topic, {"retention.ms": "86400000"})])
+    told = admin.describe_configs([ConfigResource("topic", topic)])["topic"][topic]["retention.ms"]
+    equal((told["value"], told["config_source"]), ("86400000", "DYNAMIC_TOPIC_CONFIG"))
+    admin.close()
+
+
+def delete_records():
+    admin = KafkaAdminClient(**base)
+    admin.delete_records({partition: 3})
+    admin.close()
+    consumer = reader()
+    equal(consumer.beginning_offsets([partition]), {partition: 3})
+    consumer.seek_to_beginning(partition)
+    equal(values(take(consumer, 1)), ["v3"])
+    consumer.close()
+
+
+def delete_topic():
+    admin = KafkaAdminClient(**base)
+    admin.delete_topics([topic])
+    equal(topic in admin.list_topics(), False)
+    admin.close()
+
+
 def right_password():
     metadata()
     produce([0])
@@ -171,3 +197,6 @@ steps.step("consume from a timestamp", from_timestamp)
 joined = steps.step("group: join", join)
 steps.step("group: commit", commit, joined)
 steps.step("group: resume", resume)
+steps.step("admin: settings", settings)
+steps.step("admin: delete records", delete_records)
+steps.step("admin: delete a topic", delete_topic)

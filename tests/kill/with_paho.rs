@@ -18,7 +18,7 @@ pub fn join(load: &mut Load, python: &str, mqtt: SocketAddr) {
         let name = format!("paho-subscriber-{qos}");
         let mut program = Program::start(python, "subscribe", mqtt, version, qos, &[&name, FILTER, END]);
         assert_eq!(program.line(), "subscribed\n", "{name}");
-        load.subscribe(move |run| Got { messages: program.messages(run), name, qos, is_shared: false });
+        load.subscribe(move |run| Got { messages: program.messages(run), name, qos, is_part: false });
     }
 }
 

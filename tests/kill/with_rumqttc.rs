@@ -16,6 +16,8 @@ use tokio::time::{sleep, timeout};
 
 /// Messages under way at once.
 const WINDOW: usize = 16;
+/// Of a packet; in 3.1.1 rumqttc takes 10 KiB if it is not told otherwise.
+const MAX_BYTES: usize = 1 << 20;
 /// Requests that rumqttc holds until they are sent; more than the window.
 const REQUESTS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -26,10 +28,14 @@ const QUIET: Duration = Duration::from_millis(500);
 /// What the broker said.
 #[derive(Debug)]
 enum Heard {
-    Connected { session_present: bool },
+    Connected {
+        session_present: bool,
+    },
     Subscribed,
     Acknowledged(u16),
     Message(String, String),
+    /// Or why the connection ended.
+    Lost(String),
 }
 
 enum Client {
@@ -70,7 +76,7 @@ fn connect(version: &str, name: &str, mqtt: SocketAddr) -> (Client, UnboundedRec
         Client::V5(client)
     } else {
         let mut options = rumqttc::MqttOptions::new(name, host, port);
-        options.set_clean_session(false).set_inflight(u16::MAX);
+        options.set_clean_session(false).set_inflight(u16::MAX).set_max_packet_size(MAX_BYTES, MAX_BYTES);
         let (client, events) = rumqttc::AsyncClient::new(options, REQUESTS);
         tokio::spawn(drive_311(events, tell));
         Client::V311(client)
@@ -110,14 +116,15 @@ async fn next(heard: &mut UnboundedReceiver<Heard>) -> Heard {
 
 async fn publish(version: &str, mqtt: SocketAddr, mut sent: Sent, run: &Run) -> Sent {
     let (client, mut heard) = connect(version, &sent.name, mqtt);
-    assert!(matches!(next(&mut heard).await, Heard::Connected { .. }));
+    while !matches!(next(&mut heard).await, Heard::Connected { .. }) {}
     let mut acknowledged = HashSet::new();
-    let mut drained_by = None;
+    let (mut drained_by, mut lost) = (None, String::new());
     while !run.is_aborted() {
         while let Ok(heard) = heard.try_recv() {
             match heard {
                 Heard::Acknowledged(id) => _ = acknowledged.insert(id),
                 Heard::Connected { session_present } => assert!(session_present, "the session is lost"),
+                Heard::Lost(why) => lost = why,
                 other => panic!("a publisher got {other:?}"),
             }
         }
@@ -127,7 +134,7 @@ async fn publish(version: &str, mqtt: SocketAddr, mut sent: Sent, run: &Run) -> 
                 break;
             }
             let deadline = *drained_by.get_or_insert_with(|| Instant::now() + ABSENCE_LIMIT);
-            assert!(Instant::now() < deadline, "{under_way} of {} are not acknowledged", sent.name);
+            assert!(Instant::now() < deadline, "{under_way} of {} are not acknowledged: {lost}", sent.name);
         } else if under_way < WINDOW {
             client.publish(sent.topic(sent.count), sent.qos, sent.payload(sent.count)).await;
             sent.count += 1;
@@ -140,7 +147,7 @@ async fn publish(version: &str, mqtt: SocketAddr, mut sent: Sent, run: &Run) -> 
 
 async fn receive(name: &str, mqtt: SocketAddr, run: &Run) -> Got {
     let (_client, mut heard) = connect("3.1.1", name, mqtt);
-    let mut got = Got { name: name.to_owned(), qos: 1, is_shared: false, messages: Vec::new() };
+    let mut got = Got { name: name.to_owned(), qos: 1, is_part: false, messages: Vec::new() };
     let mut ended = false;
     while !run.is_aborted() {
         match timeout(QUIET, heard.recv()).await {
@@ -149,6 +156,7 @@ async fn receive(name: &str, mqtt: SocketAddr, run: &Run) -> Got {
                 got.messages.push((topic, payload));
             }
             Ok(Some(Heard::Connected { session_present })) => assert!(session_present, "the session is lost"),
+            Ok(Some(Heard::Lost(_))) => {}
             Ok(other) => panic!("a subscriber got {other:?}"),
             Err(_) if ended => break,
             Err(_) => {}
@@ -182,13 +190,13 @@ async fn drive_311(mut events: rumqttc::EventLoop, tell: UnboundedSender<Heard>)
                 Heard::Message(publish.topic, String::from_utf8_lossy(&publish.payload).into_owned())
             }
             Ok(_) => continue,
-            Err(_) => {
+            Err(error) => {
                 in_order(&mut events.pending, |request| match request {
                     Request::Publish(publish) => Some(publish.pkid),
                     _ => None,
                 });
                 sleep(Duration::from_millis(20)).await;
-                continue;
+                Heard::Lost(error.to_string())
             }
         };
         if tell.send(heard).is_err() {
@@ -213,13 +221,13 @@ async fn drive_5(mut events: v5::EventLoop, tell: UnboundedSender<Heard>) {
                 Heard::Message(text(&publish.topic), text(&publish.payload))
             }
             Ok(_) => continue,
-            Err(_) => {
+            Err(error) => {
                 in_order(&mut events.pending, |request| match request {
                     Request::Publish(publish) => Some(publish.pkid),
                     _ => None,
                 });
                 sleep(Duration::from_millis(20)).await;
-                continue;
+                Heard::Lost(error.to_string())
             }
         };
         if tell.send(heard).is_err() {

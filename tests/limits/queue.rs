@@ -122,3 +122,25 @@ fn a_window_of_bytes_makes_room_for_what_comes() {
     }
     assert_eq!(fills, "adf");
 }
+
+/// What waits for members of a shared subscription that are away goes to the one that is there as far as it has room.
+#[test]
+fn who_takes_over_from_absent_members_drops_nothing() {
+    for queue_full in ["drop_oldest", "drop_newest"] {
+        let settings = format!("[mqtt]\nmax_queued_messages = 30\nqueue_full = \"{queue_full}\"\n");
+        let broker = Broker::with_config(&format!("shards = 1\n{settings}"));
+        for name in ["a", "b", "c"] {
+            let mut member = broker.connect(Connect::v5(name).durable());
+            member.subscribe("$share/g/t", 1);
+            member.disconnect();
+        }
+        publish(&broker, 1..=60, 1);
+        dropped(&broker, 0);
+        // It takes nothing yet: more than its queue holds must not be given to it.
+        let mut slow = broker.connect(Connect::v5("c").durable().with(Prop::ReceiveMaximum(4)));
+        let mut got: Vec<u32> = (0..60).map(|_| slow.take().text().parse().expect("a number")).collect();
+        dropped(&broker, 0);
+        got.sort_unstable();
+        assert_eq!(got, (1..=60).collect::<Vec<_>>(), "{queue_full}");
+    }
+}

@@ -3,6 +3,7 @@
 //!
 //! `MILLSTREAM_CUT_ROUNDS` is how often (3), `MILLSTREAM_CUT_SEED` replays the moments and the disk's choices.
 
+mod changes;
 mod disk;
 mod layer;
 mod needed;
@@ -14,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 use support::broker::Broker;
 use support::kafka::Kafka;
-use support::load::{Account, Load, Publisher, Run, Subscriber, not_twice_in_the_log};
+use support::load::{Account, Got, Load, Publisher, Run, Subscriber, not_twice_in_the_log};
 use support::mqtt::{Connect, Publish, Version};
 use support::random::{Random, number_from, seed_from};
 use survival::Cut;
@@ -91,6 +92,26 @@ fn what_waits_outlives_cuts_and_retention() {
     cut_again_and_again(&mut broker, &disk, load).settle_subscribers();
     let (start, end) = Kafka::at(broker.kafka()).watermarks("mqtt", 0);
     assert!(start > 0, "retention has taken nothing of {end} records");
+}
+
+/// What a full queue drops is a dead letter, and never both or neither.
+#[test]
+fn what_a_queue_drops_is_a_dead_letter() {
+    let disk = ForgetfulDisk::new();
+    let full = "[mqtt]\nmax_queued_messages = 500\nqueue_full = \"drop_oldest\"\n";
+    let mut broker = start_on(&disk, &format!("{full}{CONFIG}dead_letter_topic = \"letters\"\n"));
+    let mut load = Load::default();
+    for publisher in Publisher::of_each_kind(broker.mqtt()) {
+        load.publish(move |run| publisher.run(run));
+    }
+    let late = Subscriber::new("late", Version::V5, 2, broker.mqtt()).late().in_part();
+    late.subscribe();
+    load.subscribe(move |run| late.run(run));
+    let mut account = cut_again_and_again(&mut broker, &disk, load);
+    let letters = Kafka::at(broker.kafka()).read("letters", 1);
+    let messages = letters.iter().map(|letter| (letter.key_text(), letter.text())).collect();
+    account.add(Got { name: "letters".into(), qos: 2, is_part: true, messages });
+    account.settle();
 }
 
 fn cut_again_and_again(broker: &mut Broker, disk: &ForgetfulDisk, load: Load) -> Account {

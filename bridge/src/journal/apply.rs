@@ -1,14 +1,16 @@
 //! The apply thread: after the sync, batches go to partitions and changes to the next checkpoint (J5, C1).
 //! It alone writes public partitions, so a slow page cache delays readers and never an acknowledgement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::admission::Waiting;
 use crate::log::partition::AppendError;
 use crate::log::{Ages, Now, Partition, Topics};
+use crate::stall::tell_of_this_thread;
 use crate::state::{Change, Pointer, Space};
 
 use super::changes::Changes;
@@ -22,6 +24,10 @@ use super::retention::Outdated;
 const CHANGES_MAX: usize = 500_000;
 /// How long to wait before the disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a checkpoint is made while the disk is full: it frees what is journaled.
+const CHECKPOINT_WHEN_FULL: Duration = Duration::from_secs(2);
+/// How often it is looked whether the disk is full.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Applies frames; used by the apply thread and by recovery.
 #[derive(Debug)]
@@ -77,7 +83,19 @@ impl Applied {
         Ok(())
     }
 
-    /// Some changes are about topics themselves.
+    /// Has the changes of a frame take effect once more.
+    fn effects_of(&mut self, lsn: u64, body: &[u8]) -> Result<(), ApplyError> {
+        let mut rest = body;
+        while let Some(section) = frame::next_section(&mut rest) {
+            let Section::Changes(mut bytes) = section else { continue };
+            while !bytes.is_empty() {
+                self.take_effect(&Change::decode(&mut bytes).ok_or(ApplyError::Change(lsn))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Some changes are about topics themselves. Twice they do the same.
     fn take_effect(&mut self, change: &Change<'_>) {
         match change {
             Change::Trim(Pointer { topic, partition, offset }) => {
@@ -158,6 +176,8 @@ pub(crate) struct Applier {
     pub(crate) checkpoint_interval: Duration,
     /// Bytes applied that no checkpoint covers.
     pub(crate) journal_bytes: u64,
+    /// What the start found no room for; before anything else.
+    pub(crate) late: VecDeque<Arc<Frame>>,
     /// A checkpoint is due whatever the bytes and the time.
     pub(crate) soon: bool,
     /// Batches of the frame at hand that are in their partitions.
@@ -169,7 +189,15 @@ pub(crate) struct Applier {
 impl Applier {
     /// Runs until the committer is gone, then starts a last checkpoint.
     pub(crate) fn run(mut self) {
+        tell_of_this_thread(&self.shared.stalls.apply);
+        while let Some(frame) = self.late.pop_front() {
+            if let Err(error) = self.apply(&frame) {
+                return self.shared.fail(&error.to_string());
+            }
+        }
         let began = Instant::now();
+        // Whatever it was set to before, from here on a change is noticed (R5).
+        self.applied.ages.look(now_since(began));
         let mut last = began;
         loop {
             let wait = match self.is_much() {
@@ -177,22 +205,25 @@ impl Applier {
                 true => Duration::ZERO,
                 false => self.checkpoint_interval.saturating_sub(last.elapsed()),
             };
-            let wait = wait.max(Duration::from_millis(10));
+            let wait = wait.clamp(Duration::from_millis(10), LOOK);
             let ended = match self.frames.recv_timeout(wait) {
                 Ok(frame) => {
                     if let Err(error) = self.apply(&frame) {
                         tracing::error!(%error, "a committed frame cannot be applied");
-                        return self.shared.lanes.fail(&error.to_string());
+                        return self.shared.fail(&error.to_string());
                     }
                     false
                 }
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => true,
             };
-            let due = ended || self.is_much() || last.elapsed() >= self.checkpoint_interval;
+            let interval = match self.shared.admission.is_open() {
+                true => self.checkpoint_interval,
+                false => self.checkpoint_interval.min(CHECKPOINT_WHEN_FULL),
+            };
+            let due = ended || self.is_much() || last.elapsed() >= interval;
             if due {
-                let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-                self.start_checkpoint(ended, Now { wall_ms, up: began.elapsed() });
+                self.start_checkpoint(ended, now_since(began));
                 last = Instant::now();
             }
             if ended {
@@ -211,10 +242,15 @@ impl Applier {
         loop {
             match self.try_apply(frame) {
                 Err(ApplyError::Append(topic, partition, AppendError::Disk(error))) => {
-                    tracing::error!(topic, partition, %error, "cannot write to the log, trying again");
+                    if self.shared.admission.refused(Waiting::Apply, &error) {
+                        tracing::error!(topic, partition, %error, "the log cannot be written, and is tried again and again");
+                    }
                     std::thread::sleep(RETRY);
                 }
-                applied_or_failed => return applied_or_failed,
+                applied_or_failed => {
+                    self.shared.admission.written(Waiting::Apply);
+                    return applied_or_failed;
+                }
             }
         }
     }
@@ -222,12 +258,18 @@ impl Applier {
     /// Applies one frame. After an error of the disk's the same one goes on where it stopped.
     pub(crate) fn try_apply(&mut self, frame: &Frame) -> Result<(), ApplyError> {
         let body = frame.body();
-        if self.applied.lsn < frame.lsn {
+        let is_known = self.applied.lsn >= frame.lsn;
+        if !is_known {
             self.applied.changes(frame.lsn, body, |_| {})?;
             self.batches_done = 0;
             self.journal_bytes += frame::padded_bytes(body.len()) as u64;
         }
         self.applied.batches(body, &mut self.batches_done)?;
+        self.batches_done = 0;
+        if is_known {
+            // A start that found no room for its batches trimmed less than it was to.
+            self.applied.effects_of(frame.lsn, body)?;
+        }
         self.applied.partitions_of(body, &mut self.woken);
         self.woken.drain(..).for_each(|partition| partition.wake_waiting());
         Ok(())
@@ -247,6 +289,11 @@ impl Applier {
             let _ = self.checkpoints.send(self.applied.checkpoint_job(journal_bytes));
         }
     }
+}
+
+fn now_since(began: Instant) -> Now {
+    let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+    Now { wall_ms, up: began.elapsed() }
 }
 
 impl Applied {

@@ -7,9 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::admission::Waiting;
 use crate::disk::{DiskError, File, Folder};
 use crate::log::segment::SegmentExtent;
 use crate::log::{Extent, Partition};
+use crate::stall::tell_of_this_thread;
 use crate::state::{put_number, take_number, take_u32};
 
 use super::changes::Changes;
@@ -131,6 +133,7 @@ pub(crate) struct Checkpointer {
 impl Checkpointer {
     /// Runs until the apply thread is gone.
     pub(crate) fn run(mut self, jobs: Receiver<Job>) {
+        tell_of_this_thread(&self.shared.stalls.checkpoint);
         loop {
             // Also between checkpoints: the committer may have taken the spare.
             self.keep_spare();
@@ -144,17 +147,25 @@ impl Checkpointer {
                 if error.is_sync() {
                     // J8: what could not be synced is never synced again.
                     tracing::error!(%error, "a checkpoint could not be synced");
-                    return self.shared.lanes.fail(&error.to_string());
+                    return self.shared.fail(&error.to_string());
                 }
-                tracing::error!(%error, "a checkpoint could not be written, trying again");
+                if self.shared.admission.refused(Waiting::Checkpoint, &error) {
+                    tracing::error!(%error, "a checkpoint cannot be written, and is tried again and again");
+                }
                 thread::sleep(RETRY);
             }
+            self.shared.admission.written(Waiting::Checkpoint);
         }
     }
 
     fn keep_spare(&self) {
-        if let Err(error) = self.files.ensure_spare() {
-            tracing::warn!(%error, "no spare journal file could be made");
+        let admission = &self.shared.admission;
+        match self.files.ensure_spares(!admission.is_open()) {
+            Err(error) if error.is_full() => {
+                admission.refused(Waiting::Spare, &error);
+            }
+            Err(error) => tracing::warn!(%error, "no spare journal file could be made"),
+            Ok(()) => admission.written(Waiting::Spare),
         }
     }
 
@@ -195,6 +206,7 @@ impl Checkpointer {
                 tracing::warn!(%error, "what is outdated stays");
             }
         }
+        self.shared.metrics.retired(job.outdated.iter().filter(|outdated| outdated.is_segment()).count());
         self.shared.uncheckpointed_bytes.fetch_sub(job.journal_bytes, Ordering::AcqRel);
         self.shared.metrics.checkpoint(began.elapsed());
         self.running.store(false, Ordering::Release);

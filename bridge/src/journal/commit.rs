@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::admission::{Admission, Waiting};
 use crate::disk::DiskError;
 use crate::log::Topic;
 use crate::metrics::Metrics;
+use crate::stall::{Stalls, tell_of_this_thread};
 use crate::state::{Change, Space};
 use crate::{Durability, Options};
 
@@ -24,6 +26,8 @@ use super::lane::{Delivery, Lanes, Pending, Ticket};
 const GROUP_BYTES_MAX: usize = 1 << 20;
 /// How often durability "os" syncs (J7).
 const OS_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a group waits that the disk has no room for.
+const RETRY: Duration = Duration::from_millis(250);
 /// How long an idle committer sleeps at most before it looks again.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -31,21 +35,38 @@ const IDLE: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) lanes: Arc<Lanes>,
-    /// Topics made since the last group. Read after the lanes were taken: whoever appends to a topic found
-    /// it after it was put here.
-    pub(crate) new_topics: Mutex<Vec<Arc<Topic>>>,
+    /// Topics made and deleted since the last group, in order. Read after the lanes were taken: whoever appends to a topic
+    /// found it after it was put here.
+    pub(crate) topic_changes: Mutex<Vec<TopicChange>>,
     pub(crate) stopping: AtomicBool,
     /// Everything up to here has reached the disk itself, in either durability.
     pub(crate) synced_lsn: AtomicU64,
     /// Journal bytes that no checkpoint covers.
     pub(crate) uncheckpointed_bytes: AtomicU64,
+    /// Whether more is taken that has to be written.
+    pub(crate) admission: Admission,
+    pub(crate) stalls: Stalls,
     pub(crate) metrics: Metrics,
+}
+
+/// What becomes of a topic.
+#[derive(Debug)]
+pub(crate) enum TopicChange {
+    Made(Arc<Topic>),
+    Deleted(u32),
 }
 
 impl Shared {
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.lanes.signal.ring();
+    }
+
+    /// Nothing more becomes durable (J8).
+    pub(crate) fn fail(&self, why: &str) {
+        // In this order: whoever hears of it is not asked to take more.
+        self.admission.fail();
+        self.lanes.fail(why);
     }
 }
 
@@ -60,6 +81,20 @@ pub(crate) struct Committer {
     first_lane: usize,
     /// Empty lane buffers, to be swapped for full ones.
     buffers: Vec<Pending>,
+    /// A group that the disk has no room for yet (J9).
+    unwritten: Option<Group>,
+}
+
+/// What was gathered, and is to be written in one frame.
+struct Group {
+    frame: Frame,
+    /// There is something in it.
+    is_filled: bool,
+    shares: Vec<Share>,
+    records: u64,
+    began: Instant,
+    /// Some lanes were left for the next.
+    more: bool,
 }
 
 /// What one lane has in the group.
@@ -80,15 +115,16 @@ impl Committer {
         options: Options,
     ) -> Committer {
         let (last_sync, buffers) = (Instant::now(), Vec::new());
-        Committer { shared, gather, writer, applier, options, last_sync, first_lane: 0, buffers }
+        Committer { shared, gather, writer, applier, options, last_sync, first_lane: 0, buffers, unwritten: None }
     }
 
     /// Runs until stopped; then everything submitted before is durable and the applier's channel closes.
     pub(crate) fn run(mut self) {
         self.shared.lanes.signal.attach_current_thread();
+        tell_of_this_thread(&self.shared.stalls.commit);
         if let Err(error) = self.commit_until_stopped() {
             tracing::error!(%error, "the journal cannot be written: nothing more is acknowledged");
-            self.shared.lanes.fail(&error.to_string());
+            self.shared.fail(&error.to_string());
         }
     }
 
@@ -100,12 +136,20 @@ impl Committer {
             if rang && !stopping {
                 self.wait_for_company();
             }
-            let more = self.commit_group()?;
+            let more = self.commit_or_wait()?;
+            if self.shared.lanes.failure().is_some() {
+                // Elsewhere. What was promised since is not kept.
+                return Ok(());
+            }
             if self.writer.dirty() && (stopping || self.last_sync.elapsed() >= OS_SYNC_INTERVAL) {
                 self.sync()?;
             }
-            if stopping && !more {
+            if stopping && (!more || self.unwritten.is_some()) {
                 return Ok(());
+            }
+            if self.unwritten.is_some() {
+                thread::sleep(RETRY);
+                continue;
             }
             // Also with more to gather: under load there always is.
             self.wait_for_checkpoint()?;
@@ -147,13 +191,73 @@ impl Committer {
         Ok(())
     }
 
-    /// Writes one group; whether there may be more to gather at once.
+    /// Commits a group. One that the disk has no room for waits: of a write that was refused nothing is unknown, so the
+    /// same frame is written again (J9).
+    fn commit_or_wait(&mut self) -> Result<bool, DiskError> {
+        match self.commit_group() {
+            Err(error) if error.is_full() => {
+                if self.shared.admission.refused(Waiting::Commit, &error) {
+                    tracing::error!(%error, "the journal waits for room, and so does who waits for it");
+                }
+                Ok(true)
+            }
+            committed => {
+                self.shared.admission.written(Waiting::Commit);
+                committed
+            }
+        }
+    }
+
+    /// Writes one group, which may be the last one again; whether there may be more to gather at once.
     pub(crate) fn commit_group(&mut self) -> Result<bool, DiskError> {
+        let mut group = match self.unwritten.take() {
+            Some(again) => again,
+            None => self.gather_group(),
+        };
+        let more = group.more;
+        if !group.is_filled {
+            // Moves that came to nothing change nothing, and whose they were is to know.
+            let Group { frame, mut shares, .. } = group;
+            self.deliver(&Arc::new(frame), &mut shares);
+            self.publish(shares);
+            return Ok(more);
+        }
+        let bytes = match self.writer.write(&mut group.frame) {
+            Err(error) if error.is_full() => {
+                self.unwritten = Some(group);
+                return Err(error);
+            }
+            written => written?,
+        };
+        self.shared.uncheckpointed_bytes.fetch_add(bytes, Ordering::AcqRel);
+        if self.options.durability == Durability::Fsync {
+            self.sync()?;
+        }
+        self.tell(group);
+        Ok(more)
+    }
+
+    /// The group is durable: who waits hears of it, and it is handed on to be applied.
+    fn tell(&mut self, group: Group) {
+        let Group { frame, mut shares, records, began, .. } = group;
+        self.shared.metrics.commit(began.elapsed(), records);
+        let frame = Arc::new(frame);
+        self.deliver(&frame, &mut shares);
+        self.publish(shares);
+        // An applier that is gone has failed the lanes already.
+        let _ = self.applier.send(frame);
+    }
+
+    /// Makes one frame of what the lanes hold.
+    fn gather_group(&mut self) -> Group {
         let began = Instant::now();
-        let (taken, full) = self.take_lanes();
-        let new_topics = std::mem::take(&mut *self.shared.new_topics.lock());
-        for topic in new_topics {
-            self.add_topic(&topic);
+        let (taken, more) = self.take_lanes();
+        let topic_changes = std::mem::take(&mut *self.shared.topic_changes.lock());
+        for change in topic_changes {
+            match change {
+                TopicChange::Made(topic) => self.add_topic(&topic),
+                TopicChange::Deleted(id) => self.gather.delete_topic(id),
+            }
         }
         let mut shares: Vec<Share> = Vec::with_capacity(taken.len());
         for (lane, mut pending) in taken {
@@ -164,25 +268,8 @@ impl Committer {
         }
         let mut frame = Frame::new(Vec::new());
         let records = self.gather.take_records();
-        if self.gather.finish(&mut frame) {
-            let bytes = self.writer.write(&mut frame)?;
-            self.shared.uncheckpointed_bytes.fetch_add(bytes, Ordering::AcqRel);
-            if self.options.durability == Durability::Fsync {
-                self.sync()?;
-            }
-            self.shared.metrics.commit(began.elapsed(), records);
-            let frame = Arc::new(frame);
-            self.gather.deliveries(&frame, |lane, delivery| match shares.iter_mut().find(|share| share.lane == lane) {
-                Some(share) => share.deliveries.push(delivery),
-                None => shares.push(Share { lane, deliveries: vec![delivery], ..Share::default() }),
-            });
-            self.publish(shares);
-            // An applier that is gone has failed the lanes already.
-            let _ = self.applier.send(frame);
-        } else {
-            self.publish(shares);
-        }
-        Ok(full)
+        let is_filled = self.gather.finish(&mut frame);
+        Group { frame, is_filled, shares, records, began, more }
     }
 
     /// Takes whole lane buffers in rotation, up to a group's size; whether some were left.
@@ -211,6 +298,13 @@ impl Committer {
         self.gather.add_topic(topic);
         let definition = topic.definition().encode();
         self.gather.change(Change::Put(Space::TOPICS, &topic.id.to_be_bytes(), &definition));
+    }
+
+    fn deliver(&mut self, frame: &Arc<Frame>, shares: &mut Vec<Share>) {
+        self.gather.deliveries(frame, |lane, delivery| match shares.iter_mut().find(|share| share.lane == lane) {
+            Some(share) => share.deliveries.push(delivery),
+            None => shares.push(Share { lane, deliveries: vec![delivery], ..Share::default() }),
+        });
     }
 
     fn publish(&self, shares: Vec<Share>) {

@@ -1,6 +1,7 @@
 //! The journal's files (J3): written full of zeros beforehand, so that a commit changes no metadata;
-//! reused only after a checkpoint; every start opens a fresh one. A spare is made at the start and after each
-//! checkpoint; when it is used up before the next, the committer makes a file itself.
+//! reused only after a checkpoint; every start opens a fresh one, and one is always left for it: so a start needs no
+//! room. Another is made in advance for the committer; when it is used up before the next, the committer makes a file
+//! itself.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ const MAGIC: u32 = 0x4d53_4a4c;
 const VERSION: u32 = 2;
 const FIRST_FILE: Size = Size::new(4 << 20, 16 << 10);
 const FILE_MAX: Size = Size::new(64 << 20, 64 << 10);
+
+/// Made in advance: one for the next start, one for the committer.
+const SPARES: usize = 2;
 
 /// What stands in the first 512 bytes of a file in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,45 +113,73 @@ impl Files {
         (inner.in_use.into(), inner.full.len(), inner.spares.len())
     }
 
-    /// Makes a spare when there is none; off the committer's path.
-    pub fn ensure_spare(&self) -> Result<(), DiskError> {
-        if !self.inner.lock().spares.is_empty() {
-            return Ok(());
+    /// Makes spares where they are missing: a small one for the next start, and one for the committer, off its path.
+    /// Where room is `scarce`, that is small, too.
+    pub fn ensure_spares(&self, scarce: bool) -> Result<(), DiskError> {
+        loop {
+            let spares = self.inner.lock().spares.len();
+            let name = match spares {
+                SPARES.. => return Ok(()),
+                made if made == 0 || scarce => self.create_of(FIRST_FILE.bytes())?,
+                _ => self.create(0)?,
+            };
+            self.inner.lock().spares.push(name);
         }
-        let name = self.create(0)?;
-        self.inner.lock().spares.push(name);
-        Ok(())
     }
 
+    /// A file that holds this much, and more where there is room for more.
     fn create(&self, bytes_min: u64) -> Result<String, DiskError> {
-        let (name, bytes) = {
+        let bytes_min = bytes_min.next_multiple_of(BOUNDARY_BYTES as u64).max(FIRST_FILE.bytes());
+        let bytes = self.inner.lock().next_bytes.max(bytes_min);
+        match self.create_of(bytes) {
+            Err(error) if error.is_full() && bytes > bytes_min => self.create_of(bytes_min),
+            Ok(name) => {
+                self.inner.lock().next_bytes = (bytes * 2).min(FILE_MAX.bytes());
+                Ok(name)
+            }
+            failed => failed,
+        }
+    }
+
+    fn create_of(&self, bytes: u64) -> Result<String, DiskError> {
+        let name = {
             let mut inner = self.inner.lock();
-            let bytes = inner.next_bytes.max(bytes_min.next_multiple_of(BOUNDARY_BYTES as u64));
-            inner.next_bytes = (inner.next_bytes * 2).min(FILE_MAX.bytes());
             inner.next_number += 1;
-            (format!("{:010}.journal", inner.next_number - 1), bytes)
+            format!("{:010}.journal", inner.next_number - 1)
         };
-        self.folder.file(&name)?.fill_with_zeros(bytes)?;
-        self.folder.sync()?;
+        let made = self.folder.file(&name).and_then(|file| file.fill_with_zeros(bytes));
+        if let Err(error) = made.and_then(|()| self.folder.sync()) {
+            // What there is of it would only take up room, and the next try would add to it.
+            let _stays_until_the_next_start = self.folder.remove(&name);
+            return Err(error);
+        }
         Ok(name)
     }
 
-    fn take(&self, bytes_min: u64) -> Result<Current, DiskError> {
-        let spare = self.inner.lock().spares.pop();
-        if let Some(name) = spare {
-            let file = self.folder.file(&name)?;
-            let bytes = file.size()?;
-            if bytes >= bytes_min {
-                return Ok(Current { file: Arc::new(file), name, bytes, position: 0 });
-            }
+    /// A file for `bytes_min`, its header written, while as many spares as are `kept` stay. What was to become one is a
+    /// spare still when that fails.
+    fn take(&self, bytes_min: u64, kept: usize, header: &FileHeader) -> Result<Current, DiskError> {
+        let spare = {
+            let spares = &mut self.inner.lock().spares;
+            if spares.len() > kept { spares.pop() } else { None }
+        };
+        let name = match spare {
+            Some(name) => name,
+            None => self.create(bytes_min)?,
+        };
+        self.begin(&name, bytes_min, header).inspect_err(|_| self.inner.lock().spares.push(name.clone()))
+    }
+
+    fn begin(&self, name: &str, bytes_min: u64, header: &FileHeader) -> Result<Current, DiskError> {
+        let file = self.folder.file(name)?;
+        let mut bytes = file.size()?;
+        if bytes < bytes_min {
             // One operation larger than the spare: grow the spare rather than keep an odd file.
             file.fill_with_zeros(bytes_min)?;
-            return Ok(Current { file: Arc::new(file), name, bytes: bytes_min, position: 0 });
+            bytes = bytes_min;
         }
-        let name = self.create(bytes_min)?;
-        let file = self.folder.file(&name)?;
-        let bytes = file.size()?;
-        Ok(Current { file: Arc::new(file), name, bytes, position: 0 })
+        file.write_at(&header.encode(), 0)?;
+        Ok(Current { file: Arc::new(file), name: name.to_owned(), bytes, position: BOUNDARY_BYTES as u64 })
     }
 }
 
@@ -171,6 +203,8 @@ pub struct Writer {
     /// Written and not synced.
     unsynced: Vec<Arc<File>>,
     durable_lsn: u64,
+    /// Spares that are not for this writer.
+    spares_kept: usize,
 }
 
 impl Writer {
@@ -186,10 +220,17 @@ impl Writer {
             next_lsn: first_lsn,
             unsynced: Vec::new(),
             durable_lsn: first_lsn - 1,
+            spares_kept: 0,
         }
     }
 
-    /// Writes a frame and gives its bytes on disk; it is durable after [`Writer::sync`].
+    /// From here on it leaves a spare to the next start, which may find no room for another (J3).
+    pub fn keep_a_spare(&mut self) {
+        self.spares_kept = 1;
+    }
+
+    /// Writes a frame and gives its bytes on disk; it is durable after [`Writer::sync`]. One for which there is no room
+    /// may be written again: it goes to the same place.
     pub fn write(&mut self, frame: &mut Frame) -> Result<u64, DiskError> {
         let bytes = frame.body().len();
         let needed = (BOUNDARY_BYTES + frame::padded_bytes(bytes)) as u64;
@@ -199,17 +240,20 @@ impl Writer {
         }
         let lsn = self.next_lsn;
         let padded = frame.seal(lsn, self.durable_lsn, self.salt);
-        if let Some(current) = &mut self.current {
-            current.file.write_at(padded, current.position)?;
-            current.position += padded.len() as u64;
-            if self.unsynced.last().is_none_or(|file| !Arc::ptr_eq(file, &current.file)) {
-                self.unsynced.push(current.file.clone());
-            }
-        }
-        let written = padded.len() as u64;
+        let padded_bytes = padded.len() as u64;
+        let written = match &mut self.current {
+            Some(current) => current.file.write_at(padded, current.position).map(|()| {
+                current.position += padded_bytes;
+                if self.unsynced.last().is_none_or(|file| !Arc::ptr_eq(file, &current.file)) {
+                    self.unsynced.push(current.file.clone());
+                }
+            }),
+            None => Ok(()),
+        };
         frame.unpad();
+        written?;
         self.next_lsn += 1;
-        Ok(written)
+        Ok(padded_bytes)
     }
 
     /// Makes everything written durable; gives the newest durable LSN.
@@ -228,16 +272,14 @@ impl Writer {
     }
 
     fn rotate(&mut self, bytes_min: u64) -> Result<(), DiskError> {
-        let mut next = self.files.take(bytes_min)?;
-        self.salt = random_salt();
         let header = FileHeader {
             epoch: self.epoch,
             void_from_lsn: self.void_from_lsn,
             first_lsn: self.next_lsn,
-            salt: self.salt,
+            salt: random_salt(),
         };
-        next.file.write_at(&header.encode(), 0)?;
-        next.position = BOUNDARY_BYTES as u64;
+        let next = self.files.take(bytes_min, self.spares_kept, &header)?;
+        self.salt = header.salt;
         let mut files = self.files.inner.lock();
         files.in_use = true;
         if let Some(full) = self.current.replace(next) {

@@ -13,7 +13,8 @@ use crate::state::{Change, Entry, Pointer, Space};
 use super::changes::Key;
 use super::frame::{Frame, u32_at, u64_at};
 use super::lane::{
-    self, APPEND, ATTACH, BATCH, Delivery, ORDERED, Pending, ProduceSlot, Produced, REQUEUE, Target, UNLESS_NEWER,
+    self, APPEND, ATTACH, BATCH, Delivery, MOVE, MOVE_BYTES, ORDERED, Pending, ProduceSlot, Produced, REQUEUE, Target,
+    UNLESS_NEWER,
 };
 
 /// A builder's batch is closed at this size, so that readers get batches they can hold.
@@ -151,13 +152,27 @@ impl Gather {
         }
     }
 
-    /// J4: from here on nothing is appended to it. Whether there was such a topic.
-    fn forget_topic(&mut self, topic: u32) -> bool {
-        let known = self.topics.remove(&topic).is_some();
+    /// What is in the journal and not in the partition yet: what comes is behind it.
+    pub(crate) fn come_behind(&mut self, (topic, partition): (u32, u32), end: i64) {
+        if let Some((first, partitions)) = self.topics.get(&topic)
+            && partition < *partitions
+        {
+            let head = &mut self.heads[first + partition as usize];
+            head.next = head.next.max(end);
+        }
+    }
+
+    /// J4: from here on nothing is appended to it.
+    pub(crate) fn delete_topic(&mut self, topic: u32) {
+        let Some((first, partitions)) = self.topics.remove(&topic) else { return };
+        for head in &mut self.heads[first..first + partitions as usize] {
+            // Between groups it is empty.
+            head.builder = Builder::default();
+        }
         for key in self.producers.forget_topic(topic) {
             Change::Delete(Space::PRODUCERS, &key).encode(&mut self.changes);
         }
-        known
+        Change::Put(Space::DELETED, &topic.to_be_bytes(), b"").encode(&mut self.changes);
     }
 
     /// A queue that recovery found, with the sequence it goes on with.
@@ -210,8 +225,27 @@ impl Gather {
                     self.enqueue(pointer, &Target::take(target), None);
                     rest = after;
                 }
+                MOVE => {
+                    let (queue, sequence) = (u64_at(rest, 1), u64_at(rest, 9));
+                    let (entry, target) = lane::take_move(&rest[17..]);
+                    self.take_move(lane, (queue, sequence), entry, &target);
+                    rest = &rest[17 + MOVE_BYTES..];
+                }
                 _ => rest = self.take_change(lane, rest),
             }
+        }
+    }
+
+    /// From one queue into another, or, if that has ended, back to whose it was.
+    fn take_move(&mut self, lane: usize, (queue, sequence): (u64, u64), entry: Entry, target: &Target) {
+        if !self.queues.contains_key(&queue) {
+            return;
+        }
+        if self.queues.contains_key(&target.queue) {
+            self.enqueue(entry.pointer, target, None);
+            Change::Remove(queue, sequence).encode(&mut self.changes);
+        } else {
+            self.deliveries.push(Unplaced { queue, sequence, entry, lane, record: None });
         }
     }
 
@@ -345,8 +379,9 @@ impl Gather {
                 closed.is_some()
             }
             Change::Remove(queue, _) | Change::Release(queue, _) => self.queues.contains_key(&queue),
-            Change::Put(Space::DELETED, id, _) => {
-                id.try_into().is_ok_and(|id| self.forget_topic(u32::from_be_bytes(id)))
+            // Settings that were on their way when their topic was deleted would bring it back.
+            Change::Put(Space::TOPICS, id, _) => {
+                id.try_into().is_ok_and(|id| self.topics.contains_key(&u32::from_be_bytes(id)))
             }
             Change::Trim(at) => self.topics.contains_key(&at.topic),
             Change::Put(..) | Change::Delete(..) => true,

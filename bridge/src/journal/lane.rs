@@ -173,10 +173,11 @@ impl Lanes {
         lane
     }
 
-    /// Tells everyone that nothing more becomes durable.
+    /// Tells everyone that nothing more becomes durable; what stands in the lanes is given up.
     pub(crate) fn fail(&self, why: &str) {
         let _ = self.failed.set(JournalFailed(why.into()));
         for lane in self.list.read().iter() {
+            lane.0.pending.lock().clear();
             lane.wake();
         }
     }
@@ -230,6 +231,9 @@ pub(crate) const ATTACH: u8 = 34;
 pub(crate) const ORDERED: u8 = 35;
 pub(crate) const REQUEUE: u8 = 36;
 pub(crate) const UNLESS_NEWER: u8 = 37;
+pub(crate) const MOVE: u8 = 38;
+/// Behind the queue and sequence that a move is about.
+pub(crate) const MOVE_BYTES: usize = 24 + Target::BYTES;
 
 impl Lane {
     /// Starts an operation. The committer waits while one is open: fill it and submit it without pausing.
@@ -284,9 +288,10 @@ impl Lane {
         self.0.durable.load(Ordering::Acquire)
     }
 
-    /// Bytes submitted and not yet durable: who submits more should wait above some bound.
+    /// Bytes submitted and not yet durable: who submits more should wait above some bound. None are, once nothing more
+    /// becomes durable.
     pub fn backlog_bytes(&self) -> usize {
-        self.0.backlog_bytes.load(Ordering::Relaxed)
+        if self.failure().is_some() { 0 } else { self.0.backlog_bytes.load(Ordering::Relaxed) }
     }
 
     /// Why nothing more becomes durable, if so.
@@ -388,6 +393,23 @@ impl Operation<'_> {
         target.put(out);
     }
 
+    /// Moves an entry, never sent, to another queue. When that has ended meanwhile it stays, and is delivered again with its
+    /// sequence.
+    pub fn move_entry(&mut self, (queue, sequence): (u64, u64), entry: Entry, target: Target) {
+        let out = &mut self.pending.bytes;
+        out.push(MOVE);
+        out.extend_from_slice(&queue.to_le_bytes());
+        out.extend_from_slice(&sequence.to_le_bytes());
+        let Pointer { topic, partition, offset } = entry.pointer;
+        for number in [topic, partition] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&offset.to_le_bytes());
+        out.extend_from_slice(&entry.tag.to_le_bytes());
+        out.extend_from_slice(&entry.expires_s.to_le_bytes());
+        target.put(out);
+    }
+
     /// Adds a change of keyed state or of a queue. `Enqueue` is the committer's own.
     pub fn change(&mut self, change: Change<'_>) {
         debug_assert!(!matches!(change, Change::Enqueue(..)), "only the committer gives sequences");
@@ -420,10 +442,16 @@ impl Operation<'_> {
         self.pending.bytes.extend_from_slice(&queue.to_le_bytes());
     }
 
-    /// Ends the operation; it is durable when [`Lane::durable`] reaches the ticket.
+    /// Ends the operation; it is durable when [`Lane::durable`] reaches the ticket, which is never once the journal
+    /// has failed.
     pub fn submit(mut self) -> Ticket {
         self.pending.last_ticket += 1;
         let ticket = self.pending.last_ticket;
+        if self.lane.failure().is_some() {
+            // Nobody comes for it (J8): it would only take up memory.
+            self.lane.0.submitted.store(ticket, Ordering::Release);
+            return ticket;
+        }
         let bytes = self.pending.bytes.len() - self.start;
         self.lane.0.backlog_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.lane.0.submitted.store(ticket, Ordering::Release);
@@ -438,6 +466,13 @@ impl Drop for Operation<'_> {
         self.pending.bytes.truncate(self.start);
         self.pending.slots.truncate(self.slots);
     }
+}
+
+/// What is moved, and where to, behind the queue and sequence.
+pub(crate) fn take_move(bytes: &[u8]) -> (Entry, Target) {
+    let pointer = Pointer { topic: u32_at(bytes, 0), partition: u32_at(bytes, 4), offset: u64_at(bytes, 8) as i64 };
+    let entry = Entry { pointer, tag: u32_at(bytes, 16), expires_s: u32_at(bytes, 20), released: false };
+    (entry, Target::take(&bytes[24..]))
 }
 
 /// A pointer and the record behind it, for those who read queues back.

@@ -34,7 +34,7 @@ struct Range {
     last: i64,
 }
 
-/// By (topic, partition): ranges of offsets, both ends included, in no order.
+/// By (topic, partition): ranges of offsets, both ends included, ascending and apart.
 pub(crate) type Pinned = BTreeMap<(u32, u32), Vec<(i64, i64)>>;
 
 impl Pins {
@@ -86,6 +86,14 @@ impl Pins {
         let mut pinned = Pinned::new();
         for range in self.queues.values().flat_map(BTreeMap::values).flat_map(|chunk| &chunk.ranges) {
             pinned.entry(range.partition).or_default().push((range.first, range.last));
+        }
+        for ranges in pinned.values_mut() {
+            ranges.sort_unstable();
+            ranges.dedup_by(|next, before| {
+                let touches = next.0 <= before.1;
+                before.1 = if touches { before.1.max(next.1) } else { before.1 };
+                touches
+            });
         }
         pinned
     }

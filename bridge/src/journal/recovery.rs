@@ -3,12 +3,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::batch::Header;
 use crate::disk::{DiskError, Folder};
+use crate::log::partition::AppendError;
 use crate::state::Change;
 
 use super::apply::{Applied, ApplyError};
 use super::files::{FileHeader, Files, Writer};
-use super::frame::{self, BOUNDARY_BYTES, Frame};
+use super::frame::{self, BOUNDARY_BYTES, Frame, Section};
+
+/// Bytes of frames that wait in memory because the log has no room for them: about what was not applied when the last
+/// process ended. A start that finds more of them is refused.
+const LATE_BYTES_MAX: usize = 64 << 20;
 
 /// Why a journal could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +62,55 @@ pub(crate) struct Journal {
     blank: Vec<String>,
 }
 
+/// Frames at the journal's end whose batches the log has no room for (J9): they are applied when it has. Their changes
+/// are known.
+#[derive(Debug, Default)]
+pub(crate) struct Late {
+    pub(crate) frames: VecDeque<Arc<Frame>>,
+    bytes: usize,
+    /// Batches of the first that are in their partitions.
+    pub(crate) batches_done: usize,
+}
+
+impl Late {
+    /// Applies a frame's batches, unless there is no room or others wait before it; whether it could be done or kept.
+    fn apply(&mut self, applied: &mut Applied, found: &frame::Found<'_>) -> Result<(), ApplyError> {
+        if self.frames.is_empty() {
+            self.batches_done = 0;
+            match applied.batches(found.body, &mut self.batches_done) {
+                Err(ApplyError::Append(_, _, AppendError::Disk(error))) if error.is_full() => {
+                    tracing::warn!(lsn = found.lsn, %error, "what is in the journal finds no room in the log yet");
+                }
+                done_or_failed => return done_or_failed,
+            }
+        } else if self.bytes > LATE_BYTES_MAX {
+            // The same error again.
+            return applied.batches(found.body, &mut 0);
+        }
+        self.bytes += found.body.len();
+        let mut frame = Frame::with_body(found.body);
+        frame.lsn = found.lsn;
+        self.frames.push_back(Arc::new(frame));
+        Ok(())
+    }
+
+    /// (topic id, partition) and the offset behind each batch of them.
+    pub(crate) fn ends(&self) -> Vec<((u32, u32), i64)> {
+        let mut ends = Vec::new();
+        for frame in &self.frames {
+            let mut rest = frame.body();
+            while let Some(section) = frame::next_section(&mut rest) {
+                if let Section::Batch { topic, partition, bytes } = section
+                    && let Ok(header) = Header::parse(bytes)
+                {
+                    ends.push(((topic, partition), header.last_offset() + 1));
+                }
+            }
+        }
+        ends
+    }
+}
+
 /// What replay gave.
 pub(crate) struct Replayed {
     pub(crate) writer: Writer,
@@ -64,6 +119,7 @@ pub(crate) struct Replayed {
     pub(crate) journal_bytes: u64,
     pub(crate) frames: u64,
     pub(crate) synced_lsn: u64,
+    pub(crate) late: Late,
 }
 
 impl Journal {
@@ -103,6 +159,7 @@ impl Journal {
         let checkpoint_lsn = applied.lsn;
         let mut tail: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
         let (mut journal_bytes, mut frames) = (0, 0);
+        let mut late = Late::default();
         // The epoch whose frames end in a gap. A newer one goes on where its start left off: at or before it,
         // for it wrote again what might not have been durable.
         let mut torn = None;
@@ -135,7 +192,7 @@ impl Journal {
                 }
                 let failed = |error: ApplyError| ReplayError::Apply { lsn: frame.lsn, why: error.to_string() };
                 applied.changes(frame.lsn, frame.body, &mut each).map_err(failed)?;
-                applied.batches(frame.body, &mut 0).map_err(failed)?;
+                late.apply(applied, &frame).map_err(failed)?;
                 journal_bytes += frame::padded_bytes(frame.body.len()) as u64;
                 frames += 1;
                 tail.push_back((frame.lsn, frame.body.to_vec()));
@@ -148,7 +205,8 @@ impl Journal {
             writer.write(&mut Frame::with_body(body))?;
         }
         let synced_lsn = writer.sync()?;
-        Ok(Replayed { writer, files, journal_bytes, frames, synced_lsn })
+        writer.keep_a_spare();
+        Ok(Replayed { writer, files, journal_bytes, frames, synced_lsn, late })
     }
 
     /// By epoch, the LSN from which a newer epoch voids its frames (J2).

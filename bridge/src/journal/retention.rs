@@ -2,6 +2,8 @@
 //! points to any more. Decided by the apply thread for exactly the checkpoint's LSN, unlinked when that is durable (C2).
 //! Kafka's view moves at once; a segment that a queue points into stays (S6).
 
+use std::time::Duration;
+
 use crate::HIDDEN;
 use crate::disk::{DiskError, Folder};
 use crate::log::{Now, Topic};
@@ -25,7 +27,15 @@ impl Outdated {
             Outdated::Topic(folder) => folder.remove_with_all_in_it(),
         }
     }
+
+    /// Whether it is a segment's file of records: of its files the one to be counted.
+    pub(crate) fn is_segment(&self) -> bool {
+        matches!(self, Outdated::File(_, name) if name.ends_with(".log"))
+    }
 }
+
+/// A pointer that leaves a queue is in another one after so long: what nobody has pointed to for that time stays unneeded.
+const POINTERS_MOVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// The key in `__meta` of the time that nothing counts as older than (R5).
 pub(crate) const AGES_KEY: &[u8] = b"ages since";
@@ -35,7 +45,8 @@ impl Applied {
     /// or there are changes, [`Applied::checkpoint_job`] is next.
     pub(crate) fn retire(&mut self, now: Now) -> bool {
         self.pins.apply(&self.changes);
-        if self.ages.look(now) {
+        let clock_was_set = self.ages.look(now);
+        if clock_was_set {
             tracing::warn!("the clock was set by over an hour: what is kept for some time counts as new again");
             self.changes.add(&Change::Put(Space::META, AGES_KEY, &self.ages.since_ms.to_be_bytes()));
         }
@@ -57,14 +68,14 @@ impl Applied {
             for partition in unseen {
                 let pinned = pinned.get(&(partition.topic_id, partition.index));
                 let pinned = pinned.filter(|_| !off!(Pins)).map_or(&[][..], Vec::as_slice);
-                let files = partition.forget_unseen(pinned).into_iter();
+                let files = partition.forget_unseen(pinned, now.up, POINTERS_MOVE_WITHIN).into_iter();
                 self.outdated.extend(files.map(|name| Outdated::File(partition.folder().clone(), name)));
             }
         }
         for topic in topics.iter().filter(|topic| topic.is_deleted()) {
             self.forget_if_bare(topic);
         }
-        self.outdated.len() > before
+        clock_was_set || self.outdated.len() > before
     }
 
     fn forget_if_bare(&mut self, topic: &Topic) {

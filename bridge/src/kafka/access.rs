@@ -22,12 +22,14 @@ pub enum Principal {
 /// What is to be done with a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// See that it exists, and where. Whoever may read or write may also do this.
+    /// See that it exists, and where. Whoever may do anything else with it may also do this.
     Describe,
     /// Fetch from it, and commit how far.
     Read,
     /// Produce to it, or make it.
     Write,
+    /// Make it, delete it or records of it, and change its settings.
+    Manage,
 }
 
 /// Why a name and its password were not accepted.

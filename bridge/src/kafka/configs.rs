@@ -1,5 +1,4 @@
-//! DescribeConfigs, and which topic settings there are. None can be changed yet: a topic may be
-//! made with the one value that each has, and with no other.
+//! DescribeConfigs: the settings of topics and of the broker, and where each comes from.
 
 use kafka_protocol::{
     ResponseError,
@@ -15,101 +14,35 @@ use super::{
     Server,
     access::Operation,
     call::{Call, Work},
+    settings::{self, InForce, Source, Sourced, ValueType},
 };
 
-/// Where a value comes from, by Kafka's numbers.
-pub(super) const DYNAMIC_TOPIC_CONFIG: i8 = 1;
-pub(super) const STATIC_BROKER_CONFIG: i8 = 4;
-pub(super) const DEFAULT_CONFIG: i8 = 5;
-
-/// What can be described, by Kafka's numbers.
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
-
-/// Of which type a value is, by Kafka's numbers.
-#[derive(Clone, Copy)]
-pub(super) enum ValueType {
-    Boolean = 1,
-    String = 2,
-    Int = 3,
-    Long = 5,
-    List = 7,
-}
-
-/// A setting and its value.
-pub(super) struct Setting {
-    pub name: &'static str,
-    pub value: String,
-    value_type: ValueType,
-}
-
-fn setting(name: &'static str, value: impl ToString, value_type: ValueType) -> Setting {
-    Setting { name, value: value.to_string(), value_type }
-}
-
-/// What holds for every topic.
-pub(super) fn topic_settings(server: &Server) -> Vec<Setting> {
-    vec![
-        setting("cleanup.policy", "delete", ValueType::List),
-        setting("compression.type", "producer", ValueType::String),
-        setting("max.message.bytes", server.config.message_bytes_max, ValueType::Int),
-        setting("message.timestamp.type", "CreateTime", ValueType::String),
-        setting("min.insync.replicas", 1, ValueType::Int),
-        setting("retention.bytes", -1, ValueType::Long),
-        setting("retention.ms", -1, ValueType::Long),
-    ]
-}
-
-fn broker_settings(server: &Server) -> Vec<Setting> {
-    let config = &server.config;
-    let (delay, min, max) = (
-        config.group_initial_rebalance_delay_ms,
-        config.group_min_session_timeout_ms,
-        config.group_max_session_timeout_ms,
-    );
-    vec![
-        setting("auto.create.topics.enable", config.auto_create_topics, ValueType::Boolean),
-        setting("compression.type", "producer", ValueType::String),
-        setting("default.replication.factor", 1, ValueType::Int),
-        setting("group.initial.rebalance.delay.ms", delay, ValueType::Int),
-        setting("group.max.session.timeout.ms", max, ValueType::Int),
-        setting("group.min.session.timeout.ms", min, ValueType::Int),
-        setting("log.cleanup.policy", "delete", ValueType::List),
-        setting("log.retention.bytes", -1, ValueType::Long),
-        setting("log.retention.ms", -1, ValueType::Long),
-        setting("message.max.bytes", config.message_bytes_max, ValueType::Int),
-        setting("node.id", config.node_id, ValueType::Int),
-        setting("num.partitions", config.num_partitions, ValueType::Int),
-    ]
-}
-
-/// Whether a topic may be made with this; if not, why.
-pub(super) fn check_topic_config(server: &Server, name: &str, value: Option<&str>) -> Result<(), String> {
-    let settings = topic_settings(server);
-    let Some(setting) = settings.iter().find(|setting| setting.name == name) else {
-        let known: Vec<&str> = settings.iter().map(|setting| setting.name).collect();
-        return Err(format!("{name}: not a setting of this broker; there are {}", known.join(", ")));
-    };
-    match value {
-        Some(value) if value == setting.value => Ok(()),
-        _ => Err(format!("{name}: only {:?} is served", setting.value)),
-    }
-}
+/// What has settings, by Kafka's numbers.
+pub(super) const TOPIC: i8 = 2;
+pub(super) const BROKER: i8 = 4;
 
 pub(super) fn describe_configs(mut call: Call) -> Work {
     Box::pin(async move {
         let request: DescribeConfigsRequest = call.decode()?;
-        let results = request.resources.into_iter().map(|resource| describe(&call, resource));
+        let with = With { synonyms: request.include_synonyms, documentation: request.include_documentation };
+        let results = request.resources.into_iter().map(|resource| describe(&call, with, resource));
         let response = DescribeConfigsResponse::default().with_results(results.collect());
         call.answer(&response)
     })
 }
 
-fn describe(call: &Call, resource: DescribeConfigsResource) -> DescribeConfigsResult {
+/// What the client wants to know besides values.
+#[derive(Clone, Copy)]
+struct With {
+    synonyms: bool,
+    documentation: bool,
+}
+
+fn describe(call: &Call, with: With, resource: DescribeConfigsResource) -> DescribeConfigsResult {
     let result = DescribeConfigsResult::default().with_resource_type(resource.resource_type);
     let configs = match resource.resource_type {
-        TOPIC => topic_configs(call, &resource.resource_name),
-        BROKER => broker_configs(call, &resource.resource_name),
+        TOPIC => topic_configs(call, with, &resource.resource_name),
+        BROKER => broker_configs(call, with, &resource.resource_name),
         _ => Err((ResponseError::InvalidRequest, "only topics and brokers have settings")),
     };
     let wanted = |config: &DescribeConfigsResourceResult| match &resource.configuration_keys {
@@ -127,38 +60,83 @@ fn describe(call: &Call, resource: DescribeConfigsResource) -> DescribeConfigsRe
 
 type Described = Result<Vec<DescribeConfigsResourceResult>, (ResponseError, &'static str)>;
 
-fn topic_configs(call: &Call, name: &str) -> Described {
+fn topic_configs(call: &Call, with: With, name: &str) -> Described {
     let topic = call.topic(Operation::Describe, name).map_err(|error| match error {
         ResponseError::UnknownTopicOrPartition => (error, "there is no such topic"),
         _ => (error, "not allowed"),
     })?;
-    let configs =
-        topic_settings(&call.server).into_iter().map(|setting| match topic.config().given.contains_key(setting.name) {
-            true => describe_setting(setting, DYNAMIC_TOPIC_CONFIG),
-            false => describe_setting(setting, DEFAULT_CONFIG),
-        });
-    Ok(configs.collect())
+    let config = topic.config();
+    Ok(settings::of_topic(&call.server, &config).map(|setting| of_topic(with, setting)).collect())
 }
 
-fn broker_configs(call: &Call, name: &str) -> Described {
-    if !name.is_empty() && name != call.server.config.node_id.to_string() {
+fn of_topic(with: With, InForce { setting, value, source, of_broker }: InForce) -> DescribeConfigsResourceResult {
+    let own = (source == Source::Topic).then(|| Sourced { name: setting.name, value: value.clone(), source });
+    let names = own.into_iter().chain([of_broker]).collect();
+    let told = tell(with, Sourced { name: setting.name, value, source }, setting.value_type, names);
+    // Others have one value.
+    let is_fixed = !crate::Settings::NAMES.contains(&setting.name);
+    document(with, told.with_read_only(is_fixed), setting.documentation)
+}
+
+fn broker_configs(call: &Call, with: With, name: &str) -> Described {
+    let server = &call.server;
+    if !name.is_empty() && name != server.config.node_id.to_string() {
         return Err((ResponseError::InvalidRequest, "there is no broker of this number"));
     }
-    let settings = broker_settings(&call.server).into_iter();
-    Ok(settings.map(|setting| describe_setting(setting, STATIC_BROKER_CONFIG)).collect())
+    let alone = own_settings(server).into_iter().map(|(name, value, value_type)| {
+        let told = Sourced { name, value, source: Source::File };
+        tell(with, told, value_type, Vec::new()).with_read_only(true)
+    });
+    let of_topics = settings::of_all_topics(server).map(|(setting, of_broker)| {
+        let told = tell(with, of_broker, setting.value_type, Vec::new()).with_read_only(true);
+        document(with, told, setting.documentation)
+    });
+    let mut all: Vec<_> = alone.chain(of_topics).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
 }
 
-/// Every value is its own only synonym. None can be changed through this protocol.
-fn describe_setting(setting: Setting, source: i8) -> DescribeConfigsResourceResult {
-    let name = StrBytes::from_static_str(setting.name);
-    let value = Some(StrBytes::from_string(setting.value));
-    let synonym =
-        DescribeConfigsSynonym::default().with_name(name.clone()).with_value(value.clone()).with_source(source);
+/// What is not about topics.
+fn own_settings(server: &Server) -> [(&'static str, String, ValueType); 7] {
+    let config = &server.config;
+    let delay_ms = config.group_initial_rebalance_delay_ms.to_string();
+    let (min_ms, max_ms) = (config.group_min_session_timeout_ms, config.group_max_session_timeout_ms);
+    [
+        ("auto.create.topics.enable", config.auto_create_topics.to_string(), ValueType::Boolean),
+        ("default.replication.factor", "1".to_owned(), ValueType::Int),
+        ("group.initial.rebalance.delay.ms", delay_ms, ValueType::Int),
+        ("group.max.session.timeout.ms", max_ms.to_string(), ValueType::Int),
+        ("group.min.session.timeout.ms", min_ms.to_string(), ValueType::Int),
+        ("node.id", config.node_id.to_string(), ValueType::Int),
+        ("num.partitions", config.num_partitions.to_string(), ValueType::Int),
+    ]
+}
+
+/// A value, and with it, if that is wanted, all the names it could have come by, the first that says something first.
+fn tell(with: With, told: Sourced, value_type: ValueType, names: Vec<Sourced>) -> DescribeConfigsResourceResult {
+    let synonym = |Sourced { name, value, source }: Sourced| {
+        DescribeConfigsSynonym::default()
+            .with_name(StrBytes::from_static_str(name))
+            .with_value(Some(StrBytes::from_string(value)))
+            .with_source(source as i8)
+    };
+    let synonyms = match (with.synonyms, names.is_empty()) {
+        (false, _) => Vec::new(),
+        (true, false) => names.into_iter().map(synonym).collect(),
+        (true, true) => vec![synonym(Sourced { value: told.value.clone(), ..told })],
+    };
     DescribeConfigsResourceResult::default()
-        .with_name(name)
-        .with_value(value)
-        .with_read_only(true)
-        .with_config_source(source)
-        .with_synonyms(vec![synonym])
-        .with_config_type(setting.value_type as i8)
+        .with_name(StrBytes::from_static_str(told.name))
+        .with_value(Some(StrBytes::from_string(told.value)))
+        .with_config_source(told.source as i8)
+        .with_synonyms(synonyms)
+        .with_config_type(value_type as i8)
+}
+
+fn document(
+    with: With,
+    told: DescribeConfigsResourceResult,
+    documentation: &'static str,
+) -> DescribeConfigsResourceResult {
+    told.with_documentation(with.documentation.then(|| StrBytes::from_static_str(documentation)))
 }

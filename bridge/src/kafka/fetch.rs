@@ -59,35 +59,59 @@ pub(super) fn fetch(mut call: Call) -> Work {
         gather_until(&goal, &mut topics).await;
         forget_forbidden(&call, &mut topics);
         let response = respond(&topics, request.isolation_level == READ_COMMITTED);
-        let bytes = topics.iter().flat_map(|(_, parts)| parts).map(|part| part.bytes).sum();
+        let bytes = parts(&topics).map(|part| part.bytes).sum();
         add(&call.server.metrics().fetched_bytes, bytes);
         drop(topics);
         call.answer(&response)
     })
 }
 
-type Plan = Vec<(TopicName, Vec<Part>)>;
+/// A topic asked for.
+struct Asked {
+    name: TopicName,
+    topic: FoundTopic,
+    parts: Vec<Part>,
+}
+
+type Plan = Vec<Asked>;
+
+fn parts(topics: &Plan) -> impl Iterator<Item = &Part> {
+    topics.iter().flat_map(|asked| &asked.parts)
+}
 
 fn plan(call: &Call, request: &FetchRequest) -> Plan {
     let topics = request.topics.iter().map(|asked| {
         let topic = call.topic(Operation::Read, &asked.topic);
         let parts = asked.partitions.iter();
-        let parts = parts.map(|partition| plan_part(&call.server, &topic, partition));
-        (asked.topic.clone(), parts.collect())
+        let parts = parts.map(|partition| plan_part(&call.server, &topic, partition)).collect();
+        Asked { name: asked.topic.clone(), topic, parts }
     });
     topics.collect()
 }
 
 /// It may have waited for minutes: what may not be read any more by then is not given.
 fn forget_forbidden(call: &Call, topics: &mut Plan) {
-    for (name, parts) in topics {
-        if parts.iter().all(|part| part.source.is_err()) {
+    for asked in topics {
+        if asked.parts.iter().all(|part| part.source.is_err()) {
             continue;
         }
-        if let Err(error) = call.authorize(Operation::Read, name) {
-            for part in parts {
-                *part = Part { source: Err(error), records: Vec::new(), bytes: 0, ..*part };
-            }
+        if let Err(error) = call.authorize(Operation::Read, &asked.name) {
+            asked.fail(error);
+        }
+    }
+}
+
+impl Asked {
+    fn fail(&mut self, error: ResponseError) {
+        for part in &mut self.parts {
+            *part = Part { source: Err(error), records: Vec::new(), bytes: 0, ..*part };
+        }
+    }
+
+    /// Another one of its name is not what was asked for.
+    fn fail_if_gone(&mut self) {
+        if self.topic.as_ref().is_ok_and(|topic| topic.is_gone()) {
+            self.fail(ResponseError::UnknownTopicOrPartition);
         }
     }
 }
@@ -133,15 +157,14 @@ async fn gather_until(goal: &Goal, topics: &mut Plan) {
     loop {
         let time_is_up = Instant::now() >= goal.deadline;
         if !time_is_up {
-            // Before reading: an append from here on is noticed.
-            let parts = topics.iter().flat_map(|(_, parts)| parts);
-            for partition in parts.filter_map(|part| part.source.as_ref().ok()) {
+            // Before reading: an append from here on is noticed, and that it is deleted.
+            for partition in parts(topics).filter_map(|part| part.source.as_ref().ok()) {
                 partition.wake_on_append(&appended);
             }
         }
+        topics.iter_mut().for_each(Asked::fail_if_gone);
         let bytes = gather(goal, topics).await;
-        let mut parts = topics.iter().flat_map(|(_, parts)| parts);
-        let is_enough = bytes >= goal.bytes_min || parts.any(|part| part.source.is_err() || part.is_full);
+        let is_enough = bytes >= goal.bytes_min || parts(topics).any(|part| part.source.is_err() || part.is_full);
         if is_enough || time_is_up {
             return;
         }
@@ -152,9 +175,8 @@ async fn gather_until(goal: &Goal, topics: &mut Plan) {
 
 /// Reads what can be read now; gives the bytes held by then.
 async fn gather(goal: &Goal, topics: &mut Plan) -> usize {
-    let held = topics.iter().flat_map(|(_, parts)| parts).map(|part| part.bytes);
-    let mut total: usize = held.sum();
-    for part in topics.iter_mut().flat_map(|(_, parts)| parts) {
+    let mut total: usize = parts(topics).map(|part| part.bytes).sum();
+    for part in topics.iter_mut().flat_map(|asked| &mut asked.parts) {
         total += part.read(goal.bytes_max.saturating_sub(total), total == 0).await;
     }
     total
@@ -236,9 +258,9 @@ fn offset_after(mut batches: &[u8]) -> Option<i64> {
 }
 
 fn respond(topics: &Plan, committed_only: bool) -> FetchResponse {
-    let responses = topics.iter().map(|(name, parts)| {
-        let partitions = parts.iter().map(|part| respond_part(part, committed_only));
-        FetchableTopicResponse::default().with_topic(name.clone()).with_partitions(partitions.collect())
+    let responses = topics.iter().map(|asked| {
+        let partitions = asked.parts.iter().map(|part| respond_part(part, committed_only));
+        FetchableTopicResponse::default().with_topic(asked.name.clone()).with_partitions(partitions.collect())
     });
     FetchResponse::default().with_responses(responses.collect())
 }

@@ -15,6 +15,7 @@ use kafka_protocol::{
 use super::{
     access::Operation,
     call::{Call, ConnectionError, Work},
+    metrics::add,
 };
 use crate::{CreateTopicError, Topic, log::topic::name_ok};
 
@@ -94,6 +95,11 @@ async fn look_up(
 
 /// Makes a topic, or finds that another connection just did.
 fn create(call: &Call, name: &str) -> Result<(Arc<Topic>, Option<crate::Ticket>), ResponseError> {
+    if !call.server.bridge.is_open() {
+        // What clients take for a topic that is being made: they ask again.
+        add(&call.server.metrics().refused_topics, 1);
+        return Err(ResponseError::LeaderNotAvailable);
+    }
     let partitions = call.server.config.num_partitions;
     let lane = &call.client.lane;
     match call.server.bridge.create_topic(lane, name, partitions, BTreeMap::new()) {

@@ -25,6 +25,10 @@ pub struct Metrics {
     pub fetched_bytes: AtomicU64,
     /// Records taken by Produce and durable; repeats of an idempotent producer not counted.
     pub produced_records: AtomicU64,
+    /// Batches not taken because the disk takes none.
+    pub refused_batches: AtomicU64,
+    /// Topics not made for the same reason.
+    pub refused_topics: AtomicU64,
     /// Generations begun, over all groups.
     pub group_rebalances: AtomicU64,
 }

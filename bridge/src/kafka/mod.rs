@@ -7,10 +7,11 @@
 //! - `shape`: what a request looks like, checked before the codec believes its lengths;
 //! - `call`: one request on its way: decode, answer;
 //! - this file: `APIS`, the one table of what is served;
-//! - a file for each API or small family: `api_versions`, `metadata`, `topics` (CreateTopics),
-//!   `configs`, `produce`, `producer_id`, `fetch`, `list_offsets`, `leader_epoch`, `coordinator`
-//!   (FindCoordinator, DescribeCluster), `membership` (Join, Sync, Heartbeat, Leave),
-//!   `offset_commit`, `offset_fetch`, `group_admin`, `sasl`;
+//! - a file for each API or small family: `api_versions`, `metadata`, `topics` (CreateTopics), `delete_topics`,
+//!   `delete_records`, `configs` (DescribeConfigs), `alter_configs`, `produce`, `producer_id`, `fetch`,
+//!   `list_offsets`, `leader_epoch`, `coordinator` (FindCoordinator, DescribeCluster), `membership` (Join, Sync,
+//!   Heartbeat, Leave), `offset_commit`, `offset_fetch`, `group_admin`, `sasl`;
+//! - `settings`: what topics may be given, and what is in force;
 //! - `access`: who a client is and what it may do, to be asked of whoever knows the users;
 //! - `groups` drives [`crate::group::Coordinator`], `offsets` keeps what groups committed.
 //!
@@ -19,11 +20,14 @@
 //! behind a request that decides who the client is.
 
 mod access;
+mod alter_configs;
 mod api_versions;
 mod call;
 mod configs;
 mod connection;
 mod coordinator;
+mod delete_records;
+mod delete_topics;
 mod fetch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -41,6 +45,7 @@ mod produce;
 mod producer_id;
 mod sasl;
 mod server;
+mod settings;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -75,7 +80,7 @@ struct Api {
 
 /// Everything that is served. Produce 0 to 2 are in the table for librdkafka before 2.11.1, which
 /// sends no compression without them; what they carry is answered with UNSUPPORTED_VERSION.
-static APIS: [Api; 22] = [
+static APIS: [Api; 26] = [
     api(ApiKey::Produce, 0, 9, 9, shape::PRODUCE, produce::produce),
     parking(api(ApiKey::Fetch, 4, 12, 12, shape::FETCH, fetch::fetch)),
     api(ApiKey::ListOffsets, 1, 7, 6, shape::LIST_OFFSETS, list_offsets::list_offsets),
@@ -92,11 +97,22 @@ static APIS: [Api; 22] = [
     deciding_who(api(ApiKey::SaslHandshake, 0, 1, 2, shape::SASL_HANDSHAKE, sasl::sasl_handshake)),
     api(ApiKey::ApiVersions, 0, 4, 3, shape::API_VERSIONS, api_versions::api_versions),
     api(ApiKey::CreateTopics, 2, 7, 5, shape::CREATE_TOPICS, topics::create_topics),
+    api(ApiKey::DeleteTopics, 1, 6, 4, shape::DELETE_TOPICS, delete_topics::delete_topics),
+    api(ApiKey::DeleteRecords, 0, 2, 2, shape::DELETE_RECORDS, delete_records::delete_records),
     api(ApiKey::InitProducerId, 0, 4, 2, shape::INIT_PRODUCER_ID, producer_id::init_producer_id),
     api(ApiKey::OffsetForLeaderEpoch, 2, 4, 4, shape::LEADER_EPOCH, leader_epoch::leader_epoch),
     api(ApiKey::DescribeConfigs, 1, 4, 4, shape::DESCRIBE_CONFIGS, configs::describe_configs),
+    api(ApiKey::AlterConfigs, 0, 2, 2, shape::ALTER_CONFIGS, alter_configs::alter_configs),
     deciding_who(api(ApiKey::SaslAuthenticate, 0, 2, 2, shape::SASL_AUTHENTICATE, sasl::sasl_authenticate)),
     api(ApiKey::DeleteGroups, 0, 2, 2, shape::DELETE_GROUPS, group_admin::delete_groups),
+    api(
+        ApiKey::IncrementalAlterConfigs,
+        0,
+        1,
+        1,
+        shape::INCREMENTAL_ALTER_CONFIGS,
+        alter_configs::incremental_alter_configs,
+    ),
     api(ApiKey::DescribeCluster, 0, 1, 0, shape::DESCRIBE_CLUSTER, coordinator::describe_cluster),
 ];
 

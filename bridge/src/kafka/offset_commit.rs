@@ -33,6 +33,11 @@ pub(super) fn offset_commit(mut call: Call) -> Work {
             generation: request.generation_id_or_member_epoch,
         };
         let allowed = call.authorize_groups().map_err(|error| error.code());
+        // As Kafka's brokers answer when their disk has failed (J8): clients look for another coordinator.
+        let allowed = allowed.and_then(|()| match call.server.bridge.failure() {
+            Some(_) => Err(ResponseError::NotCoordinator.code()),
+            None => Ok(()),
+        });
         let allowed = allowed.and_then(|()| call.server.groups.may_commit(&group, &who).map_err(error_code));
         let (mut response, accepted) = check(&call, request, allowed);
         if !accepted.is_empty() && call.server.offsets.commit(&group, accepted).await?.is_err() {

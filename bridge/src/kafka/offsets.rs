@@ -5,12 +5,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    ops::RangeInclusive,
     sync::Arc,
 };
 
 use parking_lot::Mutex;
 
-use crate::{Bridge, JournalFailed, Lane, Space, Ticket};
+use crate::{Bridge, JournalFailed, KeyedChange, Lane, Space, Ticket};
 
 /// Bytes of all committed offsets, with their keys.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -42,6 +43,7 @@ pub(crate) struct Committed {
 pub(crate) struct Full;
 
 pub(crate) struct Offsets {
+    bridge: Bridge,
     lane: Lane,
     book: Mutex<Book>,
 }
@@ -57,14 +59,19 @@ struct Book {
 enum Change {
     Commit(Arc<str>, Vec<(Place, Committed)>),
     Forget(Arc<str>),
+    ForgetTopics(Vec<u32>),
 }
 
+/// Deletions of offsets in one operation, when a start finds what is to be deleted.
+const DELETED_AT_ONCE: usize = 1_000;
+
 impl Offsets {
-    /// What was committed before this start, without what belonged to topics that are gone.
+    /// What was committed before this start. What belonged to topics that are gone is deleted: a crash may have come
+    /// between their deletion and that of their offsets.
     pub fn recover(bridge: &Bridge) -> Offsets {
         let topics: HashSet<u32> = bridge.topics().iter().map(|topic| topic.id).collect();
         let mut book = Book::default();
-        let (mut taken, mut unreadable) = (0_usize, 0_usize);
+        let (mut taken, mut unreadable, mut gone) = (0_usize, 0_usize, Vec::new());
         for (key, value) in bridge.take_recovered(Space::OFFSETS) {
             match decode_key(&key).zip(Committed::decode(&value)) {
                 Some(((place, group), committed)) if topics.contains(&place.topic_id) => {
@@ -73,7 +80,7 @@ impl Offsets {
                     let group = book.groups.entry(group.into()).or_default();
                     group.insert(place, committed);
                 }
-                Some(_) => {}
+                Some(_) => gone.push(key),
                 None => unreadable += 1,
             }
         }
@@ -81,7 +88,11 @@ impl Offsets {
             tracing::warn!(unreadable, "committed offsets that do not decode are ignored");
         }
         tracing::info!(groups = book.groups.len(), offsets = taken, "committed offsets recovered");
-        Offsets { lane: bridge.lane(), book: Mutex::new(book) }
+        let lane = bridge.lane();
+        for keys in gone.chunks(DELETED_AT_ONCE) {
+            lane.put_all(&deletions(keys.iter().map(|key| &**key)));
+        }
+        Offsets { bridge: bridge.clone(), lane, book: Mutex::new(book) }
     }
 
     /// Commits, and waits until that is durable and readable.
@@ -96,14 +107,15 @@ impl Offsets {
         }
     }
 
-    fn submit(&self, group: &Arc<str>, offsets: Vec<(Place, Committed)>) -> Result<Ticket, Full> {
+    fn submit(&self, group: &Arc<str>, mut offsets: Vec<(Place, Committed)>) -> Result<Ticket, Full> {
+        let mut book = self.book.lock();
+        // Under the lock: of a topic that is deleted after this, the deletion finds them.
+        offsets.retain(|(place, _)| self.bridge.has_topic(place.topic_id));
         let encode = |(place, committed): &(Place, Committed)| (encode_key(*place, group), committed.encode());
         let encoded: Vec<_> = offsets.iter().map(encode).collect();
         let puts = encoded.iter().map(|(k, v)| (Space::OFFSETS, k.as_slice(), Some(v.as_slice())));
         let puts: Vec<_> = puts.collect();
         let bytes: usize = offsets.iter().map(|(_, committed)| committed.bytes()).sum();
-
-        let mut book = self.book.lock();
         if book.bytes + bytes > BYTES_MAX || book.pending.len() >= PENDING_MAX {
             return Err(Full);
         }
@@ -123,13 +135,27 @@ impl Offsets {
             if keys.is_empty() {
                 return Ok(false);
             }
-            let deletes = keys.iter().map(|key| (Space::OFFSETS, key.as_slice(), None));
-            let ticket = self.lane.put_all(&deletes.collect::<Vec<_>>());
+            let ticket = self.lane.put_all(&deletions(keys.iter().map(Vec::as_slice)));
             book.pending.push_back((ticket, Change::Forget(group.clone())));
             ticket
         };
         self.settle_to(ticket).await?;
         Ok(true)
+    }
+
+    /// Deletes what any group committed in topics that are gone.
+    pub async fn forget_topics(&self, topics: &[u32]) -> Result<(), JournalFailed> {
+        let ticket = {
+            let mut book = self.book.lock();
+            let keys: HashSet<Vec<u8>> = topics.iter().flat_map(|topic| book.keys_of_topic(*topic)).collect();
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let ticket = self.lane.put_all(&deletions(keys.iter().map(Vec::as_slice)));
+            book.pending.push_back((ticket, Change::ForgetTopics(topics.to_owned())));
+            ticket
+        };
+        self.settle_to(ticket).await
     }
 
     /// Waits until everything committed so far is durable and readable. Most often it is.
@@ -206,6 +232,32 @@ impl Book {
         places.into_iter()
     }
 
+    /// Every key of a topic's, also of what is still on its way.
+    fn keys_of_topic(&self, topic: u32) -> Vec<Vec<u8>> {
+        let mut keys = Vec::new();
+        for (group, offsets) in &self.groups {
+            keys.extend(offsets.range(all_of(topic)).map(|(place, _)| encode_key(*place, group)));
+        }
+        for (_, change) in &self.pending {
+            if let Change::Commit(group, offsets) = change {
+                let places = offsets.iter().map(|(place, _)| place).filter(|place| place.topic_id == topic);
+                keys.extend(places.map(|place| encode_key(*place, group)));
+            }
+        }
+        keys
+    }
+
+    fn forget_topic(&mut self, topic: u32) {
+        let Book { groups, bytes, .. } = self;
+        groups.retain(|_, offsets| {
+            let gone: Vec<Place> = offsets.range(all_of(topic)).map(|(place, _)| *place).collect();
+            for place in gone {
+                *bytes -= offsets.remove(&place).as_ref().map_or(0, Committed::bytes);
+            }
+            !offsets.is_empty()
+        });
+    }
+
     /// Everything up to `ticket` is durable: makes it readable.
     fn apply(&mut self, ticket: Ticket) {
         let durable = |(pending, _): &(Ticket, Change)| *pending <= ticket;
@@ -213,6 +265,8 @@ impl Book {
             && let Some((_, change)) = self.pending.pop_front()
         {
             match change {
+                // Of topics that are gone nothing was kept.
+                Change::Commit(_, offsets) if offsets.is_empty() => {}
                 Change::Commit(group, offsets) => {
                     let group = self.groups.entry(group).or_default();
                     for (place, committed) in offsets {
@@ -225,6 +279,7 @@ impl Book {
                     let gone = self.groups.remove(&group).unwrap_or_default();
                     self.bytes -= gone.values().map(Committed::bytes).sum::<usize>();
                 }
+                Change::ForgetTopics(topics) => topics.into_iter().for_each(|topic| self.forget_topic(topic)),
             }
         }
     }
@@ -257,6 +312,15 @@ impl Committed {
             metadata: std::str::from_utf8(metadata).ok()?.into(),
         })
     }
+}
+
+/// Every partition of a topic.
+fn all_of(topic_id: u32) -> RangeInclusive<Place> {
+    Place { topic_id, partition: 0 }..=Place { topic_id, partition: u32::MAX }
+}
+
+fn deletions<'a>(keys: impl Iterator<Item = &'a [u8]>) -> Vec<KeyedChange<'a>> {
+    keys.map(|key| (Space::OFFSETS, key, None)).collect()
 }
 
 /// Topic id, partition, group: the first two of fixed length, so nothing is ambiguous, and a deleted
@@ -305,6 +369,7 @@ mod tests {
             topic_defaults: crate::Settings { segment_bytes: 1 << 20, ..crate::Settings::default() },
             checkpoint_bytes: 1 << 24,
             checkpoint_interval: std::time::Duration::from_secs(60),
+            reserve_bytes: 0,
         };
         let bridge = Bridge::open(options).expect("a new folder opens");
         let offsets = Offsets::recover(&bridge);

@@ -29,6 +29,9 @@ const ZSTD_FROM: i16 = 7;
 /// Below, batches have a format that is not served.
 const SERVED_FROM: i16 = 3;
 
+/// The first version whose clients know the error of a disk that takes nothing.
+const STORAGE_ERROR_FROM: i16 = 4;
+
 /// A request, submitted: what is left is to wait.
 struct Submitted {
     topics: Vec<(TopicName, Vec<(i32, Outcome)>)>,
@@ -112,6 +115,10 @@ fn submit_one(call: &Call, topic: &FoundTopic, data: PartitionProduceData) -> Re
     let partition = find_partition(topic, data.index)?;
     let bytes = data.records.unwrap_or_default();
     let header = check_batch(call, &bytes)?;
+    if topic.as_ref().is_ok_and(|topic| topic.config().settings.compact) {
+        check_keys(&bytes, &header)?;
+    }
+    check_room(call)?;
     let (slot, ticket) = call.client.lane.produce(partition, &bytes);
     let records = usize::try_from(header.record_count).unwrap_or(0);
     Ok((OnItsWay { slot, partition: partition.clone(), records }, ticket))
@@ -137,6 +144,33 @@ fn check_batch(call: &Call, bytes: &Bytes) -> Result<Header, Refused> {
         return Err(ResponseError::UnsupportedCompressionType.into());
     }
     Ok(header)
+}
+
+/// J9, J8: nothing is taken that cannot be written. Clients try again, for as long as they would for a lost leader.
+fn check_room(call: &Call) -> Result<(), Refused> {
+    let Some(shut) = call.server.bridge.shut() else { return Ok(()) };
+    add(&call.server.metrics().refused_batches, 1);
+    let code = match call.version {
+        STORAGE_ERROR_FROM.. => ResponseError::KafkaStorageError,
+        _ => ResponseError::NotLeaderOrFollower,
+    };
+    Err(Refused(code, shut.to_string()))
+}
+
+/// A topic that is compacted keeps records by their keys: each has one.
+fn check_keys(bytes: &[u8], header: &Header) -> Result<(), Refused> {
+    if header.compressed() {
+        return Ok(());
+    }
+    let mut records = batch::records(bytes, header);
+    // One that does not parse was refused before.
+    while let Ok(Some(record)) = records.next() {
+        if record.key.is_none() {
+            let message = "a record without a key: the topic is compacted, which goes by keys";
+            return Err(Refused(ResponseError::InvalidRecord, message.into()));
+        }
+    }
+    Ok(())
 }
 
 async fn finish(call: Call, submitted: Submitted) -> Answer {

@@ -202,6 +202,17 @@ pub(super) const CREATE_TOPICS: &[Field] = &[
     since(1, BOOL), // validate_only
 ];
 
+pub(super) const DELETE_TOPICS: &[Field] = &[
+    since(6, Structs(&[since(6, Text), since(6, UUID)])),
+    between(1, 5, List(&Text)),
+    since(1, I32), // timeout_ms
+];
+
+pub(super) const DELETE_RECORDS: &[Field] = &[
+    since(0, Structs(&[since(0, Text), since(0, Structs(&[since(0, I32), since(0, I64)]))])),
+    since(0, I32), // timeout_ms
+];
+
 pub(super) const INIT_PRODUCER_ID: &[Field] = &[
     since(0, Text), // transactional_id
     since(0, I32),  // transaction_timeout_ms
@@ -238,6 +249,37 @@ pub(super) const DESCRIBE_CONFIGS: &[Field] = &[
     ),
     since(1, BOOL), // include_synonyms
     since(3, BOOL), // include_documentation
+];
+
+pub(super) const ALTER_CONFIGS: &[Field] = &[
+    since(
+        0,
+        Structs(&[
+            since(0, I8),   // resource_type
+            since(0, Text), // resource_name
+            since(0, Structs(&[since(0, Text), since(0, Text)])),
+        ]),
+    ),
+    since(0, BOOL), // validate_only
+];
+
+pub(super) const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[
+    since(
+        0,
+        Structs(&[
+            since(0, I8),   // resource_type
+            since(0, Text), // resource_name
+            since(
+                0,
+                Structs(&[
+                    since(0, Text), // name
+                    since(0, I8),   // config_operation
+                    since(0, Text), // value
+                ]),
+            ),
+        ]),
+    ),
+    since(0, BOOL), // validate_only
 ];
 
 pub(super) const DELETE_GROUPS: &[Field] = &[since(0, List(&Text))];

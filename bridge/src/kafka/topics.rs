@@ -1,6 +1,6 @@
 //! CreateTopics.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use kafka_protocol::{
     ResponseError,
@@ -16,11 +16,12 @@ use super::{
     Server,
     access::Operation,
     call::{Call, Work},
-    configs::{DEFAULT_CONFIG, DYNAMIC_TOPIC_CONFIG, check_topic_config, topic_settings},
+    metrics::add,
+    settings::{self, Given},
 };
 use crate::{
     CreateTopicError,
-    log::topic::{PARTITIONS_MAX, name_ok},
+    log::topic::{Config, PARTITIONS_MAX, name_ok},
 };
 
 /// Why a topic was not made, in words for its creator.
@@ -29,7 +30,7 @@ struct Refused(ResponseError, String);
 /// A topic as it would be made.
 struct Plan {
     partitions: u32,
-    config: BTreeMap<String, String>,
+    config: Config,
 }
 
 pub(super) fn create_topics(mut call: Call) -> Work {
@@ -71,8 +72,11 @@ fn refused(error: ResponseError, message: &str) -> Refused {
 }
 
 fn authorize(call: &Call, topic: &CreatableTopic) -> Result<(), Refused> {
+    if call.may(Operation::Manage, &topic.name) {
+        return Ok(());
+    }
     let allowed = call.authorize(Operation::Write, &topic.name);
-    allowed.map_err(|error| refused(error, "only who may write to a topic may make it"))
+    allowed.map_err(|error| refused(error, "only who may write to a topic, or manage it, may make it"))
 }
 
 fn plan(server: &Server, topic: &CreatableTopic) -> Result<Plan, Refused> {
@@ -88,14 +92,14 @@ fn plan(server: &Server, topic: &CreatableTopic) -> Result<Plan, Refused> {
         let message = format!("{partitions} partitions: at most {PARTITIONS_MAX}");
         return Err(Refused(ResponseError::InvalidPartitions, message));
     }
-    let mut config = BTreeMap::new();
-    for given in &topic.configs {
-        let value = given.value.as_ref().map(|value| value.as_str());
-        let checked = check_topic_config(server, &given.name, value);
+    let mut given = Given::new();
+    for config in &topic.configs {
+        let checked = settings::give(server, &mut given, &config.name, config.value.as_deref());
         checked.map_err(|message| Refused(ResponseError::InvalidConfig, message))?;
-        config.insert(given.name.to_string(), value.unwrap_or_default().to_owned());
     }
-    Ok(Plan { partitions, config })
+    let settings = server.bridge.topic_defaults().with(&given);
+    let settings = settings.map_err(|error| Refused(ResponseError::InvalidConfig, error.to_string()))?;
+    Ok(Plan { partitions, config: Config { given, settings } })
 }
 
 fn counted_partitions(server: &Server, topic: &CreatableTopic) -> Result<u32, Refused> {
@@ -145,7 +149,11 @@ fn make(call: &Call, topic: &CreatableTopic, plan: Plan, only_validate: bool) ->
             None => Ok(Made { uuid: [0; 16], plan, ticket: None }),
         };
     }
-    let (partitions, config) = (plan.partitions, plan.config.clone());
+    if let Some(shut) = call.server.bridge.shut() {
+        add(&call.server.metrics().refused_topics, 1);
+        return Err(Refused(ResponseError::KafkaStorageError, shut.to_string()));
+    }
+    let (partitions, config) = (plan.partitions, plan.config.given.clone());
     match call.server.bridge.create_topic(&call.client.lane, name, partitions, config) {
         Ok((made, ticket)) => {
             tracing::info!(topic = name, partitions, peer = %call.client.peer, "topic made");
@@ -168,12 +176,11 @@ fn make(call: &Call, topic: &CreatableTopic, plan: Plan, only_validate: bool) ->
 
 impl Made {
     fn describe(&self, server: &Server, result: CreatableTopicResult) -> CreatableTopicResult {
-        let configs = topic_settings(server).into_iter().map(|setting| {
-            let given = self.plan.config.contains_key(setting.name);
+        let configs = settings::of_topic(server, &self.plan.config).map(|in_force| {
             CreatableTopicConfigs::default()
-                .with_name(StrBytes::from_static_str(setting.name))
-                .with_value(Some(StrBytes::from_string(setting.value)))
-                .with_config_source(if given { DYNAMIC_TOPIC_CONFIG } else { DEFAULT_CONFIG })
+                .with_name(StrBytes::from_static_str(in_force.setting.name))
+                .with_value(Some(StrBytes::from_string(in_force.value)))
+                .with_config_source(in_force.source as i8)
         });
         result
             // 16 bytes are always an id.

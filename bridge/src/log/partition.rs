@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -215,7 +216,9 @@ impl Partition {
     pub fn expire(&self, settings: &Settings, ages: &Ages) {
         let mut segments = self.segments.write();
         if let Some(active) = segments.list.last_mut()
-            && active.first_ms.is_some_and(|first_ms| ages.is_older(first_ms, settings.segment_age_max_ms()))
+            && active
+                .first_ms
+                .is_some_and(|first_ms| first_ms >= 0 && ages.is_older(first_ms, settings.segment_age_max_ms()))
         {
             active.sealed = true;
         }
@@ -229,7 +232,8 @@ impl Partition {
             if segment.end <= start || segment.bytes == 0 {
                 continue;
             }
-            let newest_ms = segment.index.max_timestamp();
+            // A record without a time (-1) has no age.
+            let newest_ms = segment.index.max_timestamp().filter(|at| *at >= 0);
             let too_old = settings.retention_ms.zip(newest_ms).is_some_and(|(age, at)| ages.is_older(at, age));
             let enough = |bytes| kept - segment.bytes >= bytes;
             if !too_old && (index == last || !settings.retention_bytes.is_some_and(enough)) {
@@ -247,13 +251,37 @@ impl Partition {
         self.segments.read().list.iter().any(|segment| self.is_unseen(segment))
     }
 
-    /// Forgets every segment that Kafka clients see nothing of and that no range of offsets (both ends included) touches;
-    /// gives their names, to be unlinked after the next checkpoint (C2). Called by the thread that appends.
-    pub fn forget_unseen(&self, pinned: &[(i64, i64)]) -> Vec<String> {
-        let mut segments = self.segments.write();
-        let needed = |s: &Segment| pinned.iter().any(|(first, last)| *first < s.end && *last >= s.base);
-        let gone: Vec<_> = segments.list.extract_if(.., |s| self.is_unseen(s) && !needed(s)).collect();
-        gone.iter().flat_map(Segment::file_names).collect()
+    /// Forgets every segment that Kafka clients see nothing of and that no range of offsets (both ends included, in order)
+    /// has touched for `grace`: a pointer may be on its way from one queue to another. Gives their names, to be unlinked
+    /// after the next checkpoint (C2). Called by the thread that appends.
+    pub fn forget_unseen(&self, pinned: &[(i64, i64)], up: Duration, grace: Duration) -> Vec<String> {
+        let mut gone = Vec::new();
+        let mut unneeded = Vec::new();
+        // Not under the lock that readers wait for: there may be many ranges.
+        for segment in self.segments.read().list.iter().filter(|segment| self.is_unseen(segment)) {
+            let from = pinned.partition_point(|(_, last)| *last < segment.base);
+            if pinned.get(from).is_none_or(|(first, _)| *first >= segment.end) {
+                unneeded.push(segment.base);
+            }
+        }
+        self.segments.write().list.retain_mut(|segment| {
+            if unneeded.binary_search(&segment.base).is_err() {
+                segment.unneeded_since = None;
+                return true;
+            }
+            let since = *segment.unneeded_since.get_or_insert(up);
+            let stays = up.saturating_sub(since) < grace;
+            if !stays {
+                gone.extend(segment.file_names());
+            }
+            stays
+        });
+        gone
+    }
+
+    /// Bytes of the segments that Kafka clients see nothing of.
+    pub fn unseen_bytes(&self) -> u64 {
+        self.segments.read().list.iter().filter(|segment| self.is_unseen(segment)).map(|segment| segment.bytes).sum()
     }
 
     fn is_unseen(&self, segment: &Segment) -> bool {
@@ -324,11 +352,14 @@ impl Partition {
     }
 
     /// For OffsetForLeaderEpoch: the greatest epoch held that is at most `epoch` and the offset after its
-    /// last record; `None` when every epoch held is newer.
+    /// last record; where every epoch held is newer, the asked for and where the first of those begins: who read all of it
+    /// goes on there. `None` when none is held.
     pub fn end_of_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
         let segments = self.segments.read();
         let after = segments.epochs.partition_point(|(known, _)| *known <= epoch);
-        let found = segments.epochs[after.checked_sub(1)?].0;
+        let Some(found) = after.checked_sub(1).map(|at| segments.epochs[at].0) else {
+            return segments.epochs.first().map(|(_, start)| (epoch, *start));
+        };
         let end = segments.epochs.get(after).map_or_else(|| self.high_watermark(), |(_, start)| *start);
         Some((found, end))
     }
@@ -471,22 +502,25 @@ impl Place {
     }
 
     fn find_time(&self, timestamp_ms: i64, log_start: i64) -> Result<Option<(i64, i64)>, ReadError> {
-        let mut found = None;
+        let mut candidates = Vec::new();
         segment::walk(&self.file, self.position, self.end, |header, position| {
-            if found.is_none() && header.max_timestamp >= timestamp_ms && header.last_offset() >= log_start {
-                found = Some((*header, position));
+            let reaches = header.max_timestamp >= timestamp_ms && header.last_offset() >= log_start;
+            // One behind the batch that the log starts in has its record for sure.
+            if reaches && candidates.last().is_none_or(|(last, _): &(Header, u64)| last.base_offset < log_start) {
+                candidates.push((*header, position));
             }
         })?;
-        let Some((header, position)) = found else { return Ok(None) };
-        if header.compressed() {
-            return Ok(Some((header.base_offset, header.base_timestamp)));
-        }
-        let bytes = self.file.read_at(position, header.total_bytes())?;
-        let mut walk = batch::records(&bytes, &header);
-        let damaged = |error| segment::OpenError::Batch { position, error };
-        while let Some(record) = walk.next().map_err(damaged)? {
-            if record.timestamp_ms >= timestamp_ms && record.offset >= log_start {
-                return Ok(Some((record.offset, record.timestamp_ms)));
+        for (header, position) in candidates {
+            if header.compressed() {
+                return Ok(Some((header.base_offset.max(log_start), header.base_timestamp)));
+            }
+            let bytes = self.file.read_at(position, header.total_bytes())?;
+            let mut walk = batch::records(&bytes, &header);
+            let damaged = |error| segment::OpenError::Batch { position, error };
+            while let Some(record) = walk.next().map_err(damaged)? {
+                if record.timestamp_ms >= timestamp_ms && record.offset >= log_start {
+                    return Ok(Some((record.offset, record.timestamp_ms)));
+                }
             }
         }
         Ok(None)

@@ -1,6 +1,7 @@
 //! A segment: one `.log` file of record batches, and its indexes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::batch::{self, BatchError, Header};
 use crate::disk::{DiskError, File, Folder};
@@ -31,6 +32,8 @@ pub struct Segment {
     pub dirty: bool,
     /// The next batch begins another one.
     pub sealed: bool,
+    /// Since when, in time since the process began, nobody needs it.
+    pub unneeded_since: Option<Duration>,
 }
 
 /// The name of a segment's file: Kafka's 20 digits, and how often it was rewritten, if it was. Kafka's own tools read up
@@ -82,6 +85,7 @@ impl Segment {
             index: Index::default(),
             dirty: true,
             sealed: false,
+            unneeded_since: None,
         })
     }
 
@@ -97,8 +101,18 @@ impl Segment {
         file.set_len(bytes)?;
         let (offsets, times) = index_files(folder, base, generation)?;
         let (index, from) = Index::load(&offsets, &times, bytes)?;
-        let mut segment =
-            Segment { base, generation, end: base, first_ms: None, file, bytes, index, dirty: false, sealed: false };
+        let mut segment = Segment {
+            base,
+            generation,
+            end: base,
+            first_ms: None,
+            file,
+            bytes,
+            index,
+            dirty: false,
+            sealed: false,
+            unneeded_since: None,
+        };
         match segment.note_from(from) {
             // What a power cut left of an index may lead anywhere: the batches say what is there.
             Err(OpenError::Batch { .. }) if from > 0 => {

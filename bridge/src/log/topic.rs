@@ -29,6 +29,7 @@ pub struct Topic {
     pub partitions: Vec<Arc<Partition>>,
     pub(crate) folder: Folder,
     config: RwLock<Arc<Config>>,
+    gone: AtomicBool,
     deleted: AtomicBool,
 }
 
@@ -51,7 +52,8 @@ impl Topic {
     ) -> Topic {
         let Definition { uuid, name, config: given, .. } = definition;
         let config = RwLock::new(Arc::new(Config { given, settings }));
-        Topic { id, uuid, name, partitions, folder, config, deleted: AtomicBool::new(false) }
+        let (gone, deleted) = (AtomicBool::new(false), AtomicBool::new(false));
+        Topic { id, uuid, name, partitions, folder, config, gone, deleted }
     }
 
     /// Its settings as they are now.
@@ -67,7 +69,12 @@ impl Topic {
         *self.config.write() = Arc::new(Config { given, settings });
     }
 
-    /// Whether it was deleted and stays for queues that point into it (S6).
+    /// Whether its name is free: clients know it no more, from the moment that it is to be deleted.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Whether it was deleted, durably, and stays for queues that point into it (S6).
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }
@@ -194,6 +201,7 @@ impl Topics {
 
     /// One is to be deleted: its name is free. Until that is durable it keeps what it has.
     pub(crate) fn hide(&self, topic: &Topic) {
+        topic.gone.store(true, Ordering::Release);
         let mut inner = self.inner.write();
         if inner.by_name.get(&topic.name).is_some_and(|named| named.id == topic.id) {
             inner.by_name.remove(&topic.name);

@@ -39,8 +39,8 @@ struct State {
     operations: u64,
     ends_at: Option<u64>,
     ended: bool,
-    /// Nothing can grow.
-    full: bool,
+    /// Bytes by which files can still grow; `None`: any number.
+    room: Option<usize>,
     /// Syncs from now until one that fails.
     sync_fails_in: Option<u64>,
     failed_syncs: u64,
@@ -107,7 +107,7 @@ impl SimulatedDisk {
             operations: 0,
             ends_at: None,
             ended: false,
-            full: false,
+            room: None,
             sync_fails_in: None,
             failed_syncs: 0,
             trace: 0,
@@ -130,9 +130,14 @@ impl SimulatedDisk {
         self.0.lock().ended
     }
 
-    /// Whether nothing can grow.
-    pub fn set_full(&self, full: bool) {
-        self.0.lock().full = full;
+    /// Files can grow by so many bytes from here on; `None`: by any number.
+    pub fn set_room(&self, bytes: Option<usize>) {
+        self.0.lock().room = bytes;
+    }
+
+    /// Every sync succeeds from here on.
+    pub fn fail_no_sync(&self) {
+        self.0.lock().sync_fails_in = None;
     }
 
     /// One of the next syncs fails.
@@ -158,7 +163,7 @@ impl SimulatedDisk {
                 }
                 End::PowerCutLosingAll => state.lose_what_is_not_synced(0),
             }
-            (state.ended, state.ends_at, state.full, state.sync_fails_in) = (false, None, false, None);
+            (state.ended, state.ends_at, state.sync_fails_in) = (false, None, None);
         }
         self
     }
@@ -204,6 +209,32 @@ impl State {
     fn find(&self, path: &Path) -> Option<Node> {
         let (folder, name) = split(path);
         self.folders.get(&folder)?.now.get(&name).copied()
+    }
+
+    /// What of a change there is room for, and whether that is all of it.
+    fn cut_to_room(&mut self, file: usize, what: What) -> (What, bool) {
+        let Some(room) = self.room.as_mut() else { return (what, true) };
+        let there = self.files[file].now.len();
+        match what {
+            What::Write { at, mut bytes } => {
+                let wanted = bytes.len();
+                bytes.truncate((there + *room).saturating_sub(at).min(wanted));
+                *room -= (at + bytes.len()).saturating_sub(there);
+                let fits = bytes.len() == wanted;
+                (What::Write { at, bytes }, fits)
+            }
+            What::Length(length) => {
+                *room += there.saturating_sub(length);
+                (What::Length(length), true)
+            }
+        }
+    }
+
+    /// A file's name goes, and with it what it took up.
+    fn give_back(&mut self, path: &Path) {
+        if let (Some(Node::File(file)), Some(room)) = (self.find(path), self.room.as_mut()) {
+            *room += self.files[file].now.len();
+        }
     }
 
     fn sync(&mut self, file: usize) -> io::Result<()> {
@@ -355,7 +386,7 @@ impl System for SimulatedDisk {
             Some(Node::File(file)) => file,
             Some(Node::Folder) => return Err(io::ErrorKind::IsADirectory.into()),
             None => self.state("make", path, |state| {
-                if state.full {
+                if state.room == Some(0) {
                     return Err(io::ErrorKind::StorageFull.into());
                 }
                 let file = state.files.len();
@@ -406,6 +437,7 @@ impl System for SimulatedDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.state("remove", path, |state| {
+            state.give_back(path);
             let (folder, name) = split(path);
             state.names(&folder)?.change(NameChange::Remove(name));
             state.answer(())
@@ -426,6 +458,7 @@ impl System for SimulatedDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.state("rename", from, |state| {
             let node = state.find(from).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            state.give_back(to);
             let ((folder, from), (_, to)) = (split(from), split(to));
             state.names(&folder)?.change(NameChange::Rename(from, to, node));
             state.answer(())
@@ -440,6 +473,10 @@ impl System for SimulatedDisk {
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
+
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.0.lock().room.map_or(u64::MAX, |bytes| bytes as u64))
+    }
 }
 
 impl Open {
@@ -449,16 +486,11 @@ impl Open {
             What::Length(_) => "length",
         };
         self.disk.state(name, &self.path, |state| {
+            let (what, fits) = state.cut_to_room(self.file, what);
             let contents = &mut state.files[self.file];
-            if let What::Write { at, bytes } = &what
-                && state.full
-                && at + bytes.len() > contents.now.len()
-            {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
             apply(&mut contents.now, &what);
             contents.unsynced.push(Unsynced { what, given_up: false });
-            state.answer(())
+            if fits { state.answer(()) } else { Err(io::ErrorKind::StorageFull.into()) }
         })
     }
 

@@ -173,7 +173,7 @@ impl GroupWorld {
                 }
                 12 => run.steps.apply()?,
                 13 => {
-                    if let Err(Failed) = self.checkpoint(run) {
+                    if self.checkpoint(run).is_err() {
                         return Ok(());
                     }
                 }

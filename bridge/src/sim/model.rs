@@ -35,6 +35,13 @@ pub enum Deed {
     Delete(u32),
 }
 
+impl Deed {
+    /// Whether it only removes or advances, and so goes on when the disk is full (J9).
+    pub fn draws_on_the_reserve(&self) -> bool {
+        !matches!(self, Deed::Append { .. } | Deed::Open(_) | Deed::Set(_, Some(_)))
+    }
+}
+
 /// One lane's operations that may be there.
 #[derive(Clone, Debug, Default)]
 pub struct LaneModel {

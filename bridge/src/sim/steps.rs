@@ -16,10 +16,11 @@ use crate::journal::files::Files;
 use crate::journal::frame::Frame;
 use crate::log::Now;
 use crate::log::partition::AppendError;
+use crate::watch::Watch;
 use crate::{Bridge, Machine, OpenError, Options};
 
 /// Frames that wait to be applied, as the channel between the threads holds.
-const UNAPPLIED_MAX: usize = crate::UNAPPLIED_FRAMES_MAX - 1;
+pub const UNAPPLIED_MAX: usize = crate::UNAPPLIED_FRAMES_MAX - 1;
 
 /// What the threads of one process do.
 pub struct Steps {
@@ -27,6 +28,7 @@ pub struct Steps {
     committer: Committer,
     applier: Applier,
     files: Arc<Files>,
+    watch: Watch,
     jobs: Receiver<Job>,
     /// The checkpoint thread, when it has nothing to do, and a checkpoint that it is at.
     checkpointer: Option<Checkpointer>,
@@ -43,18 +45,30 @@ type Checkpointed = (Checkpointer, Job, Result<(), DiskError>);
 
 /// The journal, or a checkpoint, failed: the process says so and exits.
 #[derive(Debug)]
-pub struct Failed;
+pub struct Failed {
+    /// It was a sync.
+    pub is_sync: bool,
+    /// What the disk said.
+    pub why: String,
+}
+
+impl From<DiskError> for Failed {
+    fn from(error: DiskError) -> Failed {
+        Failed { is_sync: error.is_sync(), why: error.to_string() }
+    }
+}
 
 impl Steps {
     /// Opens the data folder of a disk.
     pub fn open(disk: &SimulatedDisk, options: Options) -> Result<(Bridge, Steps), OpenError> {
         let folder = Folder::open_in(Arc::new(disk.clone()), Path::new("/data"))?;
-        let Machine { bridge, committer, applier, checkpointer, jobs } = Machine::open(options, folder)?;
+        let Machine { bridge, committer, applier, checkpointer, jobs, watch } = Machine::open(options, folder)?;
         let steps = Steps {
             shared: applier.shared.clone(),
             committer,
             applier,
             files: checkpointer.files.clone(),
+            watch,
             jobs,
             checkpointer: Some(checkpointer),
             checkpoint: None,
@@ -65,22 +79,42 @@ impl Steps {
         Ok((bridge, steps))
     }
 
-    /// The committer writes what the lanes hold, unless too much waits to be applied. When it cannot, everyone hears.
-    pub fn commit(&mut self) -> Result<(), Failed> {
+    /// The committer writes what the lanes hold, unless too much waits to be applied; whether there was room for it. When
+    /// the journal fails, everyone hears.
+    pub fn commit(&mut self) -> Result<bool, Failed> {
         if self.unapplied >= UNAPPLIED_MAX {
-            return Ok(());
+            return Ok(true);
         }
-        if let Err(error) = self.committer.commit_group() {
-            self.shared.lanes.fail(&error.to_string());
-            return Err(Failed);
+        match self.committer.commit_group() {
+            Ok(_) => {}
+            Err(error) if error.is_full() => return Ok(false),
+            Err(error) => {
+                self.shared.lanes.fail(&error.to_string());
+                return Err(error.into());
+            }
         }
         self.unapplied += 1;
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether the start found more in the journal than there was room for in the log.
+    pub fn has_late(&self) -> bool {
+        !self.applier.late.is_empty()
+    }
+
+    /// Applies that; whether the disk took it all.
+    pub fn apply_late(&mut self) -> bool {
+        while let Some(frame) = self.applier.late.pop_front() {
+            if self.applier.try_apply(&frame).is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Durability "os": the committer syncs what it wrote.
     pub fn sync(&mut self) -> Result<(), Failed> {
-        self.committer.sync_written().map_err(|_| Failed)
+        Ok(self.committer.sync_written()?)
     }
 
     /// A frame is applied; it waits while the disk refuses. What was committed and cannot be applied is an error.
@@ -113,7 +147,7 @@ impl Steps {
                 self.checkpointer = Some(checkpointer);
                 match done {
                     Ok(()) => return Ok(true),
-                    Err(error) if error.is_sync() => return Err(Failed),
+                    Err(error) if error.is_sync() => return Err(error.into()),
                     Err(_) => self.job = Some(job),
                 }
             }
@@ -140,9 +174,14 @@ impl Steps {
         }))
     }
 
-    /// The checkpoint thread makes a spare journal file, if it can.
-    pub fn make_spare(&mut self) {
-        let _tried_again_later = self.files.ensure_spare();
+    /// The checkpoint thread makes spare journal files, if it can; a small one where room is `scarce`.
+    pub fn make_spares(&mut self, scarce: bool) {
+        let _tried_again_later = self.files.ensure_spares(scarce);
+    }
+
+    /// The watch looks how much room there is.
+    pub fn look_at_room(&self) {
+        self.watch.look_at_room();
     }
 
     /// The process ends, and a checkpoint that is under way with it.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::disk::{End, SimulatedDisk};
 use super::model::{Deed, LaneModel, Model, Place, Told, key_of, payload, place_of_delivery, read_all};
 use super::random::Random;
-use super::steps::{Failed, Steps};
+use super::steps::{Steps, UNAPPLIED_MAX};
 use crate::batch::{self, Builder};
+use crate::journal::commit::TopicChange;
 use crate::log::Now;
 use crate::state::{Change, Pointer, Space};
 use crate::{Bridge, Delivery, Durability, Lane, Options, ProduceSlot, Produced, Settings, Target};
@@ -24,6 +25,9 @@ const TOPICS: [&str; 3] = ["first", "second", "third"];
 const PARTITIONS: u32 = 2;
 const STARTS: u64 = 6;
 const STEPS_MAX: u64 = 300;
+/// About what the spare journal file takes.
+const RESERVE_BYTES: u64 = 16 << 10;
+
 /// What was done, for the record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -36,6 +40,16 @@ pub struct Counts {
     pub checkpoints: u64,
     pub failed_syncs: u64,
     pub disk_full: u64,
+    /// Groups that had to wait for room, each time they did.
+    pub waited: u64,
+    /// Operations that were not taken because of it.
+    pub refused: u64,
+    /// Starts for which there was no journal file, and no room for one.
+    pub no_room: u64,
+    /// Starts that found more in the journal than there was room for in the log.
+    pub late: u64,
+    /// Runs that went on until everything was written and taken again.
+    pub healed: u64,
     trace: u64,
 }
 
@@ -50,6 +64,11 @@ impl Counts {
         self.checkpoints += other.checkpoints;
         self.failed_syncs += other.failed_syncs;
         self.disk_full += other.disk_full;
+        self.waited += other.waited;
+        self.refused += other.refused;
+        self.no_room += other.no_room;
+        self.late += other.late;
+        self.healed += other.healed;
     }
 }
 
@@ -142,6 +161,7 @@ impl World {
             topic_defaults: Settings { segment_bytes: 8 << 10, ..Settings::default() },
             checkpoint_bytes: 24 << 10,
             checkpoint_interval: Duration::from_secs(60),
+            reserve_bytes: RESERVE_BYTES,
         }
     }
 
@@ -152,14 +172,31 @@ impl World {
                 self.disk.end_after(self.random.below(60));
             }
             self.counts.starts += 1;
-            match Steps::open(&self.disk, World::options()) {
+            let opened = Steps::open(&self.disk, World::options());
+            let opened = opened.map(|(bridge, steps)| (bridge, self.apply_late(steps)));
+            match opened {
                 Ok((bridge, steps)) if !self.disk.has_ended() => return self.check(bridge, steps),
                 _ if self.disk.has_ended() => self.end(),
                 Ok(_) => return Err("it came up on a disk that has ended".to_owned()),
+                // Its predecessors used up the spare file, and none could be made.
+                Err(error) if error.to_string().ends_with(".journal: no storage space") => {
+                    self.counts.no_room += 1;
+                    self.disk.set_room(None);
+                }
                 Err(error) => return Err(format!("it does not come up: {error}")),
             }
         }
         unreachable!("attempts are counted for ever")
+    }
+
+    /// There is room again for what the start found none for.
+    fn apply_late(&mut self, mut steps: Steps) -> Steps {
+        if steps.has_late() {
+            self.counts.late += 1;
+            self.disk.set_room(None);
+            assert!(steps.apply_late() || self.disk.has_ended());
+        }
+        steps
     }
 
     fn check(&mut self, bridge: Bridge, steps: Steps) -> Result<Run, String> {
@@ -254,17 +291,40 @@ impl World {
                 18..=19 => self.checkpoint(run),
                 20 => self.produce(run),
                 21 => self.make_topic(run),
-                22 => {
-                    run.steps.make_spare();
-                    self.goes()
-                }
+                22 => self.look(run),
                 _ => self.disturb(),
             };
             if matches!(step, Step::Ends) {
                 return Ok(());
             }
         }
+        self.heal(run)
+    }
+
+    /// There is room again, and nothing fails: then everything is written and acknowledged, and everything is taken.
+    fn heal(&mut self, run: &mut Run) -> Result<(), String> {
+        self.disk.set_room(None);
+        self.disk.fail_no_sync();
+        // More than can stand in lanes, frames and a checkpoint.
+        for _ in 0..2 * UNAPPLIED_MAX {
+            let steps = [self.commit(run)?, self.apply(run)?, self.checkpoint(run), self.look(run)];
+            if steps.iter().any(|step| matches!(step, Step::Ends)) {
+                return Ok(());
+            }
+        }
+        let waits = |lane: &Lane| lane.durable() < lane.submitted();
+        if run.lanes.iter().any(waits) || !run.bridge.is_open() {
+            return Err(format!("it does not heal: {:?}", run.bridge.trouble()));
+        }
+        self.counts.healed += 1;
         Ok(())
+    }
+
+    /// What the watch and the checkpoint thread do now and then.
+    fn look(&mut self, run: &mut Run) -> Step {
+        run.steps.look_at_room();
+        run.steps.make_spares(!run.bridge.is_open());
+        self.goes()
     }
 
     fn goes(&self) -> Step {
@@ -276,9 +336,9 @@ impl World {
             0 => self.disk.fail_a_sync(self.random.below(6)),
             1 | 2 => {
                 self.counts.disk_full += 1;
-                self.disk.set_full(true);
+                self.disk.set_room(Some(self.random.below(48 << 10) as usize));
             }
-            _ => self.disk.set_full(false),
+            _ => self.disk.set_room(None),
         }
         Step::Goes
     }
@@ -287,6 +347,10 @@ impl World {
     fn submit(&mut self, run: &mut Run) -> Step {
         let lane = self.random.below(LANES as u64) as usize;
         let Some(deed) = self.deed(run, lane) else { return Step::Goes };
+        if !deed.draws_on_the_reserve() && !run.bridge.is_open() {
+            self.counts.refused += 1;
+            return Step::Goes;
+        }
         let number = self.model.lanes[lane].deeds.len() as u64 + 1;
         let place = (lane, number);
         let mut operation = run.lanes[lane].begin();
@@ -318,7 +382,7 @@ impl World {
             }
             Deed::Delete(id) => {
                 // As Bridge::delete_topic does, in one operation with the marker.
-                operation.change(Change::Put(Space::DELETED, &id.to_be_bytes(), b""));
+                run.bridge.0.shared.topic_changes.lock().push(TopicChange::Deleted(*id));
                 let topics = &run.bridge.0.topics;
                 topics.with_id(*id).iter().for_each(|topic| topics.hide(topic));
             }
@@ -439,7 +503,7 @@ impl World {
     /// The idempotent producer's next batch, which may be one that it had no answer to.
     fn produce(&mut self, run: &mut Run) -> Step {
         let Some(topic) = run.bridge.topic(TOPICS[0]) else { return Step::Goes };
-        if run.producing.is_some() {
+        if run.producing.is_some() || !run.bridge.is_open() {
             return Step::Goes;
         }
         let sequence = self.model.produced.1;
@@ -457,8 +521,15 @@ impl World {
     }
 
     fn commit(&mut self, run: &mut Run) -> Result<Step, String> {
-        if run.steps.commit().is_err() {
-            return Ok(Step::Ends);
+        match run.steps.commit() {
+            Ok(true) => {}
+            Ok(false) => {
+                self.counts.waited += 1;
+                return Ok(Step::Goes);
+            }
+            // The journal failed: the process says so and exits.
+            Err(failed) if failed.is_sync || self.disk.has_ended() => return Ok(Step::Ends),
+            Err(failed) => return Err(format!("the journal failed: {}", failed.why)),
         }
         // Also when the disk ended with this very operation: nobody was told.
         if self.disk.has_ended() {
@@ -543,7 +614,7 @@ impl World {
         match run.steps.checkpoint(1 + self.random.below(12)) {
             Ok(done) => self.counts.checkpoints += u64::from(done),
             // The process exits.
-            Err(Failed) => return Step::Ends,
+            Err(_) => return Step::Ends,
         }
         self.goes()
     }

@@ -6,7 +6,8 @@
 //! user alice                         from here on: alice
 //! topic readwrite home/alice/#       read, write, readwrite or deny; readwrite when it is left out
 //! topic deny home/alice/secrets
-//! kafka read mqtt.*                  Millstream's addition: topics of the log, by name or beginning
+//! kafka read mqtt.*                  Millstream's addition: topics of the log, by name or beginning; also
+//! kafka manage mqtt.*                make, delete, trim and configure them, which write does not include
 //! pattern write devices/%c/state     everyone, wherever it stands; %c is the client id, %u the user name
 //! ```
 //!
@@ -38,22 +39,25 @@ pub(super) enum Right {
     Read,
     Write,
     ReadWrite,
+    /// Of topics of the log alone.
+    Manage,
     Deny,
 }
 
 impl Right {
-    fn parse(word: &str) -> Option<Right> {
+    fn parse(keyword: &str, word: &str) -> Option<Right> {
         match word {
             "read" => Some(Right::Read),
             "write" => Some(Right::Write),
             "readwrite" => Some(Right::ReadWrite),
+            "manage" if keyword == "kafka" => Some(Right::Manage),
             "deny" => Some(Right::Deny),
             _ => None,
         }
     }
 
     fn gives(self, wanted: Right) -> bool {
-        self == wanted || self == Right::ReadWrite
+        self == wanted || (self == Right::ReadWrite && wanted != Right::Manage)
     }
 }
 
@@ -188,7 +192,7 @@ impl Acl {
         granted
     }
 
-    /// Whether reading or writing this topic of the log is granted.
+    /// Whether reading, writing or managing this topic of the log is granted.
     pub(super) fn log(&self, wanted: Right, user: Option<&str>, topic: &str) -> bool {
         let Some(section) = self.section_of(user) else { return false };
         let has =
@@ -266,12 +270,15 @@ fn parse_grant<'a>(keyword: &str, rest: &'a str) -> Result<(Right, &'a str), Str
     match first_word(rest) {
         ("", _) => Err(format!("{keyword}: the topic is missing")),
         (name, "") => Ok((Right::ReadWrite, name)),
-        (right, name) => match Right::parse(right) {
+        (right, name) => match Right::parse(keyword, right) {
             Some(right) => Ok((right, name)),
-            None => Err(format!(
-                "{keyword}: {right:?} is neither read, write, readwrite nor deny; before a topic with a space in it \
-                 one of them must stand"
-            )),
+            None => {
+                let rights = if keyword == "kafka" { "readwrite, manage" } else { "readwrite" };
+                Err(format!(
+                    "{keyword}: {right:?} is neither read, write, {rights} nor deny; before a topic with a space in it \
+                     one of them must stand"
+                ))
+            }
         },
     }
 }
@@ -414,8 +421,13 @@ mod tests {
         let acl = parse(
             "topic #\nuser alice\nkafka read mqtt\nkafka write in.*\nkafka deny in.secret*\nuser bob\nkafka *\n\
              kafka deny __x\nuser carl\nkafka read a.b*\nkafka deny a*\nuser dora\nkafka write a\ntopic read #\n\
-             user eve\nkafka read a*\nkafka deny ab*\n",
+             user eve\nkafka read a*\nkafka deny ab*\nuser root\nkafka manage *\nkafka manage\nkafka deny __*\n",
         );
+        let root = Some("root");
+        assert!(acl.log(Right::Manage, root, "any") && !acl.log(Right::Manage, root, "__x"));
+        // Managing is neither reading nor writing, and these two not managing. (A line of two words names a topic.)
+        assert!(!acl.log(Right::Read, root, "any") && acl.log(Right::Write, root, "manage"));
+        assert!(!acl.log(Right::Manage, Some("bob"), "any") && !acl.any_log(Some("zoe")));
         let (alice, bob) = (Some("alice"), Some("bob"));
         assert!(acl.log(Right::Read, alice, "mqtt") && !acl.log(Right::Write, alice, "mqtt"));
         assert!(!acl.log(Right::Read, alice, "mqtt2") && !acl.log(Right::Read, alice, "mqt"));
@@ -435,7 +447,7 @@ mod tests {
     #[test]
     fn every_mistake_is_told_with_its_line() {
         let text = "topic\ntopic reed a\npattern a b c\ntopic read a/#/b\nuser\nusr x\n  # late\nkafka read a b\n\
-                    kafka *a\ntopic\tread a\nkafka\npattern deny \n";
+                    kafka *a\ntopic\tread a\nkafka\npattern deny \ntopic manage a\nkafka own a\n";
         let error = Acl::parse(Path::new("acl"), text).expect_err("mistakes").to_string();
         let lines: Vec<_> = error.lines().collect();
         let begins = [
@@ -450,6 +462,8 @@ mod tests {
             "acl:9: kafka: \"*a\" is no topic",
             "acl:10: \"topic\\tread\" is no keyword",
             "acl:11: kafka: the topic is missing",
+            "acl:13: topic: \"manage\" is neither read, write, readwrite nor deny",
+            "acl:14: kafka: \"own\" is neither read, write, readwrite, manage nor deny",
         ];
         // `pattern deny` grants a topic called "deny".
         assert_eq!(lines.len(), begins.len(), "{error}");

@@ -365,6 +365,11 @@ impl Access {
         self.ask(|acl| acl.log(Right::Write, who.name(), kafka_topic))
     }
 
+    /// Whether the client may delete this Kafka topic or records of it, and change its settings.
+    pub fn may_manage_log(&self, who: &Identity, kafka_topic: &str) -> bool {
+        self.ask(|acl| acl.log(Right::Manage, who.name(), kafka_topic))
+    }
+
     /// Whether there is some Kafka topic that the client may read: without one it has no use for a consumer group.
     pub fn may_read_any_log(&self, who: &Identity) -> bool {
         self.ask(|acl| acl.any_log(who.name()))

@@ -56,6 +56,11 @@ impl SharedGroup {
             .or_else(|| in_turn().find(|member| member.session.durable))
             .cloned()
     }
+
+    /// Whether any member keeps a queue.
+    pub fn has_durable(&self) -> bool {
+        self.members.read().iter().any(|member| member.session.durable)
+    }
 }
 
 #[derive(Debug, Default)]

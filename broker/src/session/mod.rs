@@ -219,6 +219,10 @@ pub struct Link {
     pub may_publish: Option<(u64, Box<str>)>,
     /// Not to be read until the journal has caught up.
     pub stalled: bool,
+    /// It said something that has to be written while the journal was behind: so it may again, and is not read then.
+    pub writes: bool,
+    /// Not to be read until there is room on the disk: its next message has to be written.
+    pub waits_for_disk: bool,
     /// What it is held to, if to any rate.
     pub rates: Option<Box<Rates>>,
     /// Whether it wants reason strings (3.1.2.11.7).

@@ -39,6 +39,10 @@ impl Item {
 #[derive(Debug, Default)]
 pub struct Queue {
     base: u64,
+    /// All entries have sequences below this.
+    end: u64,
+    /// Those below this are of before the start: what of them was sent is not known for sure.
+    fresh_from: u64,
     items: VecDeque<Item>,
     /// Index of the next item to send on this connection.
     next: usize,
@@ -102,6 +106,7 @@ impl Queue {
         if queue.items.is_empty() {
             queue.base = next;
         }
+        (queue.end, queue.fresh_from) = (next, next);
         queue.settled = queue.base;
         queue
     }
@@ -137,6 +142,12 @@ impl Queue {
         }
         debug_assert!(self.items.back().is_none_or(|last| last.sequence() < sequence), "given once, and in order");
         self.items.push_back(Item::new(sequence, entry, None));
+        self.end = sequence + 1;
+    }
+
+    /// Whether an entry of this sequence was here before: it was to move to another queue, and could not.
+    pub fn had(&self, sequence: u64) -> bool {
+        sequence < self.end
     }
 
     /// Gives up the oldest entry that is not under way to the client; its sequence, to be removed. At QoS 1 that may be
@@ -174,9 +185,14 @@ impl Queue {
         self.advance();
     }
 
-    /// Entries that were never sent, in order, with their sequences.
+    /// Entries that were never sent for sure, or may be sent to two, in order, with their sequences: QoS 2 of before the start
+    /// is not among them, for who was sent it is to have it [MQTT-4.8.2-5].
     pub fn never_sent(&self) -> impl Iterator<Item = (u64, Entry)> {
-        self.items.iter().filter(|item| item.sent.is_none()).map(|item| (item.sequence(), item.entry))
+        let may_go = |item: &&Item| {
+            let is_fresh = item.sequence() >= self.fresh_from;
+            item.sent.is_none() && (is_fresh || first_state(&item.entry) != Sent::Qos2)
+        };
+        self.items.iter().filter(may_go).map(|item| (item.sequence(), item.entry))
     }
 
     /// The client is away, and these that were never sent become another's; in order.
@@ -638,6 +654,21 @@ mod tests {
                 prop_assert_eq!(left, there.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>());
             }
         }
+    }
+
+    /// Found by review: removals that rode along were lost with the process, and sent QoS 2 entries were taken for unsent.
+    #[test]
+    fn what_may_have_been_sent_before_a_start_goes_to_nobody_else() {
+        let released = |sequence| (sequence, Entry { released: true, ..entry(0, QoS::ExactlyOnce) });
+        let sent = |sequence| (sequence, entry(sequence as i64, QoS::ExactlyOnce));
+        let mut queue = Queue::recovered(6, (0..3).map(released).chain((3..6).map(sent)), 0, 3);
+        assert_eq!(queue.never_sent().count(), 0);
+        queue.push(6, entry(6, QoS::ExactlyOnce));
+        assert!(queue.never_sent().eq([(6, entry(6, QoS::ExactlyOnce))]));
+        assert!(queue.had(6) && !queue.had(7));
+        queue.give_up(&[6]);
+        assert!(queue.had(6), "also when it is given up");
+        assert_eq!(queue.len(), 6);
     }
 
     #[test]

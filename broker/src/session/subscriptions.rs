@@ -58,6 +58,11 @@ impl Subscriptions {
         self.by_filter.contains_key(filter)
     }
 
+    /// The options of the one on this filter.
+    pub fn options(&self, filter: &str) -> Option<&Options> {
+        self.by_filter.get(filter)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_filter.len()

@@ -98,9 +98,9 @@ impl Shard {
         self.schedule_turn();
     }
 
-    /// Whether a letter can be written while no more than so many bytes are before it.
+    /// Whether a letter can be written: there is room on the disk, and no more than so many bytes are before it.
     pub(super) fn takes_letters(&self, backlog_bytes_max: usize) -> bool {
-        self.lane.backlog_bytes() <= backlog_bytes_max
+        self.bridge.is_open() && self.lane.backlog_bytes() <= backlog_bytes_max
     }
 
     /// Hands in what was noted of a message that is in no other operation.
@@ -109,13 +109,18 @@ impl Shard {
             return;
         }
         if !self.takes_letters(limits::LETTERS_BACKLOG_BYTES_MAX) {
-            self.counts.dead_letters_missed += self.letters.due.len() as u64;
-            return self.letters.forget();
+            return self.miss_due();
         }
         let mut operation = self.lane.begin();
         self.letters.append_due(&mut operation, message, self.now, &mut self.counts);
         operation.submit();
         self.schedule_turn();
+    }
+
+    /// There is no place for what was noted: it is only counted.
+    pub(super) fn miss_due(&mut self) {
+        self.counts.dead_letters_missed += self.letters.due.len() as u64;
+        self.letters.forget();
     }
 
     /// Counts messages that waited in memory for a session, and hands in their letters.

@@ -112,6 +112,11 @@ impl Shard {
         if taken_over.is_none() && self.is_out_of_memory() {
             return Err((ReasonCode::ServerBusy, "too much waits for clients: mqtt.max_buffered_bytes"));
         }
+        if !self.bridge.is_open()
+            && let Some(refusal) = self.refuse_session(known, connect)
+        {
+            return Err(refusal);
+        }
         let limits = &listener.clients;
         if let Some((limit, reason)) = connect.will.and_then(|will| limits.refuse_will(&will)) {
             self.counts.limits[limit as usize] += 1;
@@ -190,6 +195,8 @@ impl Shard {
             loopback: *loopback,
             may_publish: None,
             stalled: false,
+            writes: false,
+            waits_for_disk: false,
             rates: Rates::of(&listener.clients, heard_ms),
             told: 0,
             problem_information: connect.request_problem_information,
@@ -228,6 +235,11 @@ impl Shard {
         let Some(session) = self.sessions.get(slot as usize) else { return Due::default() };
         let has_come = |at: Option<u64>| session.link.is_none() && at.is_some_and(|at| at <= self.now.up_ms);
         Due { end: has_come(session.ends_at_ms), will: has_come(session.will_at_ms) }
+    }
+
+    /// Whether the time of an absent client's session is over.
+    pub(super) fn has_ended(&self, slot: u32) -> bool {
+        self.due(slot).end
     }
 
     /// Whether as many clients are connected as may be; other shards are seen as they were a turn ago.
@@ -520,7 +532,8 @@ impl Shard {
                     let allowed_ms = 1500 * u64::from(link.keep_alive_s);
                     // Not enforced while we do not read, unless it is because the client does not.
                     let is_paused = link.rates.as_ref().is_some_and(|rates| rates.is_paused());
-                    let read = link.ready && !link.stalled && !link.holds_enough() && !is_paused;
+                    let waits = link.stalled || link.waits_for_disk || link.holds_enough() || is_paused;
+                    let read = link.ready && !waits;
                     if link.keep_alive_s > 0 && silent_ms > allowed_ms && read {
                         link.close(Close::ByServer(
                             ReasonCode::KeepAliveTimeout,

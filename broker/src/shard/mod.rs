@@ -5,6 +5,7 @@
 //! - `packets`: what else a client sends; `allowed`: what its limits say of it
 //! - `lifecycle`: sessions begin, are resumed, taken over, end; wills and expiry
 //! - `shared`: shared subscriptions
+//! - `disk`: what becomes of what cannot be written
 //! - `retained`: what is kept for who subscribes later; `sys`: what the server says of itself
 //! - `admin`: sessions told to an administrator and removed by one
 //! - `rates`: clients that are too fast are not read for a while
@@ -16,6 +17,7 @@
 
 mod admin;
 mod allowed;
+mod disk;
 mod doomed;
 mod letters;
 mod lifecycle;
@@ -93,6 +95,8 @@ pub struct Shard {
     by_queue: HashMap<u64, u32>,
     held: VecDeque<Held>,
     stalled: Vec<(u32, u64)>,
+    /// Links that wait for room on the disk, by slot.
+    waiting_for_disk: Vec<(u32, u64)>,
     orphans: Orphans,
     letters: Letters,
     room: Room,
@@ -176,6 +180,7 @@ impl Shard {
             by_queue: HashMap::default(),
             held: VecDeque::new(),
             stalled: Vec::new(),
+            waiting_for_disk: Vec::new(),
             orphans: Orphans::default(),
             room: Room::default(),
             waiting_for_commit: Vec::new(),
@@ -240,11 +245,20 @@ impl Shard {
 
     /// Promises a client something for when `ticket` is durable.
     fn hold(&mut self, slot: u32, ticket: Ticket, what: Promise) {
+        if self.is_never(slot, ticket) {
+            return;
+        }
         let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
+        let is_first = link.held == 0;
         link.held += 1;
-        let link = link.id;
-        self.awaited |= ticket > self.flushed;
-        self.held.push_back(Held { ticket, slot, link, what });
+        let held = Held { ticket, slot, link: link.id, what };
+        if is_first && ticket <= self.lane.durable() {
+            // Others may be waiting for a disk that hangs.
+            self.keep(held);
+        } else {
+            self.awaited |= ticket > self.flushed;
+            self.held.push_back(held);
+        }
         // The ticket may be durable already: then no commit rings.
         self.schedule_turn();
     }
@@ -267,33 +281,37 @@ impl Shard {
         let durable = self.lane.durable();
         while self.held.front().is_some_and(|held| held.ticket <= durable) {
             let Some(held) = self.held.pop_front() else { return };
-            let Some(session) = self.linked(held.slot, held.link) else { continue };
-            let Some(link) = session.link.as_mut() else { continue };
-            link.held -= 1;
-            let mut first = false;
-            match held.what {
-                Promise::Ack(ack) => link.answer(ack),
-                Promise::Packet(packet) => link.outbox.extend_from_slice(&packet),
-                Promise::ConnAck(packet) => {
-                    link.outbox.extend_from_slice(&packet);
-                    link.ready = true;
-                    first = true;
-                }
+            self.keep(held);
+        }
+    }
+
+    fn keep(&mut self, held: Held) {
+        let Some(session) = self.linked(held.slot, held.link) else { return };
+        let Some(link) = session.link.as_mut() else { return };
+        link.held -= 1;
+        let mut first = false;
+        match held.what {
+            Promise::Ack(ack) => link.answer(ack),
+            Promise::Packet(packet) => link.outbox.extend_from_slice(&packet),
+            Promise::ConnAck(packet) => {
+                link.outbox.extend_from_slice(&packet);
+                link.ready = true;
+                first = true;
             }
-            link.wake();
-            if first {
-                session.me.set_connected(true);
-            }
-            self.counts.packets_out += 1;
-            if first {
-                self.pump(held.slot);
-            }
+        }
+        link.wake();
+        if first {
+            session.me.set_connected(true);
+        }
+        self.counts.packets_out += 1;
+        if first {
+            self.pump(held.slot);
         }
     }
 
     /// Takes in what became durable for queues of this shard.
     fn take_deliveries(&mut self) {
-        let (mut full, mut late) = (Vec::new(), Vec::new());
+        let (mut full, mut late, mut back) = (Vec::new(), Vec::new(), Vec::new());
         for delivery in self.lane.take_deliveries() {
             let Some(slot) = self.by_queue.get(&delivery.queue).copied() else {
                 late.push(delivery);
@@ -301,6 +319,10 @@ impl Shard {
             };
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
             let Out::Queue(queue) = &mut session.out else { continue };
+            if queue.had(delivery.sequence) {
+                back.push(delivery);
+                continue;
+            }
             queue.push(delivery.sequence, delivery.entry);
             session.me.set_queued(queue.len());
             if self.config.drops_oldest && queue.len() > self.config.max_queued_messages {
@@ -337,6 +359,9 @@ impl Shard {
         if !late.is_empty() {
             self.take_late(late);
         }
+        if !back.is_empty() {
+            self.take_back(back);
+        }
     }
 
     /// Hears commits, other shards and clients that waited; then hands on what this turn produced.
@@ -364,9 +389,13 @@ impl Shard {
         }
         if self.lane.failure().is_some() && !self.failed {
             self.failed = true;
-            // It ends for it.
-            self.close_all(ReasonCode::ServerShuttingDown, "the journal failed");
+            match self.config.degrades_on_disk_error {
+                true => self.end_promises(),
+                // It ends for it.
+                false => self.close_all(ReasonCode::ServerShuttingDown, "the journal failed"),
+            }
         }
+        self.wake_waiting_for_disk();
         self.place_orphans(shared);
         self.post_doomed(shared);
         self.let_ride(shared);
@@ -433,22 +462,32 @@ impl Shard {
         self.mailboxes.iter().any(Mailbox::is_full)
     }
 
-    /// Whether nothing more is to be read from this link's client before others caught up; it is woken then.
-    /// Asked before every read.
-    pub fn stall(&mut self, slot: u32, link: u64) -> bool {
+    /// How many bytes may be read from this link's client; none before others caught up, when it is woken. Asked before
+    /// every read.
+    pub fn appetite(&mut self, slot: u32, link: u64) -> usize {
         if self.has_enough(slot, link) {
-            return true;
+            return 0;
         }
-        let full = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX || self.others_are_behind();
-        if let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut())
-            && full
-            && !link.stalled
-        {
+        let (is_behind, others_are_behind) = (self.is_behind(), self.others_are_behind());
+        if !is_behind && !others_are_behind {
+            return limits::READ_BYTES;
+        }
+        let Some(link) = self.linked(slot, link).and_then(|session| session.link.as_mut()) else { return 0 };
+        if !others_are_behind && !link.writes {
+            // It may have nothing to say that has to be written.
+            return limits::READ_BEHIND_BYTES;
+        }
+        if !link.stalled {
             link.stalled = true;
             let entry = (slot, link.id);
             self.stalled.push(entry);
         }
-        full
+        0
+    }
+
+    /// Whether so much waits for the journal that nothing more may go there.
+    fn is_behind(&self) -> bool {
+        self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX
     }
 
     /// Whether this link's client has as much under way as it may. Asked before every packet.
@@ -456,7 +495,7 @@ impl Shard {
         let link = self.linked(slot, link).and_then(|session| session.link.as_ref());
         // An acknowledgement that is released wakes the task by itself. What it asks for has to be answered, so
         // who does not read is not read; its task is woken by the socket.
-        link.is_none_or(|link| link.holds_enough() || !link.ready || link.is_clogged())
+        link.is_none_or(|link| link.holds_enough() || !link.ready || link.waits_for_disk || link.is_clogged())
     }
 
     fn wake_stalled(&mut self) {

@@ -28,7 +28,7 @@ pub struct Consumed {
     pub stalled: bool,
 }
 
-type Handled = Result<(), Close>;
+pub(super) type Handled = Result<(), Close>;
 
 impl Shard {
     /// Handles whole packets at the front of `input`, from the client of this link: all of them, unless they are very
@@ -43,23 +43,32 @@ impl Shard {
         while consumed.bytes < input.len() && packets < limits::PACKETS_PER_READ {
             packets += 1;
             let first_byte = input[consumed.bytes];
-            // One read may hold much that is little to say: a SUBSCRIBE to all that is retained.
-            let is_behind = self.lane.backlog_bytes() > limits::BACKLOG_BYTES_MAX;
-            if is_behind || self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
+            if self.has_enough(slot, link) || has_rates && self.holds_up(slot, first_byte) {
                 consumed.stalled = true;
                 break;
             }
+            // One read may hold much that is little to say: a SUBSCRIBE to all that is retained.
+            let is_behind = self.is_behind();
             let handled = match frame(&input[consumed.bytes..], packet_max) {
-                Ok(None) => break,
+                Ok(None) => {
+                    consumed.stalled = is_behind && self.outgrows(slot, &input[consumed.bytes..], packet_max);
+                    break;
+                }
                 Ok(Some(found)) => {
+                    let packet = Packet::decode(&found, version);
+                    if let Ok(packet) = &packet
+                        && (is_behind && self.waits_for_journal(slot, packet)
+                            || !self.bridge.is_open() && self.waits_for_disk(slot, version, packet))
+                    {
+                        consumed.stalled = true;
+                        break;
+                    }
                     consumed.bytes += found.length;
                     self.counts.packets_in += 1;
                     if has_rates {
                         self.took_packet(slot, first_byte);
                     }
-                    Packet::decode(&found, version)
-                        .map_err(fault)
-                        .and_then(|packet| self.handle(slot, version, &packet))
+                    packet.map_err(fault).and_then(|packet| self.handle(slot, version, &packet))
                 }
                 Err(error) => {
                     if let DecodeError::PacketTooLarge { .. } = error {
@@ -152,6 +161,11 @@ impl Shard {
         if !self.may_publish(slot, topic) {
             self.counts.refused_rights += 1;
             return self.refuse(slot, publish, ReasonCode::NotAuthorized, None);
+        }
+        if !self.bridge.is_open()
+            && let Some(refused) = self.refuse_durable(slot, topic, publish)
+        {
+            return refused;
         }
         let user = self.sessions[slot as usize].user.clone();
         let user = user.as_deref();
@@ -254,7 +268,13 @@ impl Shard {
 
     /// Does not take a message: in 5.0 its acknowledgement says so; before, it is acknowledged all the same,
     /// for there is no other answer but to close. It is told after its letter, if it has one.
-    fn refuse(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode, letter: Option<Ticket>) -> Handled {
+    pub(super) fn refuse(
+        &mut self,
+        slot: u32,
+        publish: &Publish<'_>,
+        reason: ReasonCode,
+        letter: Option<Ticket>,
+    ) -> Handled {
         let kind = match publish.qos {
             // A text that is none can be told here by closing alone (3.3.2.3.2); the rest is only not taken.
             QoS::AtMostOnce if reason == ReasonCode::PayloadFormatInvalid => {
@@ -264,9 +284,16 @@ impl Shard {
             QoS::AtLeastOnce => AckKind::PubAck,
             QoS::ExactlyOnce => AckKind::PubRec,
         };
-        let Some(link) = self.sessions[slot as usize].link.as_ref() else { return Ok(()) };
+        let Some(link) = self.sessions[slot as usize].link.as_mut() else { return Ok(()) };
         let reason = if link.version == Version::V5 { reason } else { ReasonCode::Success };
         let ack = Ack { kind, packet_id: publish.packet_id, reason };
+        if link.held == 0 && letter.is_none() {
+            // At once: the journal may be waiting for room on the disk.
+            link.answer(ack);
+            self.counts.packets_out += 1;
+            self.schedule_turn();
+            return Ok(());
+        }
         let ticket = letter.unwrap_or_else(|| self.lane.submitted());
         self.hold(slot, ticket, Promise::Ack(ack));
         self.schedule_turn();
@@ -378,21 +405,26 @@ impl Shard {
                 continue;
             }
             let qos = subscription.qos.min(qos_max);
-            reasons.push(match qos {
-                QoS::AtMostOnce => ReasonCode::Success,
-                QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
-                QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
-            });
             let options = Options {
                 qos,
                 no_local: subscription.no_local,
                 retain_as_published: subscription.retain_as_published,
                 id: subscribe.subscription_id,
             };
+            let is_open = self.bridge.is_open();
+            if !is_open && self.refuse_stored(slot, filter, &options) {
+                reasons.push(ReasonCode::QuotaExceeded);
+                continue;
+            }
+            reasons.push(match qos {
+                QoS::AtMostOnce => ReasonCode::Success,
+                QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+                QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+            });
             let session = &mut self.sessions[slot as usize];
             let me = session.me.clone();
             let fresh = session.subscriptions.insert(filter, options);
-            if me.durable {
+            if me.durable && is_open {
                 kept.push((store::subscription_key(me.id, filter), store::encode_options(&options)));
             }
             self.router.subscribe(filter, subscriber(&me, &options), fresh);

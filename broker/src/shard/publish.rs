@@ -188,7 +188,7 @@ impl Shard {
     }
 
     /// Everyone who gets a topic's messages, worked out once.
-    fn matches(&mut self, topic: &str) -> Arc<MatchSet> {
+    pub(super) fn matches(&mut self, topic: &str) -> Arc<MatchSet> {
         let generation = self.router.generation();
         let full =
             self.cache.len() >= limits::MATCH_CACHE_TOPICS_MAX || self.cache_bytes >= limits::MATCH_CACHE_BYTES_MAX;
@@ -309,13 +309,20 @@ impl Shard {
                 targets.push(Enqueued { queue: target.session.id, tag, expires_s: message.expires_s });
             }
         }
+        let mut log = set.log.as_ref();
+        if !self.bridge.is_open() {
+            // J9: QoS 0 was delivered, and is not stored.
+            let left_out = log.take_if(|_| message.qos == QoS::AtMostOnce);
+            self.counts.refused_disk_qos0 += u64::from(left_out.is_some());
+            self.miss_due();
+        }
         let due = self.letters.are_due();
-        if set.log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() && !due {
+        if log.is_none() && targets.is_empty() && also.is_empty() && retained.is_none() && !due {
             return None;
         }
         let now = self.now;
         let mut rendered = Vec::new();
-        let mut mapped = set.log.as_ref().map(|log| match &log.fixed {
+        let mut mapped = log.map(|log| match &log.fixed {
             Some(fixed) => (log, &fixed.key[..], fixed.partition, fixed.is_whole),
             None => {
                 let origin = Origin { topic: message.topic, client_id: message.client_id, user };

@@ -36,6 +36,9 @@ impl Shard {
         if message.payload.is_empty() {
             return Ok(Some(RetainedChange { order: store.remove(message.topic), value: None }));
         }
+        if message.qos == QoS::AtMostOnce && !self.bridge.is_open() {
+            return Ok(self.forget_retained(message));
+        }
         let kept = retained(message);
         let bounds = Bounds { messages: self.config.max_retained_messages, bytes: self.config.max_retained_bytes };
         let set = match can_be_told {
@@ -94,6 +97,9 @@ impl Shard {
         }
         let qos = kept.qos.min(granted);
         if me.durable && qos > QoS::AtMostOnce {
+            if !self.bridge.is_open() {
+                return self.counts.dropped(Dropped::DiskFull, &me);
+            }
             if me.queued() >= self.config.max_queued_messages {
                 return self.counts.dropped(Dropped::QueueFull, &me);
             }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::HashMap;
-use bridge::state::{Change, Entry, Pointer};
+use bridge::state::{Entry, Pointer};
 use bridge::{Delivery, Fetched, ReadError, Target as Enqueued};
 use smallvec::SmallVec;
 
@@ -197,41 +197,37 @@ impl Shard {
         let is_waiting =
             |session: &Session| session.link.is_none() && session.subscriptions.has_shared() && session.me.queued() > 0;
         let away = self.sessions.iter().filter(|(_, session)| is_waiting(session)).map(|(slot, _)| slot as u32);
+        let mut left = limits::RELIEVED_ENTRIES_MAX;
         for slot in away.collect::<Vec<_>>() {
-            self.relieve(slot);
+            self.relieve(slot, &mut left);
         }
     }
 
-    fn relieve(&mut self, slot: u32) {
+    fn relieve(&mut self, slot: u32, left: &mut usize) {
         let session = &self.sessions[slot as usize];
         let Out::Queue(queue) = &session.out else { return };
         let id = session.me.id;
-        let mut takers: HashMap<Option<u32>, Option<Arc<SharedGroup>>> = HashMap::default();
+        let mut groups = HashMap::default();
         let mut moves = Vec::new();
-        for (sequence, entry) in queue.never_sent().take(limits::RELIEVED_ENTRIES_MAX) {
-            let group = takers
-                .entry(Tag(entry.tag).share())
-                .or_insert_with(|| self.group_of(&session.subscriptions, &entry, false));
-            let Some(found) = group else { continue };
-            let qos = Tag(entry.tag).qos();
-            let has_room = |one: &SessionRef| one.is_open() && one.durable && !self.is_queue_full(one.queued());
-            match found.pick(has_room).filter(|member| through_queue(member, qos)) {
-                Some(member) => {
-                    member.session.set_queued(member.session.queued() + 1);
-                    let tag = Tag::shared(qos.min(member.qos), false, found.key).0;
-                    let target = Enqueued { queue: member.session.id, tag, expires_s: entry.expires_s };
-                    moves.push((sequence, entry.pointer, target));
-                }
+        for (sequence, entry) in queue.never_sent() {
+            let Some(key) = Tag(entry.tag).share() else { continue };
+            let group = groups.entry(key).or_insert_with(|| self.relieved_group(&session.subscriptions, key));
+            let Some((found, filter)) = group else { continue };
+            if *left == 0 {
+                break;
+            }
+            match self.taker(found, filter, &entry) {
+                Some(target) => moves.push((sequence, entry, target)),
                 None => *group = None,
             }
+            *left -= 1;
         }
         if moves.is_empty() {
             return;
         }
         let mut operation = self.lane.begin();
-        for (sequence, pointer, target) in &moves {
-            operation.requeue(*pointer, *target);
-            operation.change(Change::Remove(id, *sequence));
+        for (sequence, entry, target) in &moves {
+            operation.move_entry((id, *sequence), *entry, *target);
         }
         let ticket = operation.submit();
         let gone: Vec<u64> = moves.iter().map(|(sequence, ..)| *sequence).collect();
@@ -242,6 +238,40 @@ impl Shard {
             session.me.set_queued(queue.len());
         }
         tracing::debug!(client = &*session.me.client_id, entries = gone.len(), "went to other members of its group");
+        self.schedule_turn();
+    }
+
+    /// The group, and its filter, whose other members an entry may go to. With an access control list and wildcards it
+    /// would take reading the record to know who may have it: then it stays.
+    fn relieved_group<'a>(&self, of: &'a Subscriptions, key: u32) -> Option<(Arc<SharedGroup>, &'a str)> {
+        let (name, filter) = split_share(of.shared_filter(key)?)?;
+        let is_known = !self.router.access.has_acl() || !filter.contains(['+', '#']);
+        Some((self.router.group(filter, name).filter(|_| is_known)?, filter))
+    }
+
+    /// A member that is there and has room in its queue for an entry that waits for another; it counts at once.
+    fn taker(&self, group: &SharedGroup, filter: &str, entry: &Entry) -> Option<Enqueued> {
+        let qos = Tag(entry.tag).qos();
+        // Half of what it may hold is for what comes to it otherwise.
+        let room = limits::RELIEF_QUEUED_MAX.min(self.config.max_queued_messages / 2);
+        let takes = |one: &SessionRef| one.is_open() && one.durable && one.queued() < room;
+        let member = group.pick(|one| takes(one) && self.router.may_receive(one, filter))?;
+        if !through_queue(&member, qos) {
+            return None;
+        }
+        member.session.set_queued(member.session.queued() + 1);
+        let tag = Tag::shared(qos.min(member.qos), false, group.key).0;
+        Some(Enqueued { queue: member.session.id, tag, expires_s: entry.expires_s })
+    }
+
+    /// Entries that were to move to sessions that ended just then are their former owners' again, behind what they have.
+    pub(super) fn take_back(&mut self, back: Vec<Delivery>) {
+        let mut operation = self.lane.begin();
+        for Delivery { queue, sequence, entry, .. } in &back {
+            let target = Enqueued { queue: *queue, tag: entry.tag, expires_s: entry.expires_s };
+            operation.move_entry((*queue, *sequence), *entry, target);
+        }
+        operation.submit();
         self.schedule_turn();
     }
 

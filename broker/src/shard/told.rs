@@ -140,7 +140,9 @@ fn explained(reason: ReasonCode) -> Option<&'static str> {
         ReasonCode::TopicNameInvalid => "the topic name is longer or deeper than this server allows",
         ReasonCode::TopicFilterInvalid => "the topic filter is longer or deeper than this server allows",
         ReasonCode::PacketIdentifierNotFound => "nothing is under way with this packet identifier",
-        ReasonCode::QuotaExceeded => "there are as many already as this server allows",
+        ReasonCode::QuotaExceeded => {
+            "this server has no room for it: as much is there as it allows, or its disk is full"
+        }
         ReasonCode::PayloadFormatInvalid => "the payload is not UTF-8, as its format indicator says",
         ReasonCode::SharedSubscriptionsNotSupported => "this server has no shared subscriptions",
         ReasonCode::WildcardSubscriptionsNotSupported => "this server takes no filters with wildcards",

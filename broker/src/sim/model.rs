@@ -73,6 +73,10 @@ pub struct Model {
     may_drop: bool,
     /// Something is on its way from a member of the group that ended to another.
     group_moves: bool,
+    /// Sessions that left the group and may have something of it; and those of them of which a start knows that no more:
+    /// that is lost when they end.
+    left_group: BTreeSet<Incarnation>,
+    forgotten: BTreeSet<Incarnation>,
     pub deliveries: u64,
 }
 
@@ -181,6 +185,9 @@ impl Model {
 
     /// It asks for its end: what is not acknowledged yet may miss it.
     pub fn leaves(&mut self, session: Incarnation, filter: &str) {
+        if filter == SHARED_FILTER {
+            self.left_group.insert(session);
+        }
         self.let_go(session, filter);
     }
 
@@ -202,6 +209,9 @@ impl Model {
     pub fn over(&mut self, session: Incarnation) {
         let was_member = self.gone.contains_key(&(session, SHARED_FILTER.to_owned()));
         self.group_moves |= was_member;
+        if self.forgotten.contains(&session) {
+            self.forgive_group();
+        }
         self.granted.retain(|(of, _), _| *of != session);
         for message in &mut self.messages {
             message.owed.remove(&session);
@@ -218,6 +228,7 @@ impl Model {
 
     /// The broker is gone.
     pub fn crashed(&mut self) {
+        self.forgotten.append(&mut self.left_group);
         if std::mem::take(&mut self.group_moves) {
             self.forgive_group();
         }

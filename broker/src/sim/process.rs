@@ -171,6 +171,7 @@ fn options() -> bridge::Options {
         topic_defaults: bridge::Settings { segment_bytes: 8 << 10, ..Default::default() },
         checkpoint_bytes: 24 << 10,
         checkpoint_interval: Duration::from_secs(60),
+        reserve_bytes: 16 << 10,
     }
 }
 
@@ -226,6 +227,7 @@ fn config(settings: &Settings) -> Config {
         max_connections: 0,
         sys_interval: Duration::ZERO,
         certificates_name_users: false,
+        degrades_on_disk_error: false,
         listeners: vec![Arc::new(listener)],
     }
 }

@@ -233,7 +233,7 @@ impl World {
     fn checkpoint(&mut self, process: &mut Process) -> Step {
         match self.random.below(4) {
             0 => process.steps.start_checkpoint(self.clock.now()),
-            1 => process.steps.make_spare(),
+            1 => process.steps.make_spares(false),
             _ => match process.steps.checkpoint(1 + self.random.below(24)) {
                 Ok(done) => self.counts.checkpoints += u64::from(done),
                 Err(_) => return Step::Ends,
@@ -289,8 +289,7 @@ impl World {
     fn disturb(&mut self) -> Step {
         match self.random.below(8) {
             0 => self.disk.fail_a_sync(self.random.below(6)),
-            1 => self.disk.set_full(true),
-            _ => self.disk.set_full(false),
+            _ => {}
         }
         Step::Goes
     }

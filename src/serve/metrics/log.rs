@@ -1,6 +1,8 @@
 //! Partitions and consumer groups. Both are as many as users make them, so what is shown of them is bounded, and
 //! what is left out is said.
 
+use std::sync::atomic::Ordering;
+
 use bridge::{Bridge, kafka};
 
 use crate::admin::metrics::MetricSink;
@@ -13,6 +15,7 @@ const LAGS_MAX: usize = 10_000;
 const GROUPS_MAX: usize = 10_000;
 
 pub(super) fn add(sink: &mut MetricSink, bridge: &Bridge, server: &kafka::Server) {
+    retention(sink, bridge);
     let left_out = [
         ("partitions", partitions(sink, bridge, PARTITIONS_MAX)),
         ("group_partitions", lags(sink, server, LAGS_MAX)),
@@ -22,6 +25,15 @@ pub(super) fn add(sink: &mut MetricSink, bridge: &Bridge, server: &kafka::Server
         let help = "What is not shown here because there are more than 10,000 of it.";
         sink.gauge("millstream_metrics_left_out", help, &[("of", of)], count as f64);
     }
+}
+
+fn retention(sink: &mut MetricSink, bridge: &Bridge) {
+    let retired = bridge.metrics().retired_segments.load(Ordering::Relaxed);
+    let help = "Segments that retention and deletions took off the disk.";
+    sink.counter("millstream_log_deleted_segments_total", help, &[], retired);
+    let help =
+        "Bytes of segments that Kafka clients see nothing of: queues need them, or they go with the next checkpoint.";
+    sink.gauge("millstream_log_pinned_bytes", help, &[], bridge.unseen_bytes() as f64);
 }
 
 fn partitions(sink: &mut MetricSink, bridge: &Bridge, max: usize) -> usize {
@@ -82,6 +94,7 @@ mod tests {
             topic_defaults: bridge::Settings { segment_bytes: 1 << 20, ..bridge::Settings::default() },
             checkpoint_bytes: 1 << 24,
             checkpoint_interval: Duration::from_secs(60),
+            reserve_bytes: 0,
         };
         let bridge = Bridge::open(options).expect("a new folder opens");
         bridge.create_topic(&bridge.lane(), "t", 3, BTreeMap::new()).expect("a topic");

@@ -4,13 +4,17 @@ use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteGroupsRequest, DescribeConfigsRequest, DescribeGroupsRequest, FetchRequest,
-    FetchResponse, FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
-    LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetCommitRequest,
-    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest, TopicName,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, FetchRequest, FetchResponse, FindCoordinatorRequest, GroupId,
+    HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetFetchRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest, TopicName,
     create_topics_request::CreatableTopic,
+    delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
+    delete_topics_request::DeleteTopicState,
     describe_configs_request::DescribeConfigsResource,
     fetch_request::{FetchPartition, FetchTopic},
+    incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
     join_group_request::JoinGroupRequestProtocol,
     list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
     metadata_request::MetadataRequestTopic,
@@ -144,6 +148,47 @@ fn topics_are_made_by_who_may_write_to_them() {
             assert_eq!(made.topics[0].error_code, code, "{topic}");
         }
         assert!(broker.bridge.topic("r").is_none() && broker.bridge.topic("x").is_none());
+    });
+}
+
+#[test]
+fn topics_are_deleted_and_changed_by_who_may_manage_them() {
+    with_rights(async |broker| {
+        let mut ann = broker.connect_as(user("ann"));
+        let delete = DeleteTopicsRequest::default().with_topic_names(NAMES.map(name).into());
+        let trim = NAMES.map(|topic| {
+            let partition = DeleteRecordsPartition::default().with_offset(-1);
+            DeleteRecordsTopic::default().with_name(name(topic)).with_partitions(vec![partition])
+        });
+        let trim = DeleteRecordsRequest::default().with_topics(trim.into());
+        let steps = NAMES.map(|topic| {
+            let config = AlterableConfig::default().with_name(text("retention.ms")).with_value(Some(text("-1")));
+            let resource = AlterConfigsResource::default().with_resource_type(2).with_resource_name(text(topic));
+            resource.with_configs(vec![config])
+        });
+        let steps = IncrementalAlterConfigsRequest::default().with_resources(steps.into());
+        // Who may read, or write, may not do this.
+        assert_eq!(ann.ask(1, &steps).await.responses.iter().map(|r| r.error_code).collect::<Vec<_>>(), [TOPIC; 4]);
+        let codes = |r: &DeleteRecordsResponse| r.topics.iter().map(|t| t.partitions[0].error_code).collect::<Vec<_>>();
+        assert_eq!(codes(&ann.ask(2, &trim).await), [TOPIC; 4]);
+        let deleted = ann.ask(5, &delete).await;
+        assert_eq!(deleted.responses.iter().map(|r| r.error_code).collect::<Vec<_>>(), [TOPIC; 4]);
+        // Nor does an id tell that a topic is there.
+        let hidden = broker.bridge.topic(HIDDEN).expect("it is there").uuid.to_vec();
+        let by_id = DeleteTopicState::default().with_topic_id(hidden.try_into().expect("an id")).with_name(None);
+        let by_id = ann.ask(6, &DeleteTopicsRequest::default().with_topics(vec![by_id])).await;
+        assert_eq!((by_id.responses[0].error_code, &by_id.responses[0].name), (100, &None));
+        assert_eq!(broker.bridge.topics().len(), 3);
+    });
+    let users = Users::new(&["root"]);
+    let rights = users.clone();
+    with_broker_of(users, async |broker| {
+        let mut root = broker.connect_as(user("root"));
+        rights.rights.lock().push(("root", Operation::Manage, "t"));
+        assert_eq!(root.ask(5, &make("t")).await.topics[0].error_code, 0);
+        assert_eq!(produce(&mut root, &["t"]).await, [TOPIC]);
+        let delete = DeleteTopicsRequest::default().with_topic_names(vec![name("t")]);
+        assert_eq!(root.ask(5, &delete).await.responses[0].error_code, 0);
     });
 }
 

@@ -2,15 +2,17 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteGroupsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest,
+    AlterConfigsRequest, ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteGroupsRequest,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, IncrementalAlterConfigsRequest,
     InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest,
     OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestKind, ResponseKind,
-    SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest, TopicName, create_topics_request as create,
-    describe_configs_request as configs, fetch_request as fetch, join_group_request as join,
-    leave_group_request as leave, list_offsets_request as list, metadata_request as metadata,
-    offset_commit_request as commit, offset_fetch_request as offsets, offset_for_leader_epoch_request as epoch,
-    produce_request as produce, sync_group_request as sync,
+    SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest, TopicName, alter_configs_request as alter,
+    create_topics_request as create, delete_records_request as records, delete_topics_request as delete,
+    describe_configs_request as configs, fetch_request as fetch, incremental_alter_configs_request as incremental,
+    join_group_request as join, leave_group_request as leave, list_offsets_request as list,
+    metadata_request as metadata, offset_commit_request as commit, offset_fetch_request as offsets,
+    offset_for_leader_epoch_request as epoch, produce_request as produce, sync_group_request as sync,
 };
 
 use super::{batch_of, text, with_broker};
@@ -22,6 +24,11 @@ fn topic() -> TopicName {
 
 fn group() -> GroupId {
     GroupId(text("g"))
+}
+
+/// A topic to delete: CreateTopics comes before, and has six versions too.
+fn made(n: usize) -> TopicName {
+    TopicName(text(&format!("made-{}", n.saturating_sub(6))))
 }
 
 /// A request with one element in every array. `n` makes names that must be new.
@@ -126,6 +133,36 @@ fn sample(key: ApiKey, version: i16, n: usize) -> RequestKind {
             let asked = epoch::OffsetForLeaderTopic::default().with_topic(topic()).with_partitions(vec![partition]);
             OffsetForLeaderEpochRequest::default().with_topics(vec![asked]).into()
         }
+        ApiKey::DeleteTopics if v >= 6 => {
+            let asked = delete::DeleteTopicState::default().with_name(Some(made(n)));
+            DeleteTopicsRequest::default().with_topics(vec![asked]).into()
+        }
+        ApiKey::DeleteTopics => DeleteTopicsRequest::default().with_topic_names(vec![made(n)]).into(),
+        ApiKey::DeleteRecords => {
+            let partition = records::DeleteRecordsPartition::default().with_offset(-1);
+            let asked = records::DeleteRecordsTopic::default().with_name(topic()).with_partitions(vec![partition]);
+            DeleteRecordsRequest::default().with_topics(vec![asked]).into()
+        }
+        ApiKey::AlterConfigs => {
+            let setting =
+                alter::AlterableConfig::default().with_name(text("retention.ms")).with_value(Some(text("1000000")));
+            let asked = alter::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("t"))
+                .with_configs(vec![setting]);
+            AlterConfigsRequest::default().with_resources(vec![asked]).into()
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            let setting = incremental::AlterableConfig::default()
+                .with_name(text("cleanup.policy"))
+                .with_config_operation(2)
+                .with_value(Some(text("compact")));
+            let asked = incremental::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("t"))
+                .with_configs(vec![setting]);
+            IncrementalAlterConfigsRequest::default().with_resources(vec![asked]).into()
+        }
         ApiKey::DescribeConfigs => {
             let keys = Some(vec![text("retention.ms")]);
             let asked = configs::DescribeConfigsResource::default()
@@ -227,6 +264,10 @@ fn check(response: &ResponseKind, version: i16) {
         ResponseKind::InitProducerId(r) => vec![r.error_code],
         ResponseKind::OffsetForLeaderEpoch(r) => r.topics[0].partitions.iter().map(|p| p.error_code).collect(),
         ResponseKind::DescribeConfigs(r) => r.results.iter().map(|r| r.error_code).collect(),
+        ResponseKind::DeleteTopics(r) => r.responses.iter().map(|t| t.error_code).collect(),
+        ResponseKind::DeleteRecords(r) => r.topics[0].partitions.iter().map(|p| p.error_code).collect(),
+        ResponseKind::AlterConfigs(r) => r.responses.iter().map(|r| r.error_code).collect(),
+        ResponseKind::IncrementalAlterConfigs(r) => r.responses.iter().map(|r| r.error_code).collect(),
         ResponseKind::DescribeCluster(r) => vec![r.error_code],
         ResponseKind::FindCoordinator(r) => vec![r.error_code],
         ResponseKind::DescribeGroups(r) => r.groups.iter().map(|g| g.error_code).collect(),

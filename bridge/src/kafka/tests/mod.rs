@@ -1,6 +1,9 @@
 //! The server as clients see it: requests and answers over a pipe, on a real data folder.
 
 mod access;
+mod configs;
+mod deletion;
+mod disk;
 mod every_version;
 mod flush;
 mod groups;
@@ -41,6 +44,7 @@ fn open(folder: &TempDir) -> Bridge {
         topic_defaults: crate::Settings { segment_bytes: 1 << 20, ..crate::Settings::default() },
         checkpoint_bytes: 1 << 24,
         checkpoint_interval: Duration::from_secs(60),
+        reserve_bytes: 0,
     };
     Bridge::open(options).expect("the folder opens")
 }

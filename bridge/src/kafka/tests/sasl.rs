@@ -80,7 +80,8 @@ impl Access for Users {
         let given = |wanted: Operation| rights.iter().any(|(n, o, t)| (*n, *o, *t) == (&**name, wanted, topic));
         topic.starts_with(&**name)
             || given(operation)
-            || (operation == Operation::Describe && (given(Operation::Read) || given(Operation::Write)))
+            || (operation == Operation::Describe
+                && [Operation::Read, Operation::Write, Operation::Manage].into_iter().any(given))
     }
 
     /// Only ann does.

@@ -74,7 +74,7 @@ impl Account {
     pub fn settle_subscribers(&self) {
         eprintln!("{}", self.summary());
         let of = |got: &Got| by_topic(got.messages.iter().cloned());
-        for got in self.got.iter().filter(|got| !got.is_shared) {
+        for got in self.got.iter().filter(|got| !got.is_part) {
             let messages = of(got);
             self.complete(&got.name, &messages);
             self.in_order(&got.name, &messages);
@@ -82,14 +82,19 @@ impl Account {
                 exactly_once(&got.name, &messages);
             }
         }
-        let members = || self.got.iter().filter(|got| got.is_shared);
-        let shared = by_topic(members().flat_map(|got| got.messages.iter().cloned()));
-        if members().count() > 0 {
-            self.complete("the members", &shared);
+        let parts = || self.got.iter().filter(|got| got.is_part);
+        let together = by_topic(parts().flat_map(|got| got.messages.iter().cloned()));
+        if parts().count() > 0 {
+            self.complete("all parts", &together);
         }
-        if members().all(|got| got.qos == 2) {
-            exactly_once("the members", &shared);
+        if parts().all(|got| got.qos == 2) {
+            exactly_once("all parts", &together);
         }
+    }
+
+    /// The part of somebody who was no subscriber.
+    pub fn add(&mut self, part: Got) {
+        self.got.push(part);
     }
 
     /// One line for who reads along.

@@ -34,7 +34,7 @@ impl Sent {
 
     /// The payload of its message of this number: now and then a long one.
     pub fn payload(&self, number: u64) -> String {
-        let padding = if number % LONG_EVERY == 0 { "x".repeat(LONG_BYTES) } else { String::new() };
+        let padding = if number.is_multiple_of(LONG_EVERY) { "x".repeat(LONG_BYTES) } else { String::new() };
         format!("{}:{number}:{padding}", self.name)
     }
 
@@ -57,8 +57,8 @@ pub struct Got {
     pub name: String,
     /// At which it subscribed.
     pub qos: u8,
-    /// Whether it got a part only, and the others that share the rest.
-    pub is_shared: bool,
+    /// Whether it got a part only, and others that are so the rest.
+    pub is_part: bool,
     /// Topic and payload of each message, in order; what MQTT calls a repeat at QoS 2 is left out.
     pub messages: Vec<(String, String)>,
 }

@@ -35,7 +35,7 @@ impl Subscriber {
     /// A subscriber that has not connected yet.
     pub fn new(name: &str, version: Version, qos: u8, address: SocketAddr) -> Subscriber {
         Subscriber {
-            got: Got { name: name.to_owned(), qos, is_shared: false, messages: Vec::new() },
+            got: Got { name: name.to_owned(), qos, is_part: false, messages: Vec::new() },
             address,
             connect: Connect::new(version, name).durable(),
             filters: vec![FILTER],
@@ -51,10 +51,15 @@ impl Subscriber {
         Subscriber { is_late: true, ..self }
     }
 
+    /// It gets a part of what is published; somebody else has the rest.
+    pub fn in_part(mut self) -> Subscriber {
+        self.got.is_part = true;
+        self
+    }
+
     /// It shares what is published with the others of this kind, and goes away again and again.
-    pub fn sharing(mut self) -> Subscriber {
-        self.got.is_shared = true;
-        Subscriber { filters: vec![SHARED, END], leaves_after: 300, ..self }
+    pub fn sharing(self) -> Subscriber {
+        Subscriber { filters: vec![SHARED, END], leaves_after: 300, ..self.in_part() }
     }
 
     /// Makes the session.
