@@ -172,11 +172,8 @@ impl GroupWorld {
                     self.hear(run)?;
                 }
                 12 => run.steps.apply()?,
-                13 => {
-                    if self.checkpoint(run).is_err() {
-                        return Ok(());
-                    }
-                }
+                13 if self.checkpoint(run).is_err() => return Ok(()),
+                13 => {}
                 14 => {
                     self.now_ms += self.random.below(SESSION_MS);
                     run.groups.tick(self.now_ms);

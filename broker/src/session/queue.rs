@@ -59,6 +59,8 @@ pub struct Queue {
     resumed: Option<(Ticket, usize)>,
     /// Behind everything that was sent or may have been.
     sent_to: u64,
+    /// The newest release's.
+    released: Ticket,
 }
 
 /// What to do next for the client.
@@ -232,6 +234,9 @@ impl Queue {
         if !self.is_open() || !self.identifier_is_free(durable) || self.is_resuming(durable) {
             return None;
         }
+        if self.is_releasing(durable) {
+            return None;
+        }
         let item = self.items.get(self.next)?;
         let packet_id = packet_id(item.sequence());
         Some(match item.sent {
@@ -282,6 +287,12 @@ impl Queue {
         (acked, sequence)
     }
 
+    /// A release was submitted under `ticket`: no PUBREL is sent again before that is durable (J6), or a start might send the
+    /// message anew to a client that has forgotten it.
+    pub fn note_release(&mut self, ticket: Ticket) {
+        self.released = ticket;
+    }
+
     /// Whether a released entry's PUBREL was journaled already: a repeated PUBREC then costs no write.
     pub fn is_released(&self, packet_id: u16) -> bool {
         let place = self.place(self.base + distance(self.base, packet_id) as u64);
@@ -310,7 +321,14 @@ impl Queue {
     pub fn waits_for_commit(&mut self, durable: Ticket) -> bool {
         let waits = self.is_open() && self.next < self.items.len();
         let for_removals = waits && !self.identifier_is_free(durable) && self.settled < self.base;
-        for_removals || waits && self.is_resuming(durable)
+        let for_release = waits && self.is_releasing(durable);
+        for_removals || for_release || waits && self.is_resuming(durable)
+    }
+
+    /// Whether the next entry's PUBREL is not to be sent yet.
+    fn is_releasing(&self, durable: Ticket) -> bool {
+        let next = self.items.get(self.next);
+        self.released > durable && next.is_some_and(|item| item.sent == Some(Sent::Released))
     }
 
     fn is_resuming(&mut self, durable: Ticket) -> bool {
@@ -441,6 +459,19 @@ mod tests {
         assert_eq!(queue.acknowledge(1, AckKind::PubAck, false).0, Acked::Done);
         assert!(queue.next(3, 0).is_none() && queue.waits_for_commit(3) && !queue.waits_for_commit(4));
         assert!(queue.next(4, 0).is_some());
+    }
+
+    /// Found by seed 989 of the simulation: who came back before its release was durable got PUBREL, and the message again
+    /// after a power cut.
+    #[test]
+    fn pubrel_waits_for_its_release_also_when_the_client_comes_back() {
+        let mut queue = filled(QoS::ExactlyOnce, 1);
+        send_all(&mut queue);
+        assert_eq!(queue.acknowledge(1, AckKind::PubRec, false).0, Acked::Release);
+        queue.note_release(7);
+        queue.restart(3);
+        assert!(queue.next(6, 0).is_none() && queue.waits_for_commit(6) && !queue.waits_for_commit(7));
+        assert_eq!(queue.next(7, 0), Some(Next::Release(1)));
     }
 
     #[test]

@@ -330,6 +330,9 @@ impl Shard {
                         });
                         let ticket = operation.submit();
                         queue.note_removals(ticket);
+                        if acked == Acked::Release {
+                            queue.note_release(ticket);
+                        }
                         self.schedule_turn();
                         Some(ticket)
                     }

@@ -287,9 +287,8 @@ impl World {
     }
 
     fn disturb(&mut self) -> Step {
-        match self.random.below(8) {
-            0 => self.disk.fail_a_sync(self.random.below(6)),
-            _ => {}
+        if self.random.one_in(8) {
+            self.disk.fail_a_sync(self.random.below(6));
         }
         Step::Goes
     }
