@@ -11,6 +11,7 @@ use crate::journal::checkpoint::Extents;
 use crate::journal::retention::Outdated;
 use crate::log::partition::{AppendError, ReadError};
 use crate::log::{Extent, Partition, Trust};
+use crate::size::Size;
 use crate::state::{Change, Entry, Space};
 
 /// Name and id of each internal topic, and the spaces it holds.
@@ -32,13 +33,12 @@ pub(crate) fn id_of(name: &str) -> Option<u32> {
     TOPICS.into_iter().find_map(|(known, id, _)| (known == name).then_some(id))
 }
 
-/// Segments of internal topics roll at this size. All three are small in the crate's own tests, where the simulation
-/// has to come by them.
-const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
+/// Segments of internal topics roll at this size. All three are small in a simulation.
+const SEGMENT_MAX: Size = Size::new(4 << 20, 4 << 10);
 /// A batch is closed at about this size.
-const BATCH_BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
+const BATCH: Size = Size::new(256 << 10, 1 << 10);
 /// An internal topic smaller than this is not worth compacting.
-const COMPACT_BYTES_MIN: u64 = if cfg!(test) { 8 << 10 } else { 8 << 20 };
+const COMPACT_MIN: Size = Size::new(8 << 20, 8 << 10);
 
 /// The internal topics of keyed state.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl KeyedLogs {
                 folder.sync()?;
             }
             let extent = extents.get(&(id, 0)).cloned().unwrap_or_default();
-            let partition = Arc::new(Partition::open(partition, (id, 0), extent, SEGMENT_BYTES_MAX, trust)?);
+            let partition = Arc::new(Partition::open(partition, (id, 0), extent, SEGMENT_MAX.bytes(), trust)?);
             // Counted as half its size, what the last process left is compacted about when it would have.
             let compacted_bytes = partition.size_bytes() / 2;
             logs.push(KeyedLog { partition, compacted_bytes });
@@ -143,7 +143,7 @@ impl KeyedLog {
     fn load(&self, whole: &mut Whole, stamps: &mut Stamps) -> Result<(), LoadError> {
         let mut offset = self.partition.log_start();
         while offset < self.partition.high_watermark() {
-            let bytes = self.partition.read_blocking(offset, BATCH_BYTES)?;
+            let bytes = self.partition.read_blocking(offset, BATCH.bytes() as usize)?;
             if bytes.is_empty() {
                 // Damage took the rest.
                 return Ok(());
@@ -168,7 +168,7 @@ impl KeyedLog {
     /// Rewrites its live keys into fresh segments once it is twice what it was after the last time: each
     /// byte is then rewritten about once.
     fn compact_if_grown(&mut self, stamps: Stamps, whatever_its_size: bool) -> Result<Vec<Outdated>, DiskError> {
-        if self.partition.size_bytes() < COMPACT_BYTES_MIN.max(self.compacted_bytes * 2) && !whatever_its_size {
+        if self.partition.size_bytes() < COMPACT_MIN.bytes().max(self.compacted_bytes * 2) && !whatever_its_size {
             return Ok(Vec::new());
         }
         let mut whole = Whole::default();
@@ -285,7 +285,7 @@ impl<'a> Writer<'a> {
         self.body.clear();
         batch::encode_body(&mut self.body, Some(key), value, std::iter::empty());
         self.builder.push(self.stamps.lsn as i64, &self.body);
-        if self.builder.len() >= BATCH_BYTES {
+        if self.builder.len() as u64 >= BATCH.bytes() {
             self.finish()?;
             self.builder.restart(self.partition.high_watermark());
         }

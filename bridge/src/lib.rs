@@ -19,9 +19,9 @@
 /// Whether a rule is switched off, which happens in the simulation alone: it must notice.
 macro_rules! off {
     ($rule:ident) => {{
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sim"))]
         let off = crate::sim::mutation::Mutation::$rule.is_off();
-        #[cfg(not(test))]
+        #[cfg(not(any(test, feature = "sim")))]
         let off = false;
         off
     }};
@@ -41,8 +41,9 @@ pub mod metrics;
 mod producer;
 mod reader;
 mod salvage;
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod size;
 mod stall;
 pub mod state;
 pub mod tools;

@@ -27,6 +27,17 @@
 //!
 //! Rules cited as S1, J6, R5 … are numbered in ARCHITECTURE.md.
 
+/// Whether a rule is switched off, which happens in the simulation alone: it must notice.
+macro_rules! off {
+    ($rule:ident) => {{
+        #[cfg(test)]
+        let off = crate::sim::mutation::Mutation::$rule.is_off();
+        #[cfg(not(test))]
+        let off = false;
+        off
+    }};
+}
+
 pub mod admin;
 pub mod auth;
 pub mod codec;
@@ -45,6 +56,8 @@ pub mod stats;
 pub mod store;
 pub mod sys;
 
+#[cfg(test)]
+mod sim;
 mod start;
 
 pub use config::{ClientLimits, Config, ListenerConfig};

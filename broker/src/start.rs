@@ -70,18 +70,8 @@ impl Broker {
         let mapped = mapping.topics();
         bridge.set_mapped_topics(mapped.iter().cloned());
         let (rules, dead_letters) = open_topics(bridge, mapping)?;
-        let router = Arc::new(Router::new(config.shards, rules, access));
-        for (topic, value) in bridge.take_recovered(store::RETAINED) {
-            match store::decode_retained(&topic, &value) {
-                Some(message) => {
-                    router.retained.set(message);
-                }
-                None => tracing::error!("a stored retained message does not parse and is left out"),
-            }
-        }
-        let mut found = recovered_sessions(bridge, config.shards);
-        let config = Arc::new(config);
-        let mailboxes: Arc<[Mailbox]> = (0..config.shards).map(|_| Mailbox::new()).collect();
+        let Recovered { router, config, mailboxes, sessions: mut found } =
+            Recovered::new(config, bridge, rules, access);
         let mut threads = Vec::new();
         let (ready, started) = mpsc::channel::<Result<(), StartError>>();
         for index in (0..config.shards).rev() {
@@ -190,21 +180,59 @@ impl Broker {
     }
 }
 
+/// What the shards share, with what was found for each.
+pub(crate) struct Recovered {
+    pub(crate) router: Arc<Router>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) mailboxes: Arc<[Mailbox]>,
+    pub(crate) sessions: Vec<Vec<RecoveredSession>>,
+}
+
+impl Recovered {
+    /// Takes what the bridge has recovered.
+    pub(crate) fn new(config: Config, bridge: &Bridge, rules: Vec<Arc<RuleTarget>>, access: Arc<Access>) -> Recovered {
+        let router = Arc::new(Router::new(config.shards, rules, access));
+        for (topic, value) in bridge.take_recovered(store::RETAINED) {
+            match store::decode_retained(&topic, &value) {
+                Some(message) => {
+                    router.retained.set(message);
+                }
+                None => tracing::error!("a stored retained message does not parse and is left out"),
+            }
+        }
+        let sessions = recovered_sessions(bridge, config.shards);
+        let mailboxes = (0..config.shards).map(|_| Mailbox::new()).collect();
+        Recovered { router, config: Arc::new(config), mailboxes, sessions }
+    }
+}
+
 /// Rules with their log topics, and where dead letters go.
-type Opened = (Vec<Arc<RuleTarget>>, Option<Arc<Topic>>);
+pub(crate) type Opened = (Vec<Arc<RuleTarget>>, Option<Arc<Topic>>);
 
 /// The log topics, made where they are not there yet, with the settings that their rules name.
 fn open_topics(bridge: &Bridge, mapping: Mapping) -> Result<Opened, StartError> {
     let lane = bridge.lane();
+    let opened = make_topics(bridge, &lane, mapping)?;
+    while lane.durable() < lane.submitted() {
+        if let Some(failed) = lane.failure() {
+            return Err(failed.clone().into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(opened)
+}
+
+/// The same, which are there for good once everything on the lane is durable.
+pub(crate) fn make_topics(bridge: &Bridge, lane: &Lane, mapping: Mapping) -> Result<Opened, StartError> {
     let open = |name: &str, partitions, config: &BTreeMap<_, _>| match bridge.topic(name) {
         Some(topic) => Ok(topic),
-        None => bridge.create_topic(&lane, name, partitions, config.clone()).map(|(topic, _)| topic),
+        None => bridge.create_topic(lane, name, partitions, config.clone()).map(|(topic, _)| topic),
     };
     let mut targets = Vec::new();
     for rule in mapping.rules {
         let topic = open(&rule.topic, rule.partitions, &rule.topic_config);
         let topic = topic.map_err(|error| StartError::Topic { filter: rule.filter().to_owned(), error })?;
-        configure(bridge, &lane, &topic, &rule)?;
+        configure(bridge, lane, &topic, &rule)?;
         targets.push(Arc::new(RuleTarget { rule, topic }));
     }
     let dead_letters = mapping
@@ -212,12 +240,6 @@ fn open_topics(bridge: &Bridge, mapping: Mapping) -> Result<Opened, StartError> 
         .map(|name| open(&name, 1, &BTreeMap::new()))
         .transpose()
         .map_err(StartError::DeadLetters)?;
-    while lane.durable() < lane.submitted() {
-        if let Some(failed) = lane.failure() {
-            return Err(failed.clone().into());
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
     let rules = targets.iter().map(|target| &target.topic);
     bridge.set_mapped_topics(rules.chain(&dead_letters).map(|topic| topic.name.clone()));
     Ok((targets, dead_letters))

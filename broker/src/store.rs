@@ -29,6 +29,8 @@ pub struct Record {
     pub expiry_s: u32,
     /// When its client left, in seconds since 1970; `None` while it is there.
     pub left_s: Option<u64>,
+    /// Entries of its queue below this sequence may have been sent; `None`: all of them, for its client is there.
+    pub sent_to: Option<u64>,
     /// Its will, until it is published or withdrawn.
     pub will: Option<Will>,
 }
@@ -38,10 +40,12 @@ impl Record {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_bytes(&mut out, self.client_id.as_bytes());
-        put_number(&mut out, u64::from(self.user.is_some()) | u64::from(self.proved) << 1);
+        let flags = [self.user.is_some(), self.proved, self.sent_to.is_some()];
+        put_number(&mut out, flags.iter().rev().fold(0, |bits, flag| bits << 1 | u64::from(*flag)));
         put_bytes(&mut out, self.user.as_deref().unwrap_or_default().as_bytes());
         put_number(&mut out, self.expiry_s.into());
         put_number(&mut out, self.left_s.map_or(0, |s| s + 1));
+        self.sent_to.iter().for_each(|sequence| put_number(&mut out, *sequence));
         let Some(will) = &self.will else { return out };
         put_bytes(&mut out, will.topic.as_bytes());
         put_bytes(&mut out, &will.payload);
@@ -61,7 +65,8 @@ impl Record {
         let user = Some(text(rest)?).filter(|_| has_user);
         let expiry_s = take_u32(rest)?;
         let left_s = take_number(rest)?.checked_sub(1);
-        let mut record = Record { client_id, user, proved, expiry_s, left_s, will: None };
+        let sent_to = if flags & 4 != 0 { Some(take_number(rest)?) } else { None };
+        let mut record = Record { client_id, user, proved, expiry_s, left_s, sent_to, will: None };
         if !rest.is_empty() {
             let (topic, payload, properties) = (text(rest)?, take_bytes(rest)?.into(), take_bytes(rest)?.into());
             let flags = take_number(rest)?;
@@ -173,9 +178,10 @@ mod tests {
             proved: true,
             expiry_s: 5,
             left_s: Some(0),
+            sent_to: Some(300),
             will: Some(will),
         };
-        let without = Record { user: None, proved: false, left_s: None, will: None, ..with.clone() };
+        let without = Record { user: None, proved: false, left_s: None, sent_to: None, will: None, ..with.clone() };
         for record in [with, without] {
             let bytes = record.encode();
             assert_eq!(Record::decode(&bytes), Some(record));

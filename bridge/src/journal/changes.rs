@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 // In an order of their own where a simulation is to do the same again.
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 use std::collections::BTreeMap as Map;
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "sim")))]
 use std::collections::HashMap as Map;
 
 use crate::state::{Change, Entry, Pointer, Space};

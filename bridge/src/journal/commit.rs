@@ -318,6 +318,12 @@ impl Committer {
         }
     }
 
+    /// What was written and not synced, if anything, is synced.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn sync_written(&mut self) -> Result<(), DiskError> {
+        if self.writer.dirty() { self.sync() } else { Ok(()) }
+    }
+
     fn sync(&mut self) -> Result<(), DiskError> {
         let synced = self.writer.sync()?;
         self.last_sync = Instant::now();

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::disk::{DiskError, File, Folder};
+use crate::size::Size;
 
 use super::frame::{self, BOUNDARY_BYTES, Frame, u32_at, u64_at};
 
 const MAGIC: u32 = 0x4d53_4a4c;
 /// Raised when an older binary could not read what this one writes: 2 brought `Change::Trim`. Older ones are read.
 const VERSION: u32 = 2;
-/// Small in the crate's own tests: the simulation goes through many.
-const FIRST_FILE_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 4 << 20 };
-const FILE_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
+const FIRST_FILE: Size = Size::new(4 << 20, 16 << 10);
+const FILE_MAX: Size = Size::new(64 << 20, 64 << 10);
 /// A file has room for its header, the header's copy and something between them.
 const MIN_BYTES: u64 = 3 * BOUNDARY_BYTES as u64;
 
@@ -163,7 +163,7 @@ impl Files {
         let names = full.iter().map(|(name, _)| name).chain(&spares);
         let next_number = names.filter_map(|name| number_of(name)).max().map_or(1, |n| n + 1);
         let full = full.into();
-        let inner = Inner { full, spares, in_use: false, next_number, next_bytes: FIRST_FILE_BYTES, begun, note };
+        let inner = Inner { full, spares, in_use: false, next_number, next_bytes: FIRST_FILE.bytes(), begun, note };
         Files { folder, inner: Mutex::new(inner) }
     }
 
@@ -196,7 +196,7 @@ impl Files {
             let spares = self.inner.lock().spares.len();
             let name = match spares {
                 SPARES.. => return Ok(()),
-                made if made == 0 || scarce => self.create_of(FIRST_FILE_BYTES)?,
+                made if made == 0 || scarce => self.create_of(FIRST_FILE.bytes())?,
                 _ => self.create(0)?,
             };
             self.inner.lock().spares.push(name);
@@ -205,12 +205,12 @@ impl Files {
 
     /// A file that holds this much, and more where there is room for more.
     fn create(&self, bytes_min: u64) -> Result<String, DiskError> {
-        let bytes_min = bytes_min.next_multiple_of(BOUNDARY_BYTES as u64).max(FIRST_FILE_BYTES);
+        let bytes_min = bytes_min.next_multiple_of(BOUNDARY_BYTES as u64).max(FIRST_FILE.bytes());
         let bytes = self.inner.lock().next_bytes.max(bytes_min);
         match self.create_of(bytes) {
             Err(error) if error.is_full() && bytes > bytes_min => self.create_of(bytes_min),
             Ok(name) => {
-                self.inner.lock().next_bytes = (bytes * 2).min(FILE_BYTES_MAX);
+                self.inner.lock().next_bytes = (bytes * 2).min(FILE_MAX.bytes());
                 Ok(name)
             }
             failed => failed,

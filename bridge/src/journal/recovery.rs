@@ -269,8 +269,8 @@ impl Journal {
                 tail.pop_front();
             }
             let next = applied.lsn + 1;
-            if frame.lsn > next && next > survey.declared_lsn {
-                // Durability "os": a later frame reached the disk and this one did not.
+            if frame.lsn > next && !survey.is_lost(next..frame.lsn) {
+                // Durability "os": a later frame reached the disk and this one did not, or a newer start has it.
                 torn = Some(found.header.epoch);
                 return Ok(false);
             }

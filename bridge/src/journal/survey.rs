@@ -24,8 +24,6 @@ use super::recovery::{Journal, ReplayError};
 /// What the journal holds behind the checkpoint.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Survey {
-    /// What some frame says was on the disk before it.
-    pub(crate) declared_lsn: u64,
     /// Where replay begins.
     pub(crate) from_lsn: u64,
     /// Changes of frames before this one are not applied, batches are.
@@ -48,14 +46,12 @@ impl Survey {
             Ok(true)
         })?;
         let missing = runs.gaps(lsn).into_iter().filter(|gap| gap.start <= runs.declared_lsn).collect();
-        Ok(Survey {
-            declared_lsn: runs.declared_lsn,
-            from_lsn: lsn,
-            recycled_lsn: lsn,
-            cluster_id,
-            missing,
-            ..Survey::default()
-        })
+        Ok(Survey { from_lsn: lsn, recycled_lsn: lsn, cluster_id, missing, ..Survey::default() })
+    }
+
+    /// Whether these are nowhere in the journal, and what comes behind them is next.
+    pub(crate) fn is_lost(&self, lsns: Range<u64>) -> bool {
+        self.missing.iter().any(|gap| gap.contains(&lsns.start) && gap.end == lsns.end)
     }
 
     /// Says what is missing, for those who do not replay.
@@ -84,8 +80,7 @@ impl Survey {
             false => below.map_or(from_lsn + 1, |gap| gap.end),
         };
         let missing = gaps.into_iter().filter(|gap| gap.start <= runs.declared_lsn).collect();
-        let declared_lsn = runs.declared_lsn;
-        Ok(Survey { declared_lsn, from_lsn, changes_from, stamped_lsn, recycled_lsn: from_lsn, cluster_id, missing })
+        Ok(Survey { from_lsn, changes_from, stamped_lsn, recycled_lsn: from_lsn, cluster_id, missing })
     }
 }
 

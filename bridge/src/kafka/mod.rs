@@ -40,7 +40,7 @@ mod metadata;
 mod metrics;
 mod offset_commit;
 mod offset_fetch;
-mod offsets;
+pub(crate) mod offsets;
 mod produce;
 mod producer_id;
 mod sasl;

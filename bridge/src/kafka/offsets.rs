@@ -24,14 +24,14 @@ const VALUE_VERSION: u8 = 1;
 
 /// A partition of a topic, by ids that outlive a topic's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub topic_id: u32,
     pub partition: u32,
 }
 
 /// A group's position in a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Committed {
+pub(crate) struct Committed {
     pub offset: i64,
     pub leader_epoch: i32,
     pub committed_at_ms: i64,
@@ -40,9 +40,9 @@ pub(super) struct Committed {
 
 /// Committed offsets take too much room already, or the disk stands still.
 #[derive(Debug)]
-pub(super) struct Full;
+pub(crate) struct Full;
 
-pub(super) struct Offsets {
+pub(crate) struct Offsets {
     bridge: Bridge,
     lane: Lane,
     book: Mutex<Book>,
@@ -168,7 +168,9 @@ impl Offsets {
     }
 
     async fn settle_to(&self, ticket: Ticket) -> Result<(), JournalFailed> {
-        self.lane.wait(ticket).await?;
+        if !off!(OffsetWaits) {
+            self.lane.wait(ticket).await?;
+        }
         self.book.lock().apply(ticket);
         Ok(())
     }

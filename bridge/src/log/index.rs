@@ -4,9 +4,10 @@
 
 use crate::batch::Header;
 use crate::disk::{DiskError, File};
+use crate::size::Size;
 
 /// An entry about every so many bytes of log, as Kafka's `log.index.interval.bytes`.
-const INTERVAL_BYTES: u64 = if cfg!(test) { 512 } else { 4096 };
+const INTERVAL: Size = Size::new(4096, 512);
 const OFFSET_ENTRY_BYTES: usize = 8;
 const TIME_ENTRY_BYTES: usize = 12;
 
@@ -32,7 +33,7 @@ impl Index {
         if self.newest.is_none_or(|(newest, _)| header.max_timestamp > newest) {
             self.newest = Some((header.max_timestamp, relative));
         }
-        if self.since_entry > INTERVAL_BYTES {
+        if self.since_entry > INTERVAL.bytes() {
             self.offsets.push((relative, position as u32));
             if let Some(newest) = self.newest
                 && self.times.last().is_none_or(|last| newest.0 > last.0)
@@ -115,7 +116,7 @@ impl Index {
         index.offsets.pop();
         index.offsets_written = index.offsets.len();
         index.times_written = index.times.len();
-        index.since_entry = INTERVAL_BYTES + 1;
+        index.since_entry = INTERVAL.bytes() + 1;
         Ok((index, u64::from(last_position)))
     }
 

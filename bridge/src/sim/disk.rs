@@ -97,7 +97,9 @@ struct Open {
 }
 
 impl SimulatedDisk {
+    /// An empty one. From here on this process simulates, also with what else it opens.
     pub fn new(seed: u64) -> SimulatedDisk {
+        super::simulate();
         SimulatedDisk(Arc::new(Mutex::new(State {
             random: Random::new(seed),
             files: Vec::new(),
@@ -327,7 +329,7 @@ fn tear(image: &mut Vec<u8>, at: usize, bytes: &[u8], random: &mut Random, garba
         match random.below(8) {
             0..=2 => {}
             3 if garbage => {
-                piece.iter_mut().for_each(|byte| *byte = random.next() as u8);
+                piece.iter_mut().for_each(|byte| *byte = random.number() as u8);
                 apply(image, &What::Write { at: at + from, bytes: piece });
             }
             _ => apply(image, &What::Write { at: at + from, bytes: piece }),

@@ -8,7 +8,7 @@ thread_local! {
 
 /// A rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mutation {
+pub enum Mutation {
     /// J1: the journal is synced before anyone is told.
     JournalSync,
     /// J2: a frame's CRC is checked.
@@ -35,10 +35,15 @@ pub(crate) enum Mutation {
     CleanSync,
     /// C2: what was rewritten is unlinked after the checkpoint that names it no more.
     UnlinkAfter,
+    /// J6: a committed offset is answered when it is durable.
+    OffsetWaits,
+    /// A member of a generation that is over commits nothing.
+    Generations,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Mutation; 13] = [
+    /// All of them.
+    pub const ALL: [Mutation; 15] = [
         Mutation::JournalSync,
         Mutation::FrameCrc,
         Mutation::JournalName,
@@ -52,26 +57,29 @@ impl Mutation {
         Mutation::CleanBelow,
         Mutation::CleanSync,
         Mutation::UnlinkAfter,
+        Mutation::OffsetWaits,
+        Mutation::Generations,
     ];
 
     /// Switches it off until the guard is dropped.
-    pub(crate) fn switch_off(self) -> SwitchedOff {
+    pub fn switch_off(self) -> SwitchedOff {
         OFF.set(Some(self));
         SwitchedOff
     }
 
     /// Which one is, in this thread.
-    pub(crate) fn which_is_off() -> Option<Mutation> {
+    pub fn which_is_off() -> Option<Mutation> {
         OFF.get()
     }
 
     /// Whether it is.
-    pub(crate) fn is_off(self) -> bool {
+    pub fn is_off(self) -> bool {
         OFF.get() == Some(self)
     }
 }
 
-pub(crate) struct SwitchedOff;
+/// While it lives a rule is off.
+pub struct SwitchedOff;
 
 impl Drop for SwitchedOff {
     fn drop(&mut self) {

@@ -1,32 +1,19 @@
 //! What is done to the disk, and when the process ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use super::baton::Aside;
 use super::compacted::DELETE_RETENTION_MS;
 use super::disk::{End, SimulatedDisk};
 use super::model::{Deed, Key, LaneModel, Model, Place, Told, key_of, payload, place_of_delivery, read_all, read_from};
-use super::mutation::Mutation;
 use super::random::Random;
+use super::steps::{Steps, UNAPPLIED_MAX};
 use crate::batch::{self, Builder};
-use crate::disk::{DiskError, Folder};
-use crate::journal::apply::{Applier, ApplyError};
-use crate::journal::checkpoint::{Checkpointer, Job};
-use crate::journal::cleaning::Cleaner;
-use crate::journal::commit::{Committer, TopicChange};
-use crate::journal::files::Files;
-use crate::journal::frame::Frame;
+use crate::journal::commit::TopicChange;
 use crate::log::Now;
-use crate::log::compaction::Task;
-use crate::log::partition::AppendError;
 use crate::state::{Change, Pointer, Space};
-use crate::watch::Watch;
-use crate::{Bridge, Delivery, Durability, Lane, Machine, Options, ProduceSlot, Produced, Settings, Target};
+use crate::{Bridge, Delivery, Durability, Lane, Options, ProduceSlot, Produced, Settings, Target};
 
 /// The lanes' markers, and keys of theirs.
 pub const MARKERS: Space = Space(17);
@@ -46,8 +33,6 @@ const STARTS: u64 = 6;
 const STEPS_MAX: u64 = 400;
 /// About what the spare journal file takes.
 const RESERVE_BYTES: u64 = 16 << 10;
-/// Frames that wait to be applied, as the channel between the threads holds.
-const UNAPPLIED_MAX: usize = crate::UNAPPLIED_FRAMES_MAX - 1;
 
 /// What was done, for the record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,35 +101,16 @@ pub struct World {
 /// One process.
 struct Run {
     bridge: Bridge,
-    committer: Committer,
-    applier: Applier,
-    files: Arc<Files>,
-    jobs: Receiver<Job>,
+    steps: Steps,
     lanes: Vec<Lane>,
     /// Tickets of each lane and the operation each stands for.
     tickets: Vec<Vec<(u64, u64)>>,
     /// Topics made and not acknowledged: lane, ticket, id.
     making: Vec<(usize, u64, u32)>,
     producing: Option<(u64, ProduceSlot)>,
-    /// The checkpoint thread, when it has nothing to do, and a checkpoint that it is at.
-    checkpointer: Option<Checkpointer>,
-    watch: Watch,
-    checkpoint: Option<Aside<Checkpointed>>,
-    /// The same of the thread that cleans.
-    tasks: Receiver<Task>,
-    cleaner: Option<Cleaner>,
-    cleaning: Option<Aside<Cleaner>>,
-    /// One to be tried again.
-    job: Option<Job>,
-    /// What an unfinished application waits with.
-    frame: Option<Arc<Frame>>,
-    unapplied: usize,
     /// Open queues that are known to be durable, by owner.
     open: BTreeMap<u64, usize>,
 }
-
-/// The checkpoint thread, what it was about, and what came of it.
-type Checkpointed = (Checkpointer, Job, Result<(), DiskError>);
 
 /// The process goes on, or not.
 enum Step {
@@ -155,7 +121,7 @@ enum Step {
 impl World {
     pub fn new(seed: u64) -> World {
         let mut random = Random::new(seed);
-        let disk = SimulatedDisk::new(random.next());
+        let disk = SimulatedDisk::new(random.number());
         let model = Model { lanes: vec![LaneModel::default(); LANES], ..Model::default() };
         World {
             random,
@@ -182,28 +148,16 @@ impl World {
                 self.work(&mut run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
             }
             self.note_what_is_seen(&run).map_err(|wrong| format!("after start {start}: {wrong}"))?;
-            self.finish(run);
+            let compaction = &run.bridge.metrics().compaction;
+            self.counts.compactions += compaction.runs.load(Ordering::Relaxed);
+            self.counts.records_gone += compaction.records_gone.load(Ordering::Relaxed);
+            run.steps.end(&self.disk);
             self.end();
         }
         self.start().map_err(|wrong| format!("last start: {wrong}"))?;
         let (operations, failed_syncs, trace) = self.disk.counts();
         (self.counts.disk_operations, self.counts.failed_syncs, self.counts.trace) = (operations, failed_syncs, trace);
         Ok(self.counts)
-    }
-
-    /// What is under way ends with the process.
-    fn finish(&mut self, run: Run) {
-        self.disk.end_now();
-        let compaction = &run.bridge.metrics().compaction;
-        self.counts.compactions += compaction.runs.load(Ordering::Relaxed);
-        self.counts.records_gone += compaction.records_gone.load(Ordering::Relaxed);
-        if let Some(cleaning) = run.cleaning {
-            assert!(cleaning.run(u64::MAX).is_ok(), "nothing is granted for ever");
-        }
-        if let Some(checkpoint) = run.checkpoint {
-            let ended = checkpoint.run(u64::MAX);
-            assert!(ended.is_ok(), "nothing is granted for ever");
-        }
     }
 
     fn end(&mut self) {
@@ -234,11 +188,10 @@ impl World {
                 self.disk.end_after(self.random.below(60));
             }
             self.counts.starts += 1;
-            let folder = Folder::open_in(Arc::new(self.disk.clone()), Path::new("/data"));
-            let opened = folder.map_err(crate::OpenError::Disk).and_then(|f| Machine::open(World::options(), f));
-            let opened = opened.map(|machine| self.apply_late(machine));
+            let opened = Steps::open(&self.disk, World::options());
+            let opened = opened.map(|(bridge, steps)| (bridge, self.apply_late(steps)));
             match opened {
-                Ok(machine) if !self.disk.has_ended() => return self.check(machine),
+                Ok((bridge, steps)) if !self.disk.has_ended() => return self.check(bridge, steps),
                 _ if self.disk.has_ended() => self.end(),
                 Ok(_) => return Err("it came up on a disk that has ended".to_owned()),
                 // Its predecessors used up the spare file, and none could be made.
@@ -253,24 +206,16 @@ impl World {
     }
 
     /// There is room again for what the start found none for.
-    fn apply_late(&mut self, mut machine: Machine) -> Machine {
-        if machine.applier.late.is_empty() {
-            return machine;
+    fn apply_late(&mut self, mut steps: Steps) -> Steps {
+        if steps.has_late() {
+            self.counts.late += 1;
+            self.disk.set_room(None);
+            assert!(steps.apply_late() || self.disk.has_ended());
         }
-        self.counts.late += 1;
-        self.disk.set_room(None);
-        while let Some(frame) = machine.applier.late.pop_front() {
-            if machine.applier.try_apply(&frame).is_err() {
-                // The process ended here.
-                assert!(self.disk.has_ended());
-                break;
-            }
-        }
-        machine
+        steps
     }
 
-    fn check(&mut self, machine: Machine) -> Result<Run, String> {
-        let bridge = machine.bridge.clone();
+    fn check(&mut self, bridge: Bridge, steps: Steps) -> Result<Run, String> {
         let producer_at = bridge.topic(TOPICS[0]).map(|topic| (topic.id, 0));
         self.model.check(&bridge, producer_at)?;
         for (id, (name, acknowledged)) in std::mem::take(&mut self.topics) {
@@ -297,28 +242,14 @@ impl World {
         }
         let mut lanes: Vec<Lane> = (0..LANES).map(|_| bridge.lane()).collect();
         lanes.push(bridge.lane());
-        let Machine { bridge, committer, applier, checkpointer, jobs, mut cleaner, tasks, watch } = machine;
-        cleaner.rest = |_| {};
         self.is_first_look = true;
         let mut run = Run {
-            files: checkpointer.files.clone(),
             bridge,
-            committer,
-            applier,
-            jobs,
+            steps,
             lanes,
             tickets: vec![Vec::new(); LANES],
             making: Vec::new(),
             producing: None,
-            checkpointer: Some(checkpointer),
-            watch,
-            checkpoint: None,
-            tasks,
-            cleaner: Some(cleaner),
-            cleaning: None,
-            job: None,
-            frame: None,
-            unapplied: 0,
             open: BTreeMap::new(),
         };
         for (queue, owner) in self.live_queues() {
@@ -407,10 +338,9 @@ impl World {
 
     /// What the watch and the checkpoint thread do now and then.
     fn look(&mut self, run: &mut Run) -> Step {
-        run.watch.look_at_room();
-        match run.files.ensure_spares(!run.bridge.is_open()) {
-            Ok(()) | Err(_) => self.goes(),
-        }
+        run.steps.look_at_room();
+        run.steps.make_spares(!run.bridge.is_open());
+        self.goes()
     }
 
     fn goes(&self) -> Step {
@@ -537,7 +467,7 @@ impl World {
                 Deed::Trim((topic.id, partition), self.random.below(end as u64 + 1) as i64)
             }
             14 if self.random.one_in(3) => Deed::Delete(bridge.topic(TOPICS[2])?.id),
-            n => Deed::Set(self.random.below(6), (n != 15).then(|| self.random.next())),
+            n => Deed::Set(self.random.below(6), (n != 15).then(|| self.random.number())),
         })
     }
 
@@ -633,20 +563,16 @@ impl World {
     }
 
     fn commit(&mut self, run: &mut Run) -> Result<Step, String> {
-        if run.unapplied >= UNAPPLIED_MAX {
-            return Ok(Step::Goes);
-        }
-        match run.committer.commit_group() {
-            Ok(_) => {}
-            Err(error) if error.is_full() => {
+        match run.steps.commit() {
+            Ok(true) => {}
+            Ok(false) => {
                 self.counts.waited += 1;
                 return Ok(Step::Goes);
             }
             // The journal failed: the process says so and exits.
-            Err(error) if error.is_sync() || self.disk.has_ended() => return Ok(Step::Ends),
-            Err(error) => return Err(format!("the journal failed: {error}")),
+            Err(failed) if failed.is_sync || self.disk.has_ended() => return Ok(Step::Ends),
+            Err(failed) => return Err(format!("the journal failed: {}", failed.why)),
         }
-        run.unapplied = UNAPPLIED_MAX.min(run.unapplied + 1);
         // Also when the disk ended with this very operation: nobody was told.
         if self.disk.has_ended() {
             return Ok(Step::Ends);
@@ -711,18 +637,8 @@ impl World {
     }
 
     fn apply(&mut self, run: &mut Run) -> Result<Step, String> {
-        let applier = &mut run.applier;
-        let Some(frame) = run.frame.take().or_else(|| applier.frames.try_recv().ok()) else {
-            run.unapplied = 0;
-            return Ok(Step::Goes);
-        };
-        match applier.try_apply(&frame) {
-            Ok(()) => {
-                run.unapplied = run.unapplied.saturating_sub(1);
-                self.note_what_is_new(run)?;
-            }
-            Err(ApplyError::Append(_, _, AppendError::Disk(_))) => run.frame = Some(frame),
-            Err(error) => return Err(format!("a committed frame cannot be applied: {error}")),
+        if run.steps.apply()? {
+            self.note_what_is_new(run)?;
         }
         Ok(self.goes())
     }
@@ -763,67 +679,26 @@ impl World {
     }
 
     fn start_checkpoint(&mut self, run: &mut Run) -> Step {
-        // Between frames only; and it looks at the clock when none is under way.
-        if run.frame.is_none() && !run.applier.running.load(Ordering::Relaxed) {
+        // It looks at the clock when none is under way.
+        if run.steps.may_start_checkpoint() {
             let now = self.now();
-            run.applier.start_checkpoint(false, now);
+            run.steps.start_checkpoint(now);
         }
         Step::Goes
     }
 
-    /// Compaction goes on for a few operations of the disk.
+    /// Compaction goes on for a few operations of the disk; the thread may be long in coming.
     fn clean(&mut self, run: &mut Run) -> Step {
-        let under_way = run.cleaning.take().or_else(|| {
-            // The thread may be long in coming.
-            if !self.random.one_in(5) {
-                return None;
-            }
-            let mut task = run.tasks.try_recv().ok()?;
-            if Mutation::CleanBelow.is_off() {
-                // As if it looked when it got round to it.
-                task.segments = task.partition.closed_segments();
-            }
-            let cleaner = run.cleaner.take()?;
-            Some(Aside::new(move || {
-                cleaner.clean(&task);
-                cleaner
-            }))
-        });
-        let Some(cleaning) = under_way else { return Step::Goes };
-        match cleaning.run(1 + self.random.below(24)) {
-            Err(goes_on) => run.cleaning = Some(goes_on),
-            Ok(cleaner) => run.cleaner = Some(cleaner),
-        }
+        run.steps.clean(self.random.one_in(5), 1 + self.random.below(24));
         self.goes()
     }
 
     /// A checkpoint goes on for a few operations of the disk.
     fn checkpoint(&mut self, run: &mut Run) -> Step {
-        let under_way = run.checkpoint.take().or_else(|| {
-            let mut job = run.job.take().or_else(|| run.jobs.try_recv().ok())?;
-            if Mutation::CheckpointCut.is_off() {
-                // As if it looked when it got round to it.
-                let later = run.applier.applied.checkpoint_job(0);
-                (job.extents, job.dirty) = (later.extents, later.dirty);
-            }
-            let mut checkpointer = run.checkpointer.take()?;
-            Some(Aside::new(move || {
-                let done = checkpointer.checkpoint(&job);
-                (checkpointer, job, done)
-            }))
-        });
-        let Some(checkpoint) = under_way else { return Step::Goes };
-        match checkpoint.run(1 + self.random.below(16)) {
-            Err(goes_on) => run.checkpoint = Some(goes_on),
-            Ok((checkpointer, job, done)) => {
-                run.checkpointer = Some(checkpointer);
-                match done {
-                    Ok(()) => self.counts.checkpoints += 1,
-                    // The process exits.
-                    Err(error) if error.is_sync() => return Step::Ends,
-                    Err(_) => run.job = Some(job),
-                }
-            }
+        match run.steps.checkpoint(1 + self.random.below(16)) {
+            Ok(done) => self.counts.checkpoints += u64::from(done),
+            // The process exits.
+            Err(_) => return Step::Ends,
         }
         self.goes()
     }

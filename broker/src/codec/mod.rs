@@ -44,7 +44,7 @@ pub mod topic;
 #[cfg(test)]
 mod differential;
 #[cfg(test)]
-mod mirror;
+pub(crate) mod mirror;
 #[cfg(test)]
 mod tests;
 

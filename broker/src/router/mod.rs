@@ -227,6 +227,8 @@ pub struct Router {
     /// In order; empty when nothing is mapped.
     rules: RwLock<Vec<Arc<RuleTarget>>>,
     shards: usize,
+    /// Sessions begun since the start.
+    sessions: AtomicU64,
 }
 
 impl Router {
@@ -243,7 +245,13 @@ impl Router {
             access,
             rules: RwLock::new(rules),
             shards,
+            sessions: AtomicU64::new(0),
         }
+    }
+
+    /// A session begins; which one since the start, from 1.
+    pub fn count_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Rises with every change of a subscription, rule or right: older [`MatchSet`]s are out of date.

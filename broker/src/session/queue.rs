@@ -9,7 +9,7 @@ use bridge::state::Entry;
 use crate::codec::AckKind;
 use crate::stats::Dropped;
 
-use super::window::{Acked, PACKET_IDS, Sent, acknowledge, distance, packet_id};
+use super::window::{Acked, Sent, acknowledge, distance, packet_id, packet_ids};
 use super::{Tag, now_before};
 
 /// An entry and how far it got; 40 bytes.
@@ -55,6 +55,12 @@ pub struct Queue {
     settling: Option<(Ticket, u64)>,
     /// The newest such base, which is next in line.
     removed: (Ticket, u64),
+    /// Until this ticket is durable so many more may be sent: see [`Queue::resumed`].
+    resumed: Option<(Ticket, usize)>,
+    /// Behind everything that was sent or may have been.
+    sent_to: u64,
+    /// The newest release's.
+    released: Ticket,
 }
 
 /// What to do next for the client.
@@ -76,18 +82,27 @@ pub enum Next {
 }
 
 impl Queue {
-    /// What recovery found: sequences and entries in order. The first `maybe_sent` may have been sent.
-    pub fn recovered(next: u64, entries: impl Iterator<Item = (u64, Entry)>, maybe_sent: usize) -> Queue {
+    /// What recovery found: sequences and entries in order. Those below `sent_to` may have been sent, and `sent_max` more:
+    /// see [`Queue::resumed`].
+    pub fn recovered(next: u64, entries: impl Iterator<Item = (u64, Entry)>, sent_to: u64, sent_max: usize) -> Queue {
         let mut queue = Queue::default();
-        for (index, (sequence, entry)) in entries.enumerate() {
+        let mut more = 0;
+        for (sequence, entry) in entries {
+            more += usize::from(sequence >= sent_to);
             if queue.items.is_empty() {
                 queue.base = sequence;
             }
             let sent = match entry.released {
                 true => Some(Sent::Released),
-                false if index < maybe_sent => Some(first_state(&entry)),
+                false if more <= sent_max => Some(match first_state(&entry) {
+                    Sent::Qos1 => Sent::MaybeQos1,
+                    other => other,
+                }),
                 false => None,
             };
+            if sent.is_some() {
+                queue.sent_to = sequence + 1;
+            }
             queue.items.push_back(Item::new(sequence, entry, sent));
         }
         if queue.items.is_empty() {
@@ -147,14 +162,14 @@ impl Queue {
 
     fn oldest(&self, is_away: bool) -> Option<&Item> {
         let from = if is_away { 0 } else { self.next };
-        self.items.range(from..).find(|item| matches!(item.sent, None | Some(Sent::Qos1)))
+        self.items.range(from..).find(|item| matches!(item.sent, None | Some(Sent::MaybeQos1 | Sent::Qos1)))
     }
 
     /// The entry that is to be given up first, with its sequence, and for what: the next to be sent has expired, or it
     /// is the oldest of more than so many. It stays until [`Queue::drop_one`].
     pub fn doomed(&self, is_away: bool, len_max: usize, now_s: u32) -> Option<(u64, Entry, Dropped)> {
         let from = if is_away { 0 } else { self.next };
-        let next = self.items.range(from..).find(|item| item.sent.is_none());
+        let next = self.items.range(from..).find(|item| matches!(item.sent, None | Some(Sent::MaybeQos1)));
         let expired = next.filter(|item| now_before(item.entry.expires_s, now_s));
         let (item, why) = match expired {
             Some(item) => (item, Dropped::Expired),
@@ -195,6 +210,17 @@ impl Queue {
         self.in_flight_max = in_flight_max.into();
     }
 
+    /// Behind everything that was sent or may have been; to be stored when the client leaves.
+    pub fn sent_to(&self) -> u64 {
+        self.sent_to
+    }
+
+    /// That the client is back is durable with `ticket`. Until then a start would take it for away, and no more for sent than
+    /// were when it left, and `sent_max`: no more are sent, whatever it acknowledges meanwhile.
+    pub fn resumed(&mut self, ticket: Ticket, sent_max: usize) {
+        self.resumed = Some((ticket, sent_max));
+    }
+
     /// Whether one more may be sent.
     pub fn is_open(&self) -> bool {
         self.in_flight < self.in_flight_max
@@ -205,15 +231,18 @@ impl Queue {
         while self.items.get(self.next).is_some_and(|item| item.sent == Some(Sent::Done)) {
             self.next += 1;
         }
-        if !self.is_open() || !self.identifier_is_free(durable) {
+        if !self.is_open() || !self.identifier_is_free(durable) || self.is_resuming(durable) {
+            return None;
+        }
+        if self.is_releasing(durable) {
             return None;
         }
         let item = self.items.get(self.next)?;
         let packet_id = packet_id(item.sequence());
         Some(match item.sent {
             Some(Sent::Released) => Next::Release(packet_id),
-            // Once sent it may be known to the client under its identifier: it stays [MQTT-4.3.3-7].
-            None if now_before(item.entry.expires_s, now_s) => Next::Expired,
+            // At QoS 2 it may be known to the client under its identifier once it was sent: it stays [MQTT-4.3.3-7].
+            None | Some(Sent::MaybeQos1) if now_before(item.entry.expires_s, now_s) => Next::Expired,
             sent => Next::Publish { packet_id, entry: item.entry, dup: sent.is_some() },
         })
     }
@@ -221,7 +250,13 @@ impl Queue {
     /// What [`Queue::next`] gave is on its way.
     pub fn sent(&mut self) {
         if let Some(item) = self.items.get_mut(self.next) {
-            item.sent.get_or_insert(first_state(&item.entry));
+            if matches!(item.sent, None | Some(Sent::MaybeQos1)) {
+                item.sent = Some(first_state(&item.entry));
+            }
+            self.sent_to = self.sent_to.max(item.sequence() + 1);
+            if let Some((_, left)) = &mut self.resumed {
+                *left = left.saturating_sub(1);
+            }
             self.next += 1;
             self.in_flight += 1;
         }
@@ -252,6 +287,12 @@ impl Queue {
         (acked, sequence)
     }
 
+    /// A release was submitted under `ticket`: no PUBREL is sent again before that is durable (J6), or a start might send the
+    /// message anew to a client that has forgotten it.
+    pub fn note_release(&mut self, ticket: Ticket) {
+        self.released = ticket;
+    }
+
     /// Whether a released entry's PUBREL was journaled already: a repeated PUBREC then costs no write.
     pub fn is_released(&self, packet_id: u16) -> bool {
         let place = self.place(self.base + distance(self.base, packet_id) as u64);
@@ -275,14 +316,30 @@ impl Queue {
         }
     }
 
-    /// Whether only removals that are not durable yet keep the next entry from being sent (S3): nothing that
+    /// Whether only a commit keeps the next entry from being sent, of removals (S3) or of the client's return: nothing that
     /// the client sends would wake the session then.
-    pub fn waits_for_removals(&mut self, durable: Ticket) -> bool {
-        let waits = self.is_open() && self.next < self.items.len() && !self.identifier_is_free(durable);
-        waits && self.settled < self.base
+    pub fn waits_for_commit(&mut self, durable: Ticket) -> bool {
+        let waits = self.is_open() && self.next < self.items.len();
+        let for_removals = waits && !self.identifier_is_free(durable) && self.settled < self.base;
+        let for_release = waits && self.is_releasing(durable);
+        for_removals || for_release || waits && self.is_resuming(durable)
+    }
+
+    /// Whether the next entry's PUBREL is not to be sent yet.
+    fn is_releasing(&self, durable: Ticket) -> bool {
+        let next = self.items.get(self.next);
+        self.released > durable && next.is_some_and(|item| item.sent == Some(Sent::Released))
+    }
+
+    fn is_resuming(&mut self, durable: Ticket) -> bool {
+        self.resumed = self.resumed.filter(|(ticket, _)| *ticket > durable);
+        matches!(self.resumed, Some((_, 0)))
     }
 
     fn identifier_is_free(&mut self, durable: Ticket) -> bool {
+        if off!(SettledBeforeReuse) {
+            self.settled = self.base;
+        }
         // Both may be durable by now: who asks once more finds nothing to wait for.
         while let Some((ticket, base)) = self.settling
             && ticket <= durable
@@ -291,7 +348,7 @@ impl Queue {
             self.settling = Some(self.removed).filter(|(_, removed)| *removed > base);
         }
         let next = self.items.get(self.next).map_or(self.base, Item::sequence);
-        next - self.settled.min(self.base) < PACKET_IDS
+        next - self.settled.min(self.base) < packet_ids()
     }
 
     fn advance(&mut self) {
@@ -313,6 +370,7 @@ fn first_state(entry: &Entry) -> Sent {
 
 #[cfg(test)]
 mod tests {
+    use super::super::window::PACKET_IDS;
     use super::*;
     use crate::codec::QoS;
     use bridge::state::Pointer;
@@ -371,9 +429,58 @@ mod tests {
             queue.acknowledge(id, AckKind::PubAck, false);
         }
         queue.note_removals(7);
-        assert!(queue.next(6, 0).is_none() && queue.waits_for_removals(6));
-        assert!(!queue.waits_for_removals(7));
+        assert!(queue.next(6, 0).is_none() && queue.waits_for_commit(6));
+        assert!(!queue.waits_for_commit(7));
         assert!(queue.next(7, 0).is_some());
+    }
+
+    /// Found by seeds 9 and 1773 of the simulation: removals that were lost with a crash had what was sent behind them
+    /// taken for new.
+    #[test]
+    fn what_was_sent_before_a_start_goes_with_dup_however_many_removals_were_lost() {
+        let found = || (7..12).map(|sequence| (sequence, entry(sequence as i64, QoS::ExactlyOnce)));
+        let dups = |queue: &mut Queue| {
+            queue.restart(u16::MAX);
+            send_all(queue).into_iter().map(|(_, dup)| dup).collect::<Vec<_>>()
+        };
+        assert_eq!(dups(&mut Queue::recovered(12, found(), u64::MAX, 1)), [true; 5]);
+        let mut away = Queue::recovered(12, found(), 9, 1);
+        assert_eq!(away.sent_to(), 10);
+        assert_eq!(dups(&mut away), [true, true, true, false, false]);
+        assert_eq!(away.sent_to(), 12);
+    }
+
+    #[test]
+    fn until_its_return_is_durable_a_client_is_sent_what_a_start_would_take_for_sent() {
+        let mut queue = filled(QoS::AtLeastOnce, 5);
+        queue.restart(2);
+        queue.resumed(4, 2);
+        assert_eq!(send_all(&mut queue), [(1, false), (2, false)]);
+        assert_eq!(queue.acknowledge(1, AckKind::PubAck, false).0, Acked::Done);
+        assert!(queue.next(3, 0).is_none() && queue.waits_for_commit(3) && !queue.waits_for_commit(4));
+        assert!(queue.next(4, 0).is_some());
+    }
+
+    /// Found by seed 989 of the simulation: who came back before its release was durable got PUBREL, and the message again
+    /// after a power cut.
+    #[test]
+    fn pubrel_waits_for_its_release_also_when_the_client_comes_back() {
+        let mut queue = filled(QoS::ExactlyOnce, 1);
+        send_all(&mut queue);
+        assert_eq!(queue.acknowledge(1, AckKind::PubRec, false).0, Acked::Release);
+        queue.note_release(7);
+        queue.restart(3);
+        assert!(queue.next(6, 0).is_none() && queue.waits_for_commit(6) && !queue.waits_for_commit(7));
+        assert_eq!(queue.next(7, 0), Some(Next::Release(1)));
+    }
+
+    #[test]
+    fn what_may_have_been_sent_expires_at_qos_1_and_stays_at_qos_2() {
+        for (qos, stays) in [(QoS::AtLeastOnce, false), (QoS::ExactlyOnce, true)] {
+            let mut queue = Queue::recovered(1, [(0, Entry { expires_s: 5, ..entry(0, qos) })].into_iter(), 1, 0);
+            queue.restart(1);
+            assert_eq!(matches!(queue.next(0, 5), Some(Next::Publish { dup: true, .. })), stays);
+        }
     }
 
     #[test]
@@ -390,14 +497,14 @@ mod tests {
     fn after_a_restart_ids_are_the_same() {
         let released = Entry { released: true, ..entry(0, QoS::ExactlyOnce) };
         let found = [(7, released), (9, entry(9, QoS::AtLeastOnce)), (10, entry(10, QoS::AtLeastOnce))];
-        let mut queue = Queue::recovered(11, found.into_iter(), 3);
+        let mut queue = Queue::recovered(11, found.into_iter(), 0, 3);
         queue.restart(10);
         assert_eq!(send_all(&mut queue), [(1008, false), (10, true), (11, true)], "a window of 3 held all three");
-        let mut last_done = Queue::recovered(9, [(7, entry(7, QoS::AtLeastOnce))].into_iter(), 3);
+        let mut last_done = Queue::recovered(9, [(7, entry(7, QoS::AtLeastOnce))].into_iter(), 0, 3);
         last_done.push(9, entry(9, QoS::AtLeastOnce));
         last_done.restart(10);
         assert_eq!(send_all(&mut last_done), [(8, true), (10, false)], "8 was acknowledged before 7");
-        let mut empty = Queue::recovered(42, std::iter::empty(), 3);
+        let mut empty = Queue::recovered(42, std::iter::empty(), 0, 3);
         empty.restart(10);
         empty.push(42, entry(1, QoS::AtLeastOnce));
         assert_eq!(send_all(&mut empty), [(43, false)]);
@@ -418,9 +525,9 @@ mod tests {
             queue.note_removals(9);
         }
         assert_eq!(send_all(&mut queue), [], "no removal is durable yet");
-        assert!(queue.waits_for_removals(8));
+        assert!(queue.waits_for_commit(8));
         assert!(queue.next(9, 0).is_some());
-        assert!(!queue.waits_for_removals(9));
+        assert!(!queue.waits_for_commit(9));
     }
 
     #[test]
@@ -478,7 +585,7 @@ mod tests {
         assert_eq!(queue.acknowledge(1, AckKind::PubRec, false), (Acked::Release, 0));
         assert_eq!(queue.acknowledge(1, AckKind::PubComp, false), (Acked::Done, 0));
         queue.note_removals(5);
-        assert!(queue.next(4, 0).is_none() && queue.waits_for_removals(4));
+        assert!(queue.next(4, 0).is_none() && queue.waits_for_commit(4));
         assert_eq!(queue.next(5, 0).map(|_| ()), Some(()));
     }
 
@@ -500,7 +607,7 @@ mod tests {
         assert_eq!(queue.acknowledge(1, AckKind::PubComp, false), (Acked::Done, 0));
         queue.note_removals(last);
         queue.push(last, entry(0, QoS::AtLeastOnce));
-        assert!(queue.next(last - 1, 0).is_none() && queue.waits_for_removals(last - 1));
+        assert!(queue.next(last - 1, 0).is_none() && queue.waits_for_commit(last - 1));
         assert!(
             matches!(queue.next(last, 0), Some(Next::Publish { dup: false, .. })),
             "at once: nothing wakes it later"
@@ -585,7 +692,7 @@ mod tests {
     fn what_may_have_been_sent_before_a_start_goes_to_nobody_else() {
         let released = |sequence| (sequence, Entry { released: true, ..entry(0, QoS::ExactlyOnce) });
         let sent = |sequence| (sequence, entry(sequence as i64, QoS::ExactlyOnce));
-        let mut queue = Queue::recovered(6, (0..3).map(released).chain((3..6).map(sent)), 3);
+        let mut queue = Queue::recovered(6, (0..3).map(released).chain((3..6).map(sent)), 0, 3);
         assert_eq!(queue.never_sent().count(), 0);
         queue.push(6, entry(6, QoS::ExactlyOnce));
         assert!(queue.never_sent().eq([(6, entry(6, QoS::ExactlyOnce))]));

@@ -11,15 +11,24 @@ use crate::router::trie::SharedGroup;
 /// Packet identifiers run from 1 to this (S3).
 pub const PACKET_IDS: u64 = 65_535;
 
+/// How many there are; few where a simulation is to come round.
+pub fn packet_ids() -> u64 {
+    #[cfg(test)]
+    if let Some(few) = crate::sim::few_packet_ids() {
+        return few;
+    }
+    PACKET_IDS
+}
+
 /// The packet identifier of a sequence.
 pub fn packet_id(sequence: u64) -> u16 {
-    (sequence % PACKET_IDS) as u16 + 1
+    (sequence % packet_ids()) as u16 + 1
 }
 
 /// How far `packet_id` lies behind `base`'s, going round.
 pub fn distance(base: u64, packet_id: u16) -> usize {
-    let base = base % PACKET_IDS;
-    ((u64::from(packet_id.max(1)) - 1 + PACKET_IDS - base) % PACKET_IDS) as usize
+    let base = base % packet_ids();
+    ((u64::from(packet_id.max(1)) - 1 + packet_ids() - base) % packet_ids()) as usize
 }
 
 /// Where a sent message stands.
@@ -27,6 +36,8 @@ pub fn distance(base: u64, packet_id: u16) -> usize {
 pub enum Sent {
     /// Acknowledged; it waits for those before it.
     Done,
+    /// It may have been sent before the start: with PUBACK it is done.
+    MaybeQos1,
     /// Awaits PUBACK.
     Qos1,
     /// Awaits PUBREC.
@@ -50,7 +61,9 @@ pub enum Acked {
 /// QoS 2 exchange at PUBREC [MQTT-4.3.3-4].
 pub fn acknowledge(state: Sent, kind: AckKind, failed: bool) -> (Sent, Acked) {
     match (state, kind) {
-        (Sent::Qos1, AckKind::PubAck) | (Sent::Released, AckKind::PubComp) => (Sent::Done, Acked::Done),
+        (Sent::Qos1 | Sent::MaybeQos1, AckKind::PubAck) | (Sent::Released, AckKind::PubComp) => {
+            (Sent::Done, Acked::Done)
+        }
         (Sent::Qos2, AckKind::PubRec) if failed => (Sent::Done, Acked::Done),
         (Sent::Qos2 | Sent::Released, AckKind::PubRec) => (Sent::Released, Acked::Release),
         (state, _) => (state, Acked::Unknown),
@@ -140,7 +153,7 @@ impl Window {
 
     /// Whether one more may be sent.
     pub fn is_open(&self) -> bool {
-        self.in_flight < self.in_flight_max && self.sent.len() < PACKET_IDS as usize
+        self.in_flight < self.in_flight_max && (self.sent.len() as u64) < packet_ids()
     }
 
     /// Takes note that one is sent now; gives its packet identifier. Only while [`Window::is_open`].

@@ -206,6 +206,10 @@ impl Shard {
         self.counts.connected += 1;
         if me.durable {
             let changed = self.put_record(slot, !present);
+            let sent_max = self.config.inflight_messages_max().into();
+            if let Out::Queue(queue) = &mut self.sessions[slot as usize].out {
+                queue.resumed(changed, sent_max);
+            }
             // A resume rides along (J6); what changes durable state is waited for.
             if !present || connect.will.is_some() {
                 ticket = Some(changed);
@@ -215,7 +219,7 @@ impl Shard {
             self.reached(slot, Limit::KeepAlive);
         }
         let packet = self.connack(connect, client, present);
-        let ticket = ticket.unwrap_or_else(|| self.lane.durable());
+        let ticket = ticket.filter(|_| !off!(ConnAckWaits)).unwrap_or_else(|| self.lane.durable());
         self.hold(slot, ticket, Promise::ConnAck(packet));
         self.schedule_turn();
         tracing::info!(
@@ -269,8 +273,7 @@ impl Shard {
 
     /// Session ids are this start's number and a count over all shards.
     fn new_session_id(&self) -> u64 {
-        static COUNT: AtomicU64 = AtomicU64::new(1);
-        (self.bridge.epoch() as u64) << 40 | COUNT.fetch_add(1, Ordering::Relaxed)
+        (self.bridge.epoch() as u64) << 40 | self.router.count_session()
     }
 
     /// Stores what is kept of a durable session; opens its queue when it is new.
@@ -289,12 +292,18 @@ impl Shard {
     }
 
     fn record(&self, session: &Session) -> Record {
+        let is_away = session.link.is_none();
+        let sent_to = match &session.out {
+            Out::Queue(queue) => Some(queue.sent_to()),
+            Out::Window(_) => None,
+        };
         Record {
             client_id: (&*session.me.client_id).into(),
             user: session.user.clone(),
             proved: session.me.identity() != Identity::Anonymous,
             expiry_s: session.expiry_s,
-            left_s: session.link.is_none().then_some(self.now.unix_s.into()),
+            left_s: is_away.then_some(self.now.unix_s.into()),
+            sent_to: sent_to.filter(|_| is_away),
             will: session.will.clone(),
         }
     }
@@ -369,7 +378,7 @@ impl Shard {
         let value = self.record(&self.sessions[slot as usize]).encode();
         let key = store::session_key(me.id);
         let also = [Change::Put(store::SESSIONS, &key, &value)];
-        let also = if me.durable { &also[..] } else { &[] };
+        let also = if me.durable && !off!(WillInFrame) { &also[..] } else { &[] };
         if !self.router.access.may_publish(&me.identity(), &me.client_id, &will.topic) {
             // Its rights have changed since it connected.
             self.counts.refused_rights += 1;
@@ -435,7 +444,8 @@ impl Shard {
             return None;
         }
         let mut operation = self.lane.begin();
-        moves.into_iter().for_each(|(pointer, target)| operation.requeue(pointer, target));
+        let moves = moves.into_iter().filter(|_| !off!(MoveInFrame));
+        moves.for_each(|(pointer, target)| operation.requeue(pointer, target));
         operation.change(Change::Close(id));
         operation.change(Change::Delete(store::SESSIONS, &store::session_key(id)));
         for filter in session.subscriptions.filters() {
@@ -459,8 +469,9 @@ impl Shard {
         let slot = entry.key() as u32;
         let me = Arc::new(SessionRef::new(id, self.index, slot, client_id.clone(), true));
         me.set_queued(queue.entries.len());
-        let maybe_sent = usize::from(self.config.inflight_messages_max());
-        let out = Out::Queue(Queue::recovered(queue.next, queue.entries.into_iter(), maybe_sent));
+        // A client that was there may have acknowledged what is here still, and have been sent any number more.
+        let (sent_to, sent_max) = (record.sent_to.unwrap_or(u64::MAX), self.config.inflight_messages_max());
+        let out = Out::Queue(Queue::recovered(queue.next, queue.entries.into_iter(), sent_to, sent_max.into()));
         let mut session = new_session(me.clone(), out);
         session.expiry_s = record.expiry_s;
         if let Some(name) = record.user.as_deref().filter(|_| record.proved) {
@@ -471,10 +482,12 @@ impl Shard {
         let expiry_s = u64::from(record.expiry_s);
         session.ends_at_ms = (record.expiry_s != NEVER).then(|| {
             let away_s = unix_s.saturating_sub(record.left_s.unwrap_or(unix_s));
-            now_ms + 1000 * expiry_s.saturating_sub(away_s).max(expiry_s.min(limits::EXPIRY_AFTER_START_S))
+            let least_s = if off!(ExpiryAfterStart) { 0 } else { limits::EXPIRY_AFTER_START_S };
+            now_ms + 1000 * expiry_s.saturating_sub(away_s).max(expiry_s.min(least_s))
         });
         if let Some(will) = record.will {
-            session.will_at_ms = Some(now_ms + 1000 * u64::from(will.delay_s).max(limits::WILL_AFTER_START_S));
+            let least_s = if off!(WillAfterStart) { 0 } else { limits::WILL_AFTER_START_S };
+            session.will_at_ms = Some(now_ms + 1000 * u64::from(will.delay_s).max(least_s));
             session.will = Some(will);
         }
         session.inbound = inbound.into_iter().map(|packet_id| (packet_id, 0)).collect();

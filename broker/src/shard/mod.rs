@@ -139,6 +139,10 @@ pub struct Now {
 
 impl Now {
     fn read() -> Now {
+        #[cfg(test)]
+        if let Some(now) = crate::sim::clock::read() {
+            return now;
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         static START: OnceLock<Instant> = OnceLock::new();
         let up_ms = START.get_or_init(Instant::now).elapsed().as_millis() as u64;
@@ -264,12 +268,12 @@ impl Shard {
     fn acknowledge(&mut self, slot: u32, kind: AckKind, packet_id: u16, ticket: Option<Ticket>) {
         let Some(link) = self.sessions.get_mut(slot as usize).and_then(|s| s.link.as_mut()) else { return };
         let ack = Ack { kind, packet_id, reason: ReasonCode::Success };
-        if ticket.is_none() && link.held == 0 {
+        if ticket.is_none() && (link.held == 0 || off!(AckOrder)) {
             self.counts.packets_out += 1;
             return link.answer(ack);
         }
         let ticket = ticket.unwrap_or_else(|| self.lane.submitted());
-        self.hold(slot, ticket, Promise::Ack(ack));
+        self.hold(slot, if off!(AckWaits) { 0 } else { ticket }, Promise::Ack(ack));
     }
 
     /// Keeps promises up to what is durable now.

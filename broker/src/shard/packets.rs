@@ -193,7 +193,8 @@ impl Shard {
             QoS::ExactlyOnce => {
                 let key = store::inbound_key(me.id, publish.packet_id);
                 let received = [Change::Put(store::INBOUND, &key, &[])];
-                let ticket = self.route(&message, user, retained, if me.durable { &received } else { &[] });
+                let received: &[Change<'_>] = if me.durable && !off!(InboundInFrame) { &received } else { &[] };
+                let ticket = self.route(&message, user, retained, received);
                 let session = &mut self.sessions[slot as usize];
                 session.inbound.insert(publish.packet_id, ticket.unwrap_or(0));
                 self.acknowledge(slot, AckKind::PubRec, publish.packet_id, ticket);
@@ -329,6 +330,9 @@ impl Shard {
                         });
                         let ticket = operation.submit();
                         queue.note_removals(ticket);
+                        if acked == Acked::Release {
+                            queue.note_release(ticket);
+                        }
                         self.schedule_turn();
                         Some(ticket)
                     }
@@ -346,6 +350,7 @@ impl Shard {
             return;
         }
         if acked == Acked::Release {
+            let ticket = ticket.filter(|_| !off!(ReleaseWaits));
             return self.acknowledge(slot, AckKind::PubRel, ack.packet_id, ticket);
         }
         self.not_found(slot, AckKind::PubRel, ack.packet_id);
@@ -362,7 +367,7 @@ impl Shard {
             let key = store::inbound_key(session.me.id, packet_id);
             let mut operation = self.lane.begin();
             operation.change(Change::Delete(store::INBOUND, &key));
-            ticket = Some(operation.submit());
+            ticket = Some(operation.submit()).filter(|_| !off!(ClearBeforeComp));
             self.schedule_turn();
         }
         self.acknowledge(slot, AckKind::PubComp, packet_id, ticket);
@@ -488,7 +493,7 @@ impl Shard {
 
     /// Sends a packet now, or when `ticket` is durable.
     fn promise(&mut self, slot: u32, packet: Vec<u8>, ticket: Option<u64>) {
-        match (ticket, self.sessions[slot as usize].link.as_mut()) {
+        match (ticket.filter(|_| !off!(SubAckWaits)), self.sessions[slot as usize].link.as_mut()) {
             (Some(ticket), _) => {
                 self.hold(slot, ticket, Promise::Packet(packet.into()));
                 self.schedule_turn();

@@ -356,7 +356,7 @@ impl Shard {
                 Some(value) => Change::Put(store::RETAINED, topic, value),
                 None => Change::Delete(store::RETAINED, topic),
             };
-            operation.change_in_order(*order, change);
+            if off!(RetainedOrder) { operation.change(change) } else { operation.change_in_order(*order, change) }
         }
         also.iter().for_each(|change| operation.change(*change));
         let ticket = operation.submit();
@@ -398,7 +398,7 @@ impl Shard {
                 Out::Queue(queue) => match queue.next(durable, self.now.unix_s) {
                     None => {
                         session.me.set_open(queue.is_open());
-                        if queue.waits_for_removals(durable) {
+                        if queue.waits_for_commit(durable) {
                             self.wait_for_commit(slot);
                         }
                         return;

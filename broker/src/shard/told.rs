@@ -82,7 +82,8 @@ impl Link {
             Some(Close::Fault(reason, what)) => (*reason, what.as_str()),
             _ => return bytes,
         };
-        if self.version != Version::V5 {
+        // Nothing comes before CONNACK [MQTT-3.14.0-1].
+        if self.version != Version::V5 || !self.ready {
             return bytes;
         }
         let mut server = Some(&*config.of(&self.listener).server_reference);

@@ -88,6 +88,8 @@ fn while_it_is_full_producers_are_told_to_try_again_and_readers_go_on() {
 fn when_it_has_failed_nothing_is_written_and_readers_go_on() {
     with_broker(async |broker| {
         let mut peer = connect(&broker).await;
+        // Also applied: nothing is any more, once it has failed.
+        while fetched(&mut peer).await.is_empty() {}
         broker.bridge.0.shared.fail("for this test");
         assert_eq!(produced(&mut peer, 9, "refused").await, ResponseError::KafkaStorageError.code());
         assert_eq!(committed(&mut peer).await, ResponseError::NotCoordinator.code());
