@@ -50,6 +50,17 @@ pub struct FolderNote {
     pub cluster_id: [u8; 16],
 }
 
+/// Whole sectors of a file: one whose making was cut off may have any size.
+fn whole_bytes(file: &File) -> u64 {
+    let sector = BOUNDARY_BYTES as u64;
+    file.size().unwrap_or(0) / sector * sector
+}
+
+/// What stands where the copy of the header belongs.
+fn read_copy(file: &File) -> bytes::Bytes {
+    file.read_lossy(whole_bytes(file).saturating_sub(BOUNDARY_BYTES as u64), BOUNDARY_BYTES)
+}
+
 impl FileHeader {
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(BOUNDARY_BYTES);
@@ -72,23 +83,18 @@ impl FileHeader {
     /// The header of a file, or its copy in the last boundary.
     pub fn read(file: &File) -> Result<Option<FileHeader>, u32> {
         let header = FileHeader::decode(&file.read_lossy(0, BOUNDARY_BYTES));
-        let size = file.size().unwrap_or(0);
         match header {
-            Ok(None) if size >= MIN_BYTES => {
-                FileHeader::decode(&file.read_lossy(size - BOUNDARY_BYTES as u64, BOUNDARY_BYTES))
-            }
+            Ok(None) if whole_bytes(file) >= MIN_BYTES => FileHeader::decode(&read_copy(file)),
             found => found,
         }
     }
 
     /// Whether a file's end, where the copy stands, is as its header has it; or newer, when a power cut tore the two.
     pub fn is_whole(&self, file: &File) -> bool {
-        let size = file.size().unwrap_or(0);
-        let copy = size.checked_sub(BOUNDARY_BYTES as u64).map(|at| file.read_lossy(at, BOUNDARY_BYTES));
         let is_there = |copy: FileHeader| (copy.epoch, copy.first_lsn) >= (self.epoch, self.first_lsn);
         // Older ones have no copy.
         self.folder.is_none()
-            || copy.is_some_and(|copy| FileHeader::decode(&copy).is_ok_and(|copy| copy.is_some_and(is_there)))
+            || FileHeader::decode(&read_copy(file)).is_ok_and(|copy| copy.is_some_and(is_there))
     }
 
     /// `Ok(None)` when the file is blank or its header never became whole; an error when a newer
@@ -248,17 +254,18 @@ impl Files {
 
     fn begin(&self, name: &str, bytes_min: u64, header: &FileHeader) -> Result<Current, DiskError> {
         let file = self.folder.file(name)?;
-        // One that was cut off may have any size.
-        let mut bytes = file.size()? / BOUNDARY_BYTES as u64 * BOUNDARY_BYTES as u64;
+        let mut bytes = whole_bytes(&file);
         if bytes < bytes_min {
             // One operation larger than the spare: grow the spare rather than keep an odd file.
             file.fill_with_zeros(bytes_min)?;
             bytes = bytes_min;
         }
-        // Twice: without it all frames of a file would be lost with one sector.
+        // Twice: without it all frames of a file would be lost with one sector. One after the other: a power cut leaves one of
+        // the two whole, and is not taken for damage.
         bytes -= BOUNDARY_BYTES as u64;
         for position in [0, bytes] {
             file.write_at(&header.encode(), position)?;
+            file.sync_data()?;
         }
         Ok(Current { file: Arc::new(file), name: name.to_owned(), bytes, position: BOUNDARY_BYTES as u64 })
     }

@@ -191,6 +191,9 @@ impl World {
             let opened = Steps::open(&self.disk, World::options());
             let opened = opened.map(|(bridge, steps)| (bridge, self.apply_late(steps)));
             match opened {
+                Ok((bridge, _)) if !bridge.summary().contains(", 0 damaged ranges,") => {
+                    return Err(format!("what a crash left is taken for damage: {}", bridge.summary()));
+                }
                 Ok((bridge, steps)) if !self.disk.has_ended() => return self.check(bridge, steps),
                 _ if self.disk.has_ended() => self.end(),
                 Ok(_) => return Err("it came up on a disk that has ended".to_owned()),
