@@ -93,8 +93,7 @@ impl FileHeader {
     pub fn is_whole(&self, file: &File) -> bool {
         let is_there = |copy: FileHeader| (copy.epoch, copy.first_lsn) >= (self.epoch, self.first_lsn);
         // Older ones have no copy.
-        self.folder.is_none()
-            || FileHeader::decode(&read_copy(file)).is_ok_and(|copy| copy.is_some_and(is_there))
+        self.folder.is_none() || FileHeader::decode(&read_copy(file)).is_ok_and(|copy| copy.is_some_and(is_there))
     }
 
     /// `Ok(None)` when the file is blank or its header never became whole; an error when a newer
