@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::OpenError;
 use crate::damage::Damage;
 use crate::disk::{Folder, Lock};
 use crate::journal::changes::Whole;
@@ -17,8 +18,8 @@ use crate::journal::recovery::Journal;
 use crate::journal::survey::{Appended, Survey};
 use crate::keyed::KeyedLogs;
 use crate::log::{Settings, Topics, Trust};
+use crate::machine::Opener;
 use crate::salvage::{self, Named, Standing};
-use crate::{OpenError, Opener};
 
 pub use crate::damage::Finding;
 pub use contents::{Contents, FrameLine, Line};
