@@ -6,10 +6,10 @@ use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::types::RDKafkaErrorCode;
 use std::fs;
 use support::broker::Broker;
-use support::eventually;
 use support::kafka::{Kafka, poll_records, wait};
 use support::mqtt::{Connect, Publish};
 use support::prometheus::Scrape;
+use support::{PATIENCE, eventually, within};
 
 /// What a checkpoint lets go, goes soon.
 const OFTEN: &str = "[bridge]\ncheckpoint_interval_s = 1\nsegment_bytes = 65536\n";
@@ -73,7 +73,7 @@ fn a_partition_keeps_so_many_bytes_and_a_group_behind_begins_anew() {
     publish(95);
     let size = || Scrape::of(broker.admin()).value("millstream_log_size_bytes", &[("topic", "t"), ("partition", "0")]);
     let size = || size().expect("a size");
-    eventually("the topic shrinks", || (size() <= 1.25 * KEPT_BYTES).then_some(()));
+    within(4 * PATIENCE, "the topic shrinks", || (size() <= 1.25 * KEPT_BYTES).then_some(()));
     let (low, high) = kafka.watermarks("t", 0);
     assert!(low > 5 && high == 100 && size() > 0.5 * KEPT_BYTES, "{low} to {high}, {} bytes", size());
     let kept = kafka.read("t", (high - low) as usize);
@@ -163,7 +163,7 @@ fn a_deleted_topic_gives_queues_what_they_point_to() {
         assert_eq!(client.take().text(), n.to_string());
     }
     client.disconnect();
-    eventually("nobody needs it any more", || (folders_of(&broker, "old") == 1).then_some(()));
+    within(4 * PATIENCE, "nobody needs it any more", || (folders_of(&broker, "old") == 1).then_some(()));
     kafka.produce("old", &[("k", "a")], &[]);
     assert_eq!(kafka.read("old", 1)[0].offset, 0);
 }

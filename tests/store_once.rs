@@ -1,12 +1,9 @@
 //! A message for many absent sessions is one record and a few bytes for each.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use support::broker::Broker;
 use support::mqtt::{Connect, Publish};
 use support::prometheus::Scrape;
-use support::{PATIENCE, eventually};
+use support::{PATIENCE, eventually, within};
 
 const SESSIONS: usize = 1_000;
 const MESSAGES: usize = 20;
@@ -58,9 +55,5 @@ fn a_message_for_a_thousand_absent_sessions_is_stored_once() {
     }
     let held = || Scrape::of(broker.admin()).sum("millstream_log_size_bytes");
     // Ten seconds after the last pointer, with the checkpoint that follows.
-    let deadline = Instant::now() + 4 * PATIENCE;
-    while held() > 0.0 {
-        assert!(Instant::now() < deadline, "the hidden topic does not shrink");
-        thread::sleep(Duration::from_millis(100));
-    }
+    within(4 * PATIENCE, "the hidden topic shrinks", || (held() == 0.0).then_some(()));
 }
