@@ -20,6 +20,8 @@ pub struct Reader {
     partition: Option<Arc<Partition>>,
     chunk: Bytes,
     batch: Option<Header>,
+    /// What was read for it is at hand: if it is not in there, it is nowhere.
+    read_for: Option<Pointer>,
     /// Where the current batch starts in the chunk, and the next record of it.
     batch_at: usize,
     record_at: usize,
@@ -38,7 +40,7 @@ pub enum Fetched<'a> {
 
 impl Reader {
     pub(crate) fn new(topics: Arc<Topics>) -> Reader {
-        Reader { topics, partition: None, chunk: Bytes::new(), batch: None, batch_at: 0, record_at: 0 }
+        Reader { topics, partition: None, chunk: Bytes::new(), batch: None, read_for: None, batch_at: 0, record_at: 0 }
     }
 
     /// The record a pointer points to, if it can be had without waiting for the disk.
@@ -46,7 +48,9 @@ impl Reader {
         if let Some(range) = self.seek(pointer) {
             return Ok(self.record(range));
         }
-        let Some(partition) = self.find(pointer) else { return Ok(Fetched::Gone) };
+        let Some(partition) = self.find(pointer).filter(|_| self.read_for.take() != Some(*pointer)) else {
+            return Ok(Fetched::Gone);
+        };
         if pointer.offset >= partition.high_watermark() {
             // Durable, and not applied yet (J5).
             return Ok(Fetched::Cold);
@@ -87,6 +91,7 @@ impl Reader {
     pub fn install(&mut self, pointer: &Pointer, chunk: Bytes) {
         if let Some(partition) = self.find(pointer) {
             self.install_chunk(partition, chunk);
+            self.read_for = Some(*pointer);
         }
     }
 

@@ -88,7 +88,8 @@ impl Index {
 
     pub(crate) fn read(offsets: &File, times: &File, log_bytes: u64) -> Result<(Index, u64), DiskError> {
         let mut index = Index::default();
-        let bytes = offsets.read_at(0, offsets.size()? as usize)?;
+        // What cannot be read leads nowhere: the batches say what is there.
+        let bytes = offsets.read_lossy(0, offsets.size()? as usize);
         for entry in bytes.chunks_exact(OFFSET_ENTRY_BYTES) {
             let (relative, position) = (u32_at(entry, 0), u32_at(entry, 4));
             let rises = index.offsets.last().is_none_or(|(r, p)| relative > *r && position > *p);
@@ -100,7 +101,7 @@ impl Index {
         let Some((last_relative, last_position)) = index.offsets.last().copied() else {
             return Ok((Index::default(), 0));
         };
-        let bytes = times.read_at(0, times.size()? as usize)?;
+        let bytes = times.read_lossy(0, times.size()? as usize);
         for entry in bytes.chunks_exact(TIME_ENTRY_BYTES) {
             let time = i64::from(u32_at(entry, 0)) << 32 | i64::from(u32_at(entry, 4));
             let relative = u32_at(entry, 8);

@@ -187,7 +187,7 @@ impl Segment {
             Index::reset(&offsets, &times)?;
             segment.look_through(folder, extent, &expected(marks), believed)?;
         } else if from > 0 {
-            let first = segment.file.read_at(0, batch::HEADER_BYTES)?;
+            let first = segment.file.read_lossy(0, batch::HEADER_BYTES);
             segment.first_ms = Header::parse(&first).ok().map(|header| header.max_timestamp);
         }
         Ok(segment)

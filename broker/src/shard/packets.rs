@@ -445,6 +445,8 @@ impl Shard {
             kept.iter().for_each(|(key, value)| operation.change(Change::Put(store::SUBSCRIPTIONS, key, value)));
             operation.submit()
         });
+        // One that changes nothing may repeat what is not durable yet.
+        let ticket = ticket.or_else(|| self.sessions[slot as usize].me.durable.then(|| self.lane.submitted()));
         let mut packet = Vec::new();
         if let Some(link) = self.sessions[slot as usize].link.as_ref() {
             link.put_suback(&mut packet, subscribe.packet_id, &reasons);

@@ -22,11 +22,13 @@ pub(super) struct Batches<'a> {
     /// Where `chunk` is in the file.
     position: u64,
     chunk: Bytes,
+    /// No batch begins before it: base offsets are covered by no CRC.
+    next_offset: i64,
 }
 
 impl<'a> Batches<'a> {
     pub(super) fn of(segment: &'a Closed) -> Batches<'a> {
-        Batches { segment, position: 0, chunk: Bytes::new() }
+        Batches { segment, position: 0, chunk: Bytes::new(), next_offset: segment.extent.base }
     }
 
     /// The next; `None` after the last.
@@ -37,6 +39,10 @@ impl<'a> Batches<'a> {
                     if !batch::crc_ok(&header, &bytes) {
                         return Err(self.damaged(BatchError::Corrupt("CRC does not match")).into());
                     }
+                    if header.base_offset < self.next_offset || header.last_offset() >= self.segment.end {
+                        return Err(self.damaged(BatchError::Corrupt("its offsets are out of order")).into());
+                    }
+                    self.next_offset = header.last_offset() + 1;
                     self.position += bytes.len() as u64;
                     self.chunk = self.chunk.slice(bytes.len()..);
                     return Ok(Some((header, bytes)));

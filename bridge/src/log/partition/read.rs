@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -12,6 +13,7 @@ use crate::compression;
 use crate::disk::{DiskError, File};
 use crate::metrics::{Purpose, disk};
 
+use super::super::index::Index;
 use super::super::scan::{self, Expected, Gap};
 use super::super::segment::{self, Segment};
 use super::Partition;
@@ -20,6 +22,8 @@ use super::Partition;
 const INDEX_SLACK_BYTES: usize = 8192;
 /// How often a segment is looked through and the read tried again, before an error is told.
 const LOOKS_MAX: usize = 3;
+/// Before a disk that gave an error is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a read gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -71,9 +75,13 @@ impl Partition {
                     let Some(expected) = self.expected(place.segment).filter(|_| error.is_worth_a_look(tries)) else {
                         return Err(error);
                     };
-                    let file = place.file.clone();
-                    let gaps = blocking(move || Ok(scan::scan(&file, &expected, |_, _| {}))).await?;
-                    self.take_out(&place, gaps);
+                    if error.may_pass(tries) {
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
+                    let (file, base) = (place.file.clone(), place.segment.0);
+                    let looked = blocking(move || Ok(look(&file, &expected, base))).await?;
+                    self.take_out(&place, looked);
                 }
             }
         }
@@ -106,8 +114,11 @@ impl Partition {
                     let Some(expected) = self.expected(place.segment).filter(|_| error.is_worth_a_look(tries)) else {
                         return Err(error);
                     };
-                    let gaps = scan::scan(&place.file, &expected, |_, _| {});
-                    self.take_out(&place, gaps);
+                    if error.may_pass(tries) {
+                        std::thread::sleep(PAUSE);
+                        continue;
+                    }
+                    self.take_out(&place, look(&place.file, &expected, place.segment.0));
                 }
             }
         }
@@ -131,7 +142,7 @@ impl Partition {
         let segments: Vec<_> = self.segments.read().list.iter().map(|s| Place::of(s, 0..s.bytes)).collect();
         for place in segments {
             if let Some(expected) = self.expected(place.segment) {
-                self.take_out(&place, scan::scan(&place.file, &expected, |_, _| {}));
+                self.take_out(&place, look(&place.file, &expected, place.segment.0));
             }
         }
     }
@@ -165,7 +176,8 @@ impl Partition {
 
     /// Readers pass over what was found damaged in a segment from here on. A consumer that is before it gets what lies
     /// behind it, as over offsets that compaction took: an error would keep it there for ever.
-    fn take_out(&self, place: &Place, gaps: Vec<Gap>) {
+    fn take_out(&self, place: &Place, looked: Looked) {
+        let Looked { gaps, index, bytes } = looked;
         let mut segments = self.segments.write();
         let found = segments.list.iter_mut().find(|s| (s.base, s.generation) == place.segment);
         let Some(segment) = found else { return };
@@ -176,6 +188,10 @@ impl Partition {
             tracing::error!("damage: {file}, bytes {from} to {to}: {what}; readers go on behind it");
         }
         segment.gaps = gaps.into_iter().map(|gap| gap.bytes).collect();
+        if segment.bytes == bytes {
+            // Its own may have led astray.
+            segment.index = index;
+        }
     }
 
     /// Whether Kafka clients may read from this offset on.
@@ -196,6 +212,8 @@ impl Partition {
         }
         let segments = self.segments.read();
         let found = segments.list.partition_point(|s| s.end <= offset);
+        // Compaction may have put another segment in its place meanwhile: then from the start.
+        let from = from.filter(|(at, _)| segments.list.iter().any(|s| (s.base, s.generation) == *at));
         let mut rest = segments.list[found..].iter().filter(|_| offset < end);
         Ok(rest.find_map(|segment| {
             let position = match from {
@@ -243,7 +261,27 @@ impl Partition {
     }
 }
 
+/// What a look through a whole segment found.
+struct Looked {
+    gaps: Vec<Gap>,
+    /// Of the batches that are whole.
+    index: Index,
+    /// How much of it was looked through.
+    bytes: u64,
+}
+
+fn look(file: &File, expected: &Expected, base: i64) -> Looked {
+    let mut index = Index::default();
+    let gaps = scan::scan(file, expected, |header, position| index.note(base, header, position));
+    Looked { gaps, index, bytes: expected.bytes }
+}
+
 impl ReadError {
+    /// Whether it is the disk's and may pass: then it is asked again first.
+    fn may_pass(&self, tries: usize) -> bool {
+        tries < LOOKS_MAX && matches!(self, ReadError::Disk(_))
+    }
+
     /// Whether the segment should be looked at, and the read tried again: the error may pass, or be a range's alone.
     fn is_worth_a_look(&self, tries: usize) -> bool {
         tries <= LOOKS_MAX && matches!(self, ReadError::Disk(_) | ReadError::Damaged(_))
@@ -282,12 +320,16 @@ impl Place {
         chunk: impl Fn(usize) -> Result<Option<Bytes>, ReadError>,
     ) -> Result<Option<Bytes>, ReadError> {
         let mut want = bytes_max.saturating_add(INDEX_SLACK_BYTES);
+        let mut had = None;
         loop {
             let Some(chunk) = chunk(want)? else { return Ok(None) };
             match self.cut(&chunk, offset, bytes_max)? {
                 Cut::Batches(range) => return Ok(Some(chunk.slice(range))),
+                // A file that was cut gives no more, however much is asked for.
+                Cut::More(_) if had == Some(chunk.len()) => want = self.more(usize::MAX, want)?,
                 Cut::More(bytes) => want = self.more(chunk.len(), bytes)?,
             }
+            had = Some(chunk.len());
         }
     }
 
