@@ -163,3 +163,45 @@ fn a_time_is_found_behind_the_log_start() {
     falling.raise_log_start(1);
     assert_eq!(offset_at(&falling, 90), Some((2, 100)));
 }
+
+/// Found by review: a start looks at an index from its last entry on, and a wrong one before that was an error for ever.
+#[test]
+fn an_index_that_is_wrong_in_the_middle_is_made_anew_by_the_first_read_that_it_leads_astray() {
+    let home = tempfile::tempdir().expect("a folder");
+    let open = |extent| {
+        let folder = Folder::open(home.path()).expect("opens");
+        let damage = Damage::new(&folder, false);
+        Partition::open(folder, (3, 0), extent, 1 << 20, Trust::checkpoint(&damage)).expect("opens")
+    };
+    let partition = open(Extent::default());
+    for base in 0..100 {
+        partition.append(&batch(base)).expect("written");
+    }
+    partition.settle().expect("written");
+    let path = home.path().join("00000000000000000000.index");
+    let mut index = std::fs::read(&path).expect("an index");
+    let middle = index.len() / 8 / 2 * 8;
+    index[middle + 7] ^= 1;
+    std::fs::write(&path, index).expect("written");
+    let partition = open(partition.extent().0);
+    for base in 0..100 {
+        let read = partition.read_blocking(base, 1).expect("reads");
+        assert_eq!(Header::parse(&read).expect("a batch").base_offset, base);
+    }
+    assert!(partition.gaps().is_empty(), "the batches are as they were");
+}
+
+/// Found by review: a file that is shorter than its segment was asked for more for ever.
+#[test]
+fn a_file_that_was_cut_ends_a_read() {
+    let home = tempfile::tempdir().expect("a folder");
+    let partition = partition(home.path());
+    for base in 0..10 {
+        partition.append(&batch(base)).expect("written");
+    }
+    let path = home.path().join("00000000000000000000.log");
+    let whole = std::fs::metadata(&path).expect("a file").len();
+    std::fs::OpenOptions::new().write(true).open(&path).expect("opens").set_len(whole - 30).expect("cut");
+    assert!(partition.read_blocking(8, 1).is_ok_and(|bytes| !bytes.is_empty()));
+    assert!(partition.read_blocking(9, 1).is_ok_and(|bytes| bytes.is_empty()), "the last one is a hole");
+}
