@@ -277,11 +277,11 @@ impl File {
         Ok(all.then(|| buffer.into()))
     }
 
-    /// Fills it with `bytes` zeros and makes them durable, so that later writes cost no metadata (J3).
+    /// Makes it `bytes` long, with zeros behind what it has, and that durable: so later writes cost no metadata (J3).
     pub fn fill_with_zeros(&self, bytes: u64) -> Result<(), DiskError> {
         let counted = disk(Purpose::Zeros);
         let zeros = vec![0u8; bytes.min(1 << 20) as usize];
-        let mut position = 0;
+        let mut position = self.size()?;
         while position < bytes {
             let n = (bytes - position).min(zeros.len() as u64);
             let written = watched(|| self.raw.write_all_at(&zeros[..n as usize], position));

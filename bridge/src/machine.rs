@@ -64,7 +64,7 @@ impl Machine {
         let checkpoint = standing.checkpoint(&folder, &journal)?;
         damage.set_start(checkpoint.epoch.max(journal.last_epoch()) + 1);
         let in_journal = damage.count();
-        journal.find_missing(&checkpoint.journal_files, &damage);
+        journal.find_missing((checkpoint.lsn, &checkpoint.journal_files), &damage);
         if !journal.is_used() && salvage::has_records(&topics_folder)? {
             damage.found(journal.folder.path(), 0..0, "no file in it is or was in use; what they held is lost");
         }

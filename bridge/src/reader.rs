@@ -45,12 +45,12 @@ impl Reader {
 
     /// The record a pointer points to, if it can be had without waiting for the disk.
     pub fn get(&mut self, pointer: &Pointer) -> Result<Fetched<'_>, ReadError> {
+        // Of the first that is asked for alone: the search goes on from the last, and does not go back.
+        let was_read = self.read_for.take() == Some(*pointer);
         if let Some(range) = self.seek(pointer) {
             return Ok(self.record(range));
         }
-        let Some(partition) = self.find(pointer).filter(|_| self.read_for.take() != Some(*pointer)) else {
-            return Ok(Fetched::Gone);
-        };
+        let Some(partition) = self.find(pointer).filter(|_| !was_read) else { return Ok(Fetched::Gone) };
         if pointer.offset >= partition.high_watermark() {
             // Durable, and not applied yet (J5).
             return Ok(Fetched::Cold);

@@ -259,10 +259,10 @@ impl Files {
             file.fill_with_zeros(bytes_min)?;
             bytes = bytes_min;
         }
-        // Twice: without it all frames of a file would be lost with one sector. One after the other: a power cut leaves one of
-        // the two whole, and is not taken for damage.
+        // Twice: without it all frames of a file would be lost with one sector. One after the other, the end's first, where it
+        // may have no other: a power cut leaves one of the two whole, and is not taken for damage.
         bytes -= BOUNDARY_BYTES as u64;
-        for position in [0, bytes] {
+        for position in [bytes, 0] {
             file.write_at(&header.encode(), position)?;
             file.sync_data()?;
         }

@@ -171,7 +171,7 @@ impl Journal {
     }
 
     /// Says which files are missing or have lost their header, of those that a checkpoint says have been in use.
-    pub(crate) fn find_missing(&self, named: &[u64], damage: &Damage) {
+    pub(crate) fn find_missing(&self, (lsn, named): (u64, &[u64]), damage: &Damage) {
         let numbers = |names: &mut dyn Iterator<Item = &String>| -> BTreeSet<u64> {
             names.filter_map(|name| files::number_of(name)).collect()
         };
@@ -192,7 +192,7 @@ impl Journal {
         }
         for found in &self.used {
             let Ok(file) = self.folder.file(&found.name) else { continue };
-            if !found.header.is_whole(&file) && has_frames_of_its_own(&file, &found.header) {
+            if !found.header.is_whole(&file) && has_frames_behind(lsn, &file, &found.header) {
                 let size = file.size().unwrap_or(0);
                 let what = "its end, or one of its headers, is gone; frames may be lost";
                 damage.found(&self.folder.join(&found.name), size..size, what);
@@ -339,10 +339,11 @@ impl Journal {
 }
 
 /// Whether there is more than one frame behind a header: it was synced then.
-fn has_frames_of_its_own(file: &File, header: &FileHeader) -> bool {
+fn has_frames_behind(lsn: u64, file: &File, header: &FileHeader) -> bool {
     let bytes = file.read_lossy(0, file.size().unwrap_or(0) as usize);
     let positions = (BOUNDARY_BYTES..bytes.len()).step_by(BOUNDARY_BYTES);
-    positions.filter(|at| frame::find(&bytes[*at..], header.salt).is_some()).take(2).count() > 1
+    let is_behind = |at: &usize| frame::find(&bytes[*at..], header.salt).is_some_and(|frame| frame.lsn > lsn);
+    positions.filter(is_behind).take(2).count() > 1
 }
 
 fn read_frames(
