@@ -445,8 +445,7 @@ impl Shard {
             kept.iter().for_each(|(key, value)| operation.change(Change::Put(store::SUBSCRIPTIONS, key, value)));
             operation.submit()
         });
-        // One that changes nothing may repeat what is not durable yet.
-        let ticket = ticket.or_else(|| self.sessions[slot as usize].me.durable.then(|| self.lane.submitted()));
+        let ticket = ticket.or_else(|| self.repeated(slot));
         let mut packet = Vec::new();
         if let Some(link) = self.sessions[slot as usize].link.as_ref() {
             link.put_suback(&mut packet, subscribe.packet_id, &reasons);
@@ -486,7 +485,7 @@ impl Shard {
                 operation.change(Change::Delete(store::SUBSCRIPTIONS, &store::subscription_key(id, filter)));
             }
         }
-        let ticket = operation.map(|operation| operation.submit());
+        let ticket = operation.map(|operation| operation.submit()).or_else(|| self.repeated(slot));
         let mut packet = Vec::new();
         encode_unsuback(&mut packet, version, unsubscribe.packet_id, reasons);
         self.promise(slot, packet, ticket);
@@ -494,6 +493,11 @@ impl Shard {
     }
 
     /// Sends a packet now, or when `ticket` is durable.
+    /// What a request that changes nothing waits for: it may repeat one that is not durable yet.
+    fn repeated(&self, slot: u32) -> Option<Ticket> {
+        self.sessions[slot as usize].me.durable.then(|| self.lane.submitted())
+    }
+
     fn promise(&mut self, slot: u32, packet: Vec<u8>, ticket: Option<u64>) {
         match (ticket.filter(|_| !off!(SubAckWaits)), self.sessions[slot as usize].link.as_mut()) {
             (Some(ticket), _) => {
