@@ -89,6 +89,17 @@ impl FileHeader {
         }
     }
 
+    /// Writes what was read of it, where it was whole, once more; durably.
+    pub fn write_again(&self, file: &File) -> Result<(), DiskError> {
+        for position in [whole_bytes(file).saturating_sub(BOUNDARY_BYTES as u64), 0] {
+            let stands = FileHeader::decode(&file.read_lossy(position, BOUNDARY_BYTES));
+            if stands == Ok(Some(*self)) && self.folder.is_some() {
+                file.write_at(&self.encode(), position)?;
+            }
+        }
+        file.sync_data()
+    }
+
     /// Whether a file's end, where the copy stands, is as its header has it; or newer, when a power cut tore the two.
     pub fn is_whole(&self, file: &File) -> bool {
         let is_there = |copy: FileHeader| (copy.epoch, copy.first_lsn) >= (self.epoch, self.first_lsn);

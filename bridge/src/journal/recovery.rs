@@ -303,6 +303,11 @@ impl Journal {
         }
         let first_lsn = tail.front().map_or(applied.lsn + 1, |(lsn, _)| *lsn);
         let note = FolderNote { checkpoint_lsn: survey.recycled_lsn, cluster_id: survey.cluster_id };
+        for found in &self.used {
+            // A header of a process that was killed may be in memory only, and its sync have failed (J8): what a checkpoint
+            // names must be there ever after.
+            found.header.write_again(&self.folder.file(&found.name)?)?;
+        }
         let files = Arc::new(self.into_files(checkpoint_lsn, note));
         let mut writer = Writer::new(files.clone(), epoch, first_lsn, applied.lsn + 1);
         for (_, body) in tail.iter().filter(|_| !off!(TailAgain)) {
