@@ -95,9 +95,10 @@ impl FileHeader {
             let stands = FileHeader::decode(&file.read_lossy(position, BOUNDARY_BYTES));
             if stands == Ok(Some(*self)) && self.folder.is_some() {
                 file.write_at(&self.encode(), position)?;
+                file.sync_data()?;
             }
         }
-        file.sync_data()
+        Ok(())
     }
 
     /// Whether a file's end, where the copy stands, is as its header has it; or newer, when a power cut tore the two.

@@ -303,7 +303,7 @@ impl Journal {
         }
         let first_lsn = tail.front().map_or(applied.lsn + 1, |(lsn, _)| *lsn);
         let note = FolderNote { checkpoint_lsn: survey.recycled_lsn, cluster_id: survey.cluster_id };
-        for found in &self.used {
+        for found in self.used.iter().filter(|found| found.last_lsn <= checkpoint_lsn) {
             // A header of a process that was killed may be in memory only, and its sync have failed (J8): what a checkpoint
             // names must be there ever after.
             found.header.write_again(&self.folder.file(&found.name)?)?;
