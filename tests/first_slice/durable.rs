@@ -1,7 +1,9 @@
 //! Sessions that outlive their connection, the broker's end, and its death.
 
 use support::broker::Broker;
-use support::mqtt::{AckKind, Connect, Prop, Publish, VERSIONS, Version};
+use support::eventually;
+use support::mqtt::{AckKind, Client, Connect, Prop, Publish, VERSIONS, Version};
+use support::prometheus::Scrape;
 
 /// The ways a broker comes back.
 const COMEBACKS: [fn(&mut Broker); 3] = [|_not_gone| {}, Broker::restart_gracefully, Broker::kill9_and_restart];
@@ -184,4 +186,21 @@ fn a_v311_session_is_taken_up_in_v5_and_back() {
         assert_eq!(client.take().text(), "1");
         client.disconnect();
     }
+}
+
+/// A CONNACK that says there is a session says that it is on the disk, also to who comes twice before its commit.
+#[test]
+fn a_session_that_a_connack_told_of_is_there_after_a_crash() {
+    // Nothing is durable before all of it was said.
+    let mut broker = Broker::with_config("commit_interval_ms = 400\n");
+    let connect = || Connect::v5("twice").durable();
+    let mut first = Client::bare(broker.mqtt(), Version::V5);
+    first.send(&connect().bytes());
+    eventually("the first is let in", || {
+        Scrape::of(broker.admin()).value("millstream_mqtt_connects_total", &[]).filter(|count| *count > 0.0)
+    });
+    let second = broker.connect(connect());
+    assert!(second.connack.session_present);
+    broker.kill9_and_restart();
+    assert!(broker.connect(connect()).connack.session_present);
 }

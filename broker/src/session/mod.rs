@@ -81,6 +81,8 @@ pub fn now_before(expires_s: u32, now_s: u32) -> bool {
 pub struct Session {
     /// What all shards may know.
     pub me: Arc<SessionRef>,
+    /// That it is there is durable with this ticket.
+    pub made: Ticket,
     /// What it subscribed to.
     pub subscriptions: Subscriptions,
     /// QoS 2 received and not released, with the ticket of its frame (S4).

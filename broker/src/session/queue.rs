@@ -41,8 +41,6 @@ pub struct Queue {
     base: u64,
     /// All entries have sequences below this.
     end: u64,
-    /// Those below this are of before the start: what of them was sent is not known for sure.
-    fresh_from: u64,
     items: VecDeque<Item>,
     /// Index of the next item to send on this connection.
     next: usize,
@@ -108,7 +106,7 @@ impl Queue {
         if queue.items.is_empty() {
             queue.base = next;
         }
-        (queue.end, queue.fresh_from) = (next, next);
+        queue.end = next;
         queue.settled = queue.base;
         queue
     }
@@ -187,14 +185,10 @@ impl Queue {
         self.advance();
     }
 
-    /// Entries that were never sent for sure, or may be sent to two, in order, with their sequences: QoS 2 of before the start
-    /// is not among them, for who was sent it is to have it [MQTT-4.8.2-5].
+    /// Entries that were never sent, nor may have been, in order, with their sequences: at QoS 2 who was sent one is to have
+    /// it [MQTT-4.8.2-5].
     pub fn never_sent(&self) -> impl Iterator<Item = (u64, Entry)> {
-        let may_go = |item: &&Item| {
-            let is_fresh = item.sequence() >= self.fresh_from;
-            item.sent.is_none() && (is_fresh || first_state(&item.entry) != Sent::Qos2)
-        };
-        self.items.iter().filter(may_go).map(|item| (item.sequence(), item.entry))
+        self.items.iter().filter(|item| item.sent.is_none()).map(|item| (item.sequence(), item.entry))
     }
 
     /// The client is away, and these that were never sent become another's; in order.
@@ -692,7 +686,7 @@ mod tests {
     fn what_may_have_been_sent_before_a_start_goes_to_nobody_else() {
         let released = |sequence| (sequence, Entry { released: true, ..entry(0, QoS::ExactlyOnce) });
         let sent = |sequence| (sequence, entry(sequence as i64, QoS::ExactlyOnce));
-        let mut queue = Queue::recovered(6, (0..3).map(released).chain((3..6).map(sent)), 0, 3);
+        let mut queue = Queue::recovered(6, (0..3).map(released).chain((3..6).map(sent)), u64::MAX, 0);
         assert_eq!(queue.never_sent().count(), 0);
         queue.push(6, entry(6, QoS::ExactlyOnce));
         assert!(queue.never_sent().eq([(6, entry(6, QoS::ExactlyOnce))]));

@@ -207,13 +207,18 @@ impl Shard {
         if me.durable {
             let changed = self.put_record(slot, !present);
             let sent_max = self.config.inflight_messages_max().into();
-            if let Out::Queue(queue) = &mut self.sessions[slot as usize].out {
+            let session = &mut self.sessions[slot as usize];
+            if let Out::Queue(queue) = &mut session.out {
                 queue.resumed(changed, sent_max);
             }
-            // A resume rides along (J6); what changes durable state is waited for.
-            if !present || connect.will.is_some() {
-                ticket = Some(changed);
+            if !present {
+                session.made = changed;
             }
+            // A resume rides along (J6); what changes durable state is waited for, and the session itself.
+            ticket = match connect.will.is_some() {
+                true => Some(changed),
+                false => ticket.max(Some(session.made)),
+            };
         }
         if keep_alive_s != connect.keep_alive_s {
             self.reached(slot, Limit::KeepAlive);
@@ -591,6 +596,7 @@ pub(super) fn subscriber(me: &Arc<SessionRef>, options: &Options) -> Subscriber 
 fn new_session(me: Arc<SessionRef>, out: Out) -> Session {
     Session {
         me,
+        made: 0,
         subscriptions: Default::default(),
         inbound: Default::default(),
         out,
