@@ -41,7 +41,9 @@ struct Written {
 fn written(broker: &Broker) -> Written {
     let scrape = Scrape::of(broker.admin());
     Written {
-        bytes: scrape.sum("millstream_disk_written_bytes_total"),
+        // Without the zeros of journal files made in advance, which ends when there are enough.
+        bytes: scrape.sum("millstream_disk_written_bytes_total")
+            - scrape.value("millstream_disk_written_bytes_total", &[("file", "zeros")]).unwrap_or(0.0),
         syncs: scrape.sum("millstream_disk_syncs_total"),
         received: scrape.sum("millstream_mqtt_received_bytes_total"),
     }

@@ -22,10 +22,7 @@ fn batch(base: i64) -> Vec<u8> {
 #[test]
 fn offsets_too_far_apart_for_an_index_get_segments_of_their_own() {
     let home = tempfile::tempdir().expect("a folder");
-    let folder = Folder::open(home.path()).expect("opens");
-    let damage = Damage::new(&folder, false);
-    let partition =
-        Partition::open(folder, (3, 0), Extent::default(), 1 << 20, Trust::checkpoint(&damage)).expect("opens");
+    let partition = partition(home.path());
     let mut bases = Vec::new();
     for _ in 0..9 {
         let base = partition.high_watermark();
@@ -48,11 +45,7 @@ fn offsets_too_far_apart_for_an_index_get_segments_of_their_own() {
 #[test]
 fn an_index_that_leads_astray_is_found_out_and_what_it_has_too_much_is_gone() {
     let home = tempfile::tempdir().expect("a folder");
-    let open = |extent| {
-        let folder = Folder::open(home.path()).expect("opens");
-        let damage = Damage::new(&folder, false);
-        Partition::open(folder, (3, 0), extent, 1 << 20, Trust::checkpoint(&damage)).expect("opens")
-    };
+    let open = |extent| open(home.path(), extent);
     let partition = open(Extent::default());
     for base in 0..100 {
         partition.append(&batch(base)).expect("written");
@@ -80,11 +73,7 @@ fn an_index_that_leads_astray_is_found_out_and_what_it_has_too_much_is_gone() {
 #[test]
 fn rolling_twice_leaves_one_segment_and_the_partition_opens_again() {
     let home = tempfile::tempdir().expect("a folder");
-    let open = |extent| {
-        let folder = Folder::open(home.path()).expect("opens");
-        let damage = Damage::new(&folder, false);
-        Partition::open(folder, (3, 0), extent, 1 << 20, Trust::checkpoint(&damage)).expect("opens")
-    };
+    let open = |extent| open(home.path(), extent);
     let partition = open(Extent::default());
     partition.append(&batch(0)).expect("written");
     // A compaction that the disk refused, and its retry.
@@ -108,9 +97,13 @@ fn records(base: i64, stamps: &[i64]) -> Vec<u8> {
 }
 
 fn partition(home: &Path) -> Partition {
+    open(home, Extent::default())
+}
+
+fn open(home: &Path, extent: Extent) -> Partition {
     let folder = Folder::open(home).expect("opens");
     let damage = Damage::new(&folder, false);
-    Partition::open(folder, (20, 0), Extent::default(), 1 << 20, Trust::checkpoint(&damage)).expect("opens")
+    Partition::open(folder, (20, 0), extent, 1 << 20, Trust::checkpoint(&damage)).expect("opens")
 }
 
 fn offset_at(partition: &Partition, ms: i64) -> Option<(i64, i64)> {
@@ -168,11 +161,7 @@ fn a_time_is_found_behind_the_log_start() {
 #[test]
 fn an_index_that_is_wrong_in_the_middle_is_made_anew_by_the_first_read_that_it_leads_astray() {
     let home = tempfile::tempdir().expect("a folder");
-    let open = |extent| {
-        let folder = Folder::open(home.path()).expect("opens");
-        let damage = Damage::new(&folder, false);
-        Partition::open(folder, (3, 0), extent, 1 << 20, Trust::checkpoint(&damage)).expect("opens")
-    };
+    let open = |extent| open(home.path(), extent);
     let partition = open(Extent::default());
     for base in 0..100 {
         partition.append(&batch(base)).expect("written");
