@@ -45,8 +45,8 @@ pub const BLOCKING_THREADS_MAX: usize = 8;
 pub const RIDE_ALONG_MS: u64 = 50;
 /// Bytes of it that are committed at once.
 pub const RIDE_ALONG_BYTES_MAX: usize = 128 << 10;
-/// Seconds for which it is known what a durable session had subscribed to that ended: far longer than a commit.
-pub const ENDED_S: u64 = 10;
+/// Seconds in which the journal moved on, for which it is known what a durable session had subscribed to that ended.
+pub const ENDED_LOOKS: u32 = 10;
 /// Entries that members of shared subscriptions which are away are relieved of at once, each second and shard.
 pub const RELIEVED_ENTRIES_MAX: usize = 10_000;
 /// A member with as many in its queue gets nothing that waited for another.

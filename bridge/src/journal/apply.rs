@@ -21,6 +21,7 @@ use super::commit::Shared;
 use super::frame::{self, Frame, Section};
 use super::pins::Pins;
 use super::retention::Outdated;
+use super::settled::Settled;
 
 /// Changed keys and entries of queues that wait for a checkpoint in memory, 60 to 100 bytes each.
 const CHANGES_MAX: usize = 500_000;
@@ -121,6 +122,26 @@ impl Applied {
 
     /// Appends the batches of a frame from the `done`th on, counting `done` up.
     pub(crate) fn batches(&mut self, body: &[u8], done: &mut usize) -> Result<(), ApplyError> {
+        self.each_batch(body, done, |_, found, bytes| found.append(bytes))
+    }
+
+    /// The same for recovery, after damage perhaps: gives the offsets that are missing before a batch, by partition.
+    pub(crate) fn replay_batches(&mut self, body: &[u8], done: &mut usize) -> Result<Vec<LeftOut>, ApplyError> {
+        let mut missing = Vec::new();
+        self.each_batch(body, done, |place, found, bytes| {
+            let left_out = found.append_replayed(bytes)?;
+            missing.extend(Some((place, left_out)).filter(|(_, offsets)| !offsets.is_empty()));
+            Ok(())
+        })?;
+        Ok(missing)
+    }
+
+    fn each_batch(
+        &mut self,
+        body: &[u8],
+        done: &mut usize,
+        mut append: impl FnMut((u32, u32), &Partition, &[u8]) -> Result<(), AppendError>,
+    ) -> Result<(), ApplyError> {
         let mut rest = body;
         let mut index = 0;
         while let Some(section) = frame::next_section(&mut rest) {
@@ -131,30 +152,11 @@ impl Applied {
             }
             // J4: replay skips nothing but what belongs to a topic that is no more.
             if let Some(found) = self.partition(topic, partition) {
-                found.append(bytes).map_err(|e| ApplyError::Append(topic, partition, e))?;
+                append((topic, partition), &found, bytes).map_err(|e| ApplyError::Append(topic, partition, e))?;
             }
             *done = index;
         }
         Ok(())
-    }
-
-    /// The same for recovery, after damage perhaps: gives the offsets that are missing before a batch, by partition.
-    pub(crate) fn replay_batches(&mut self, body: &[u8], done: &mut usize) -> Result<Vec<LeftOut>, ApplyError> {
-        let (mut rest, mut index, mut missing) = (body, 0, Vec::new());
-        while let Some(section) = frame::next_section(&mut rest) {
-            let Section::Batch { topic, partition, bytes } = section else { continue };
-            index += 1;
-            if index <= *done {
-                continue;
-            }
-            if let Some(found) = self.partition(topic, partition) {
-                let left_out =
-                    found.append_replayed(bytes).map_err(|error| ApplyError::Append(topic, partition, error))?;
-                missing.extend(Some(((topic, partition), left_out)).filter(|(_, offsets)| !offsets.is_empty()));
-            }
-            *done = index;
-        }
-        Ok(missing)
     }
 
     fn partition(&mut self, topic: u32, partition: u32) -> Option<Arc<Partition>> {
@@ -197,6 +199,7 @@ pub(crate) struct Applier {
     pub(crate) frames: Receiver<Arc<Frame>>,
     pub(crate) checkpoints: Sender<Job>,
     pub(crate) cleaning: Cleaning,
+    pub(crate) settled: Settled,
     /// A checkpoint is under way.
     pub(crate) running: Arc<AtomicBool>,
     pub(crate) checkpoint_bytes: u64,
@@ -314,10 +317,11 @@ impl Applier {
         self.soon = false;
         let was_cleaned = self.cleaning.take(&mut self.applied);
         // Without bytes there are no changes, so what is retired is what the last checkpoint knew.
-        let retired = self.applied.retire(now);
+        let settled = self.settled.look(&self.shared, self.applied.lsn, now.up);
+        let retired = self.applied.retire(now, settled);
         if !was_cleaned && !ended {
             // What was given up is unlinked after this checkpoint, and no new file may have its name by then.
-            self.cleaning.give(&mut self.applied, &self.shared, now.up);
+            self.cleaning.give(&mut self.applied, &self.shared, now.up, settled);
         }
         if retired || was_cleaned || self.journal_bytes > 0 {
             self.running.store(true, Ordering::Release);

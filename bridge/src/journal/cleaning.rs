@@ -1,7 +1,7 @@
-//! Compaction beside the journal. The apply thread takes note of partitions at a checkpoint's LSN, with what queues point
-//! to then, and gives them out at the next; a thread of its own reads and writes for as long as it takes; at a later checkpoint the apply thread puts the new
-//! segments in the place of the old ones, which are unlinked after it (C2). A crash before leaves files that no checkpoint
-//! names, and the next start removes them.
+//! Compaction beside the journal. The apply thread takes note of partitions at a checkpoint's LSN, with what queues point to
+//! then, and gives them out at a later one; a thread of its own reads and writes for as long as it takes; at a later
+//! checkpoint still the apply thread puts the new segments in the place of the old ones, which are unlinked after it (C2). A
+//! crash before leaves files that no checkpoint names, and the next start removes them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,15 +54,15 @@ impl Cleaning {
         any
     }
 
-    /// Sees what is worth cleaning, when nothing is under way, and gives it out at a later checkpoint: a pointer that was
-    /// between two queues is in one of them by then.
-    pub(crate) fn give(&mut self, applied: &mut Applied, shared: &Shared, up: Duration) {
+    /// Sees what is worth cleaning, when nothing is under way, and gives it out at a later checkpoint, when that has settled: a
+    /// pointer that was between two queues is in one of them by then.
+    pub(crate) fn give(&mut self, applied: &mut Applied, shared: &Shared, up: Duration, settled: Duration) {
         // What is rewritten takes its place twice until it is named (J9).
         if applied.being_cleaned.is_empty() && shared.admission.is_open() {
             self.waiting = applied.tasks(shared);
             self.waiting_since = up;
             applied.being_cleaned.extend(self.waiting.iter().map(Task::place));
-        } else if !self.waiting.is_empty() && up.saturating_sub(self.waiting_since) >= POINTERS_MOVE_WITHIN {
+        } else if !self.waiting.is_empty() && settled >= self.waiting_since + POINTERS_MOVE_WITHIN {
             applied.pin(&mut self.waiting);
             for task in self.waiting.drain(..) {
                 // A thread that is gone has panicked, and the process ends.

@@ -186,6 +186,16 @@ impl Lanes {
         self.failed.get()
     }
 
+    /// The newest ticket of each, in order.
+    pub(crate) fn submitted(&self) -> Vec<Ticket> {
+        self.list.read().iter().map(Lane::submitted).collect()
+    }
+
+    /// Whether each is durable up to such a ticket.
+    pub(crate) fn are_durable(&self, tickets: &[Ticket]) -> bool {
+        self.list.read().iter().zip(tickets).all(|(lane, ticket)| lane.durable() >= *ticket)
+    }
+
     /// Bytes of all lanes, submitted and not durable.
     pub(crate) fn backlog_bytes(&self) -> usize {
         self.list.read().iter().map(Lane::backlog_bytes).sum()

@@ -308,9 +308,9 @@ impl Partition {
     }
 
     /// Forgets every segment that Kafka clients see nothing of and that no range of offsets (both ends included, in order)
-    /// has touched for `grace`: a pointer may be on its way from one queue to another. Gives their names, to be unlinked
-    /// after the next checkpoint (C2). Called by the thread that appends.
-    pub fn forget_unseen(&self, pinned: &[(i64, i64)], up: Duration, grace: Duration) -> Vec<String> {
+    /// has touched since `since_max` at the latest, if there is one: a pointer may be on its way from one queue to another.
+    /// `up` is now. Gives their names, to be unlinked after the next checkpoint (C2). Called by the thread that appends.
+    pub fn forget_unseen(&self, pinned: &[(i64, i64)], up: Duration, since_max: Option<Duration>) -> Vec<String> {
         let mut gone = Vec::new();
         let mut unneeded = Vec::new();
         // Not under the lock that readers wait for: there may be many ranges.
@@ -326,7 +326,7 @@ impl Partition {
                 return true;
             }
             let since = *segment.unneeded_since.get_or_insert(up);
-            let stays = up.saturating_sub(since) < grace;
+            let stays = since_max.is_none_or(|max| since > max);
             if !stays {
                 gone.extend(segment.file_names());
             }

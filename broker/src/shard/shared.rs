@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 use bridge::state::{Entry, Pointer};
-use bridge::{Delivery, Fetched, ReadError, Target as Enqueued};
+use bridge::{Delivery, Fetched, ReadError, Target as Enqueued, Ticket};
 use smallvec::SmallVec;
 
 use crate::codec::QoS;
@@ -31,10 +31,12 @@ pub struct Orphans {
     reading: bool,
     /// Sessions that ended lately, by queue: what was on its way to them may only become durable now.
     ended: HashMap<u64, Ended>,
+    /// Submitted the last time that they were looked at.
+    ended_looked: Ticket,
 }
 
 struct Ended {
-    at_ms: u64,
+    looks_left: u32,
     subscriptions: Subscriptions,
 }
 
@@ -157,17 +159,26 @@ impl Shard {
     /// Keeps what says where that goes which is still on its way to a session that ends.
     pub(super) fn note_ended(&mut self, queue: u64, subscriptions: Subscriptions) {
         if subscriptions.has_shared() {
-            self.orphans.ended.insert(queue, Ended { at_ms: self.now.up_ms, subscriptions });
+            self.orphans.ended.insert(queue, Ended { looks_left: limits::ENDED_LOOKS, subscriptions });
         }
     }
 
-    /// Once a second: nothing is on its way any more to who ended long ago.
+    /// Once a second: nothing is on its way any more to who ended long ago. What may be waits for its commit, so a second
+    /// counts only when all that was submitted before the last one is durable.
     pub(super) fn forget_ended(&mut self) {
-        let now_ms = self.now.up_ms;
-        self.orphans.ended.retain(|_, ended| now_ms - ended.at_ms <= 1000 * limits::ENDED_S);
+        if self.orphans.ended.is_empty() || self.lane.durable() < self.orphans.ended_looked {
+            return;
+        }
+        self.orphans.ended.retain(|_, ended| {
+            ended.looks_left = ended.looks_left.saturating_sub(1);
+            ended.looks_left > 0
+        });
         if self.orphans.ended.is_empty() {
             self.orphans.ended = HashMap::default();
         }
+        // Empty, it writes nothing, and is gathered no sooner than what other lanes hold now.
+        self.orphans.ended_looked = self.lane.begin().submit();
+        self.schedule_turn();
     }
 
     /// Entries that became durable for queues that have ended find other members like those before.

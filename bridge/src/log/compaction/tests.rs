@@ -321,7 +321,7 @@ fn when_retention_took_a_segment_meanwhile_its_neighbours_stay_as_they_were() {
     let stop = AtomicBool::new(false);
     let groups = clean(&bench.task(&[]), &mut Pace::new(&stop, |_| {})).expect("cleans");
     bench.partition.raise_log_start(1);
-    bench.partition.forget_unseen(&[], Duration::ZERO, Duration::ZERO);
+    bench.partition.forget_unseen(&[], Duration::ZERO, Some(Duration::ZERO));
     let before = (bench.records(), bench.generations());
     for group in groups {
         let made: Vec<String> = group.new.iter().flat_map(Segment::file_names).collect();
