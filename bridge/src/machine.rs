@@ -19,7 +19,6 @@ use crate::journal::gather::{Gather, Stamped};
 use crate::journal::pins::Pins;
 use crate::journal::recovery::Journal;
 use crate::journal::retention;
-use crate::journal::settled::Settled;
 use crate::journal::survey::{Appended, Survey};
 use crate::keyed::KeyedLogs;
 use crate::log::compaction::Task;
@@ -151,7 +150,6 @@ impl Machine {
             frames,
             checkpoints,
             cleaning,
-            settled: Settled::default(),
             running: running.clone(),
             checkpoint_bytes: options.checkpoint_bytes,
             checkpoint_interval: options.checkpoint_interval,

@@ -215,9 +215,9 @@ fn an_entry_moves_to_another_queue_in_the_frame_that_closes_its_own() {
     let ticket = append(&lane, (topic.id, 0), "moved", &[target]);
     lane.flush();
     wait(&lane, ticket);
-    let entry = lane.take_deliveries().pop().unwrap().entry;
+    let Delivery { sequence, entry, .. } = lane.take_deliveries().pop().unwrap();
     let mut operation = lane.begin();
-    operation.requeue(entry.pointer, Target { queue: 2, tag: 6, expires_s: 9 });
+    operation.move_entry((1, sequence), entry.pointer, Target { queue: 2, tag: 6, expires_s: 9 });
     operation.change(Change::Close(1));
     let ticket = operation.submit();
     lane.flush();
@@ -230,31 +230,6 @@ fn an_entry_moves_to_another_queue_in_the_frame_that_closes_its_own() {
     assert!(!queues.contains_key(&1));
     assert_eq!(queues[&2].entries.values().map(|entry| entry.tag).collect::<Vec<_>>(), [5, 6]);
     assert_eq!(queues[&2].entries[&1].pointer, entry.pointer);
-}
-
-#[test]
-fn what_was_on_its_way_to_a_queue_that_ended_is_told_to_whose_it_was_and_queued_nowhere() {
-    let home = tempfile::tempdir().unwrap();
-    let (folder, after) = (home.path().join("a"), home.path().join("b"));
-    let bridge = Bridge::open(options(&folder)).unwrap();
-    let (owner, other) = (bridge.lane(), bridge.lane());
-    let (topic, _) = bridge.create_topic(&owner, "mqtt", 1, BTreeMap::new()).unwrap();
-    for change in [Change::Open(1), Change::Close(1)] {
-        let mut operation = owner.begin();
-        operation.change(change);
-        let ticket = operation.submit();
-        owner.flush();
-        wait(&owner, ticket);
-    }
-    let target = Target { queue: 1, tag: 5, expires_s: 0 };
-    wait(&other, append(&other, (topic.id, 0), "late", &[target, Target { queue: 2, ..target }]));
-    assert!(other.take_deliveries().is_empty());
-    let late = owner.take_deliveries();
-    assert_eq!(late.len(), 1, "nobody ever had queue 2");
-    assert_eq!((late[0].queue, late[0].sequence, late[0].entry.tag), (1, Delivery::LATE, 5));
-    assert_eq!(late[0].record().unwrap().value.unwrap(), b"late");
-    copy(&folder, &after);
-    assert!(Bridge::open(options(&after)).unwrap().take_recovered_queues().is_empty());
 }
 
 #[test]

@@ -45,6 +45,10 @@ pub const BLOCKING_THREADS_MAX: usize = 8;
 pub const RIDE_ALONG_MS: u64 = 50;
 /// Bytes of it that are committed at once.
 pub const RIDE_ALONG_BYTES_MAX: usize = 128 << 10;
+/// A wall clock that moves by more seconds than this beside the one that never jumps was set (R5).
+pub const CLOCK_SET_S: i64 = 3600;
+/// Seconds since 1970 to 2020: what a clock says before was never set, and is no time to count from.
+pub const CLOCK_IS_SET_FROM_S: u64 = 1_577_836_800;
 /// Seconds in which the journal moved on, for which it is known what a durable session had subscribed to that ended.
 pub const ENDED_LOOKS: u32 = 10;
 /// Entries that members of shared subscriptions which are away are relieved of at once, each second and shard.

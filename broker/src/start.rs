@@ -18,7 +18,7 @@ use crate::limits;
 use crate::listener::Listener;
 use crate::mapping::{Mapping, Rule};
 use crate::router::{Router, RuleTarget};
-use crate::session::Options;
+use crate::session::{Options, Tag};
 use crate::shard::{self, Job, Mail, Mailbox, RecoveredSession, Shard, Visit};
 use crate::stats::Counts;
 use crate::store::{self, Record};
@@ -70,12 +70,13 @@ impl Broker {
         let mapped = mapping.topics();
         bridge.set_mapped_topics(mapped.iter().cloned());
         let (rules, dead_letters) = open_topics(bridge, mapping)?;
-        let Recovered { router, config, mailboxes, sessions: mut found } =
+        let Recovered { router, config, mailboxes, sessions: mut found, mut ended } =
             Recovered::new(config, bridge, rules, access);
         let mut threads = Vec::new();
         let (ready, started) = mpsc::channel::<Result<(), StartError>>();
         for index in (0..config.shards).rev() {
             let sessions = found.pop().unwrap_or_default();
+            let ended = std::mem::take(&mut ended);
             let (bridge, router, config) = (bridge.clone(), router.clone(), config.clone());
             let (mailboxes, ready, dead_letters) = (mailboxes.clone(), ready.clone(), dead_letters.clone());
             let run = move || {
@@ -87,6 +88,7 @@ impl Broker {
                 };
                 let mut shard = Shard::new(index, bridge, router, config, mailboxes, dead_letters);
                 sessions.into_iter().for_each(|session| shard.recover(session));
+                ended.into_iter().for_each(|(queue, held)| shard.recover_ended(queue, held));
                 let attached = runtime.block_on(shard.recovered());
                 if let Err(failed) = attached {
                     return drop(ready.send(Err(failed.into())));
@@ -186,6 +188,8 @@ pub(crate) struct Recovered {
     pub(crate) config: Arc<Config>,
     pub(crate) mailboxes: Arc<[Mailbox]>,
     pub(crate) sessions: Vec<Vec<RecoveredSession>>,
+    /// Queues of sessions that had ended, with entries for others.
+    pub(crate) ended: Vec<(u64, RecoveredQueue)>,
 }
 
 impl Recovered {
@@ -200,9 +204,9 @@ impl Recovered {
                 None => tracing::error!("a stored retained message does not parse and is left out"),
             }
         }
-        let sessions = recovered_sessions(bridge, config.shards);
+        let (sessions, ended) = recovered_sessions(bridge, config.shards);
         let mailboxes = (0..config.shards).map(|_| Mailbox::new()).collect();
-        Recovered { router, config: Arc::new(config), mailboxes, sessions }
+        Recovered { router, config: Arc::new(config), mailboxes, sessions, ended }
     }
 }
 
@@ -257,8 +261,9 @@ fn configure(bridge: &Bridge, lane: &Lane, topic: &Topic, rule: &Rule) -> Result
     bridge.configure_topic(lane, topic, edit).map(drop).map_err(failed)
 }
 
-/// Sessions by the shard that is to have them. What belongs to no session is removed.
-fn recovered_sessions(bridge: &Bridge, shards: usize) -> Vec<Vec<RecoveredSession>> {
+/// Sessions by the shard that is to have them, and queues with something for others than their session, which is no more. What
+/// belongs to nobody is removed.
+fn recovered_sessions(bridge: &Bridge, shards: usize) -> (Vec<Vec<RecoveredSession>>, Vec<(u64, RecoveredQueue)>) {
     let mut subscriptions: HashMap<u64, Vec<(Box<str>, Options)>> = HashMap::new();
     for (key, value) in bridge.take_recovered(store::SUBSCRIPTIONS) {
         let parsed = store::split_key(&key).and_then(|(session, filter)| {
@@ -301,15 +306,18 @@ fn recovered_sessions(bridge: &Bridge, shards: usize) -> Vec<Vec<RecoveredSessio
             record,
         });
     }
-    for queue in queues.keys() {
-        let mut operation = lane.begin();
-        operation.change(Change::Close(*queue));
-        operation.submit();
-    }
     lane.flush();
     // A queue is there before the shard whose it is says so.
     while lane.durable() < lane.submitted() && lane.failure().is_none() {
         thread::sleep(Duration::from_millis(1));
     }
-    found
+    let is_shared = |held: &RecoveredQueue| held.entries.values().any(|entry| Tag(entry.tag).share().is_some());
+    let (ended, bare): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(_, held)| is_shared(held));
+    for (queue, _) in bare {
+        let mut operation = lane.begin();
+        operation.change(Change::Close(queue));
+        operation.submit();
+    }
+    lane.flush();
+    (found, ended)
 }

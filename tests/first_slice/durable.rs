@@ -1,5 +1,7 @@
 //! Sessions that outlive their connection, the broker's end, and its death.
 
+use std::time::{Duration, Instant};
+
 use support::broker::Broker;
 use support::eventually;
 use support::mqtt::{AckKind, Client, Connect, Prop, Publish, VERSIONS, Version};
@@ -186,6 +188,25 @@ fn a_v311_session_is_taken_up_in_v5_and_back() {
         assert_eq!(client.take().text(), "1");
         client.disconnect();
     }
+}
+
+/// Found by review: after a crash all that came later counted as what it may have been sent, for ever.
+#[test]
+fn what_came_after_a_crash_was_never_sent_to_who_was_there_before_it() {
+    let mut broker = Broker::with_config("[mqtt]\nmax_inflight_messages = 1\n");
+    let mut client = broker.connect(Connect::v5("a").durable());
+    client.subscribe_with(&[("t", 2), ("end", 1)], &[]);
+    broker.kill9_and_restart();
+    for text in ["may be the one under way", "1", "2"] {
+        broker.publish(Publish::new("t", text).qos(2).with(Prop::MessageExpiryS(1)));
+    }
+    let expires = Instant::now() + Duration::from_millis(2100);
+    broker.restart_gracefully();
+    support::within(Duration::from_secs(5), "it expires", || (Instant::now() > expires).then_some(()));
+    broker.publish(Publish::new("end", "end").qos(1));
+    let mut client = broker.connect(Connect::v5("a").durable());
+    assert!(client.connack.session_present);
+    assert_eq!(client.take_until("end"), ["may be the one under way"]);
 }
 
 /// A CONNACK that says there is a session says that it is on the disk, also to who comes twice before its commit.

@@ -208,6 +208,25 @@ fn a_member_that_unsubscribes_before_it_leaves_takes_nothing_along() {
 }
 
 #[test]
+fn also_when_the_broker_was_restarted_in_between() {
+    for restart in [Broker::kill9_and_restart, Broker::restart_gracefully] {
+        let mut broker = Broker::start();
+        let mut first = member(&broker, V5, "first", true);
+        member(&broker, V5, "heir", true).disconnect();
+        for text in ["1", "2"] {
+            broker.publish(Publish::new("t", text).qos(1));
+            first.expect_publish();
+        }
+        first.unsubscribe("$share/g/t");
+        drop(first);
+        restart(&mut broker);
+        broker.connect(Connect::v5("first")).disconnect();
+        let mut heir = broker.connect(Connect::v5("heir").durable());
+        assert_eq!([heir.take().text(), heir.take().text()], ["1", "2"]);
+    }
+}
+
+#[test]
 fn what_moves_has_the_heirs_own_identifier_and_what_was_published_with_it() {
     for heir_is_durable in [true, false] {
         let broker = Broker::start();

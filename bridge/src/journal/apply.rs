@@ -21,7 +21,6 @@ use super::commit::Shared;
 use super::frame::{self, Frame, Section};
 use super::pins::Pins;
 use super::retention::Outdated;
-use super::settled::Settled;
 
 /// Changed keys and entries of queues that wait for a checkpoint in memory, 60 to 100 bytes each.
 const CHANGES_MAX: usize = 500_000;
@@ -199,7 +198,6 @@ pub(crate) struct Applier {
     pub(crate) frames: Receiver<Arc<Frame>>,
     pub(crate) checkpoints: Sender<Job>,
     pub(crate) cleaning: Cleaning,
-    pub(crate) settled: Settled,
     /// A checkpoint is under way.
     pub(crate) running: Arc<AtomicBool>,
     pub(crate) checkpoint_bytes: u64,
@@ -317,11 +315,10 @@ impl Applier {
         self.soon = false;
         let was_cleaned = self.cleaning.take(&mut self.applied);
         // Without bytes there are no changes, so what is retired is what the last checkpoint knew.
-        let settled = self.settled.look(&self.shared, self.applied.lsn, now.up);
-        let retired = self.applied.retire(now, settled);
+        let retired = self.applied.retire(now);
         if !was_cleaned && !ended {
             // What was given up is unlinked after this checkpoint, and no new file may have its name by then.
-            self.cleaning.give(&mut self.applied, &self.shared, now.up, settled);
+            self.cleaning.give(&mut self.applied, &self.shared);
         }
         if retired || was_cleaned || self.journal_bytes > 0 {
             self.running.store(true, Ordering::Release);

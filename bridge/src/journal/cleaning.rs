@@ -1,7 +1,7 @@
-//! Compaction beside the journal. The apply thread takes note of partitions at a checkpoint's LSN, with what queues point to
-//! then, and gives them out at a later one; a thread of its own reads and writes for as long as it takes; at a later
-//! checkpoint still the apply thread puts the new segments in the place of the old ones, which are unlinked after it (C2). A
-//! crash before leaves files that no checkpoint names, and the next start removes them.
+//! Compaction beside the journal. The apply thread gives out partitions at a checkpoint's LSN, with what queues point to then; a
+//! thread of its own reads and writes for as long as it takes; at a later checkpoint the apply thread puts the new segments in
+//! the place of the old ones, which are unlinked after it (C2). A crash before leaves files that no checkpoint names, and the
+//! next start removes them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::log::compaction::{CleanError, Cleaned, Pace, Task, clean};
 
 use super::apply::Applied;
 use super::commit::Shared;
-use super::retention::{Outdated, POINTERS_MOVE_WITHIN};
+use super::retention::Outdated;
 
 /// Given out at a time, beyond one partition: until the checkpoint after it, what is rewritten takes its place twice.
 const ROUND_BYTES_MAX: u64 = 256 << 20;
@@ -23,10 +23,6 @@ pub(crate) struct Cleaning {
     tasks: Sender<Task>,
     cleaned: Receiver<Cleaned>,
     stop: Arc<AtomicBool>,
-    /// To be given out at a later checkpoint.
-    waiting: Vec<Task>,
-    /// When they were taken, in time since the process began.
-    waiting_since: Duration,
 }
 
 impl Drop for Cleaning {
@@ -41,7 +37,7 @@ impl Cleaning {
         let (done, cleaned) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let cleaner = Cleaner { cleaned: done, stop: stop.clone(), shared, rest: std::thread::sleep };
-        (Cleaning { tasks, cleaned, stop, waiting: Vec::new(), waiting_since: Duration::ZERO }, cleaner, to_do)
+        (Cleaning { tasks, cleaned, stop }, cleaner, to_do)
     }
 
     /// Takes in what was cleaned; whether that was anything. The next checkpoint names it.
@@ -54,20 +50,16 @@ impl Cleaning {
         any
     }
 
-    /// Sees what is worth cleaning, when nothing is under way, and gives it out at a later checkpoint, when that has settled: a
-    /// pointer that was between two queues is in one of them by then.
-    pub(crate) fn give(&mut self, applied: &mut Applied, shared: &Shared, up: Duration, settled: Duration) {
+    /// Gives out what is worth cleaning, when nothing is under way.
+    pub(crate) fn give(&mut self, applied: &mut Applied, shared: &Shared) {
         // What is rewritten takes its place twice until it is named (J9).
-        if applied.being_cleaned.is_empty() && shared.admission.is_open() {
-            self.waiting = applied.tasks(shared);
-            self.waiting_since = up;
-            applied.being_cleaned.extend(self.waiting.iter().map(Task::place));
-        } else if !self.waiting.is_empty() && settled >= self.waiting_since + POINTERS_MOVE_WITHIN {
-            applied.pin(&mut self.waiting);
-            for task in self.waiting.drain(..) {
-                // A thread that is gone has panicked, and the process ends.
-                let _ = self.tasks.send(task);
-            }
+        if !applied.being_cleaned.is_empty() || !shared.admission.is_open() {
+            return;
+        }
+        for task in applied.tasks(shared) {
+            applied.being_cleaned.insert(task.place());
+            // A thread that is gone has panicked, and the process ends.
+            let _ = self.tasks.send(task);
         }
     }
 }
@@ -111,15 +103,11 @@ impl Applied {
             bytes += task.dirt().total_bytes;
             std::mem::take(&mut first) || bytes <= ROUND_BYTES_MAX
         });
-        self.pin(&mut tasks);
-        tasks
-    }
-
-    fn pin(&self, tasks: &mut [Task]) {
         if !tasks.is_empty() {
             let pinned = self.pins.pinned();
             tasks.iter_mut().for_each(|task| task.pin(pinned.get(&task.place()).map_or(&[], Vec::as_slice)));
         }
+        tasks
     }
 }
 

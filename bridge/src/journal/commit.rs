@@ -41,8 +41,6 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     /// Everything up to here has reached the disk itself, in either durability.
     pub(crate) synced_lsn: AtomicU64,
-    /// The last frame that anyone was told is durable.
-    pub(crate) told_lsn: AtomicU64,
     /// Journal bytes that no checkpoint covers.
     pub(crate) uncheckpointed_bytes: AtomicU64,
     /// Whether more is taken that has to be written.
@@ -247,7 +245,6 @@ impl Committer {
     fn tell(&mut self, group: Group) {
         let Group { frame, mut shares, records, began, .. } = group;
         self.shared.metrics.commit(began.elapsed(), records);
-        self.shared.told_lsn.store(frame.lsn, Ordering::Release);
         let frame = Arc::new(frame);
         self.deliver(&frame, &mut shares);
         self.publish(shares);

@@ -13,16 +13,13 @@ use crate::state::{Change, Entry, Pointer, Space};
 use super::changes::Key;
 use super::frame::{Frame, u32_at, u64_at};
 use super::lane::{
-    self, APPEND, ATTACH, BATCH, Delivery, MOVE, MOVE_BYTES, ORDERED, Pending, ProduceSlot, Produced, REQUEUE, Target,
-    UNLESS_NEWER,
+    self, APPEND, ATTACH, BATCH, Delivery, MOVE, ORDERED, Pending, ProduceSlot, Produced, Target, UNLESS_NEWER,
 };
 
 /// A builder's batch is closed at this size, so that readers get batches they can hold.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Keys whose order is remembered, twice over.
 const ORDERED_KEYS_MAX: usize = 10_000;
-/// Queues that have ended and whose owners are remembered, twice over.
-const CLOSED_QUEUES_MAX: usize = 10_000;
 
 /// The committer's view of what exists, and the group being gathered.
 #[derive(Debug)]
@@ -32,10 +29,6 @@ pub(crate) struct Gather {
     topics: HashMap<u32, (usize, u32)>,
     heads: Vec<Head>,
     queues: HashMap<u64, Queue>,
-    /// Lanes of queues that have ended: what was on its way to them is told there.
-    closed: HashMap<u64, usize>,
-    /// The same of those that ended longer ago; older ones are forgotten.
-    closed_before: HashMap<u64, usize>,
     producers: Producers,
     stamped: Stamped,
     changes: Vec<u8>,
@@ -123,8 +116,6 @@ impl Gather {
             topics: HashMap::new(),
             heads: Vec::new(),
             queues: HashMap::new(),
-            closed: HashMap::new(),
-            closed_before: HashMap::new(),
             producers,
             changes: Vec::new(),
             touched: Vec::new(),
@@ -218,34 +209,23 @@ impl Gather {
                     }
                     rest = &rest[9..];
                 }
-                REQUEUE => {
-                    let (topic, partition) = (u32_at(rest, 1), u32_at(rest, 5));
-                    let pointer = Pointer { topic, partition, offset: u64_at(rest, 9) as i64 };
-                    let (target, after) = rest[17..].split_at(Target::BYTES);
-                    self.enqueue(pointer, &Target::take(target), None);
-                    rest = after;
-                }
                 MOVE => {
-                    let (queue, sequence) = (u64_at(rest, 1), u64_at(rest, 9));
-                    let (entry, target) = lane::take_move(&rest[17..]);
-                    self.take_move(lane, (queue, sequence), entry, &target);
-                    rest = &rest[17 + MOVE_BYTES..];
+                    let (topic, partition) = (u32_at(rest, 17), u32_at(rest, 21));
+                    let pointer = Pointer { topic, partition, offset: u64_at(rest, 25) as i64 };
+                    let (target, after) = rest[33..].split_at(Target::BYTES);
+                    self.take_move((u64_at(rest, 1), u64_at(rest, 9)), pointer, &Target::take(target));
+                    rest = after;
                 }
                 _ => rest = self.take_change(lane, rest),
             }
         }
     }
 
-    /// From one queue into another, or, if that has ended, back to whose it was.
-    fn take_move(&mut self, lane: usize, (queue, sequence): (u64, u64), entry: Entry, target: &Target) {
-        if !self.queues.contains_key(&queue) {
-            return;
-        }
-        if self.queues.contains_key(&target.queue) {
-            self.enqueue(entry.pointer, target, None);
+    /// From one queue into another, if both are there.
+    fn take_move(&mut self, (queue, sequence): (u64, u64), pointer: Pointer, target: &Target) {
+        if self.queues.contains_key(&queue) && self.queues.contains_key(&target.queue) {
+            self.enqueue(pointer, target, None);
             Change::Remove(queue, sequence).encode(&mut self.changes);
-        } else {
-            self.deliveries.push(Unplaced { queue, sequence, entry, lane, record: None });
         }
     }
 
@@ -286,15 +266,9 @@ impl Gather {
     }
 
     fn enqueue(&mut self, pointer: Pointer, target: &Target, record: Option<(usize, usize, usize)>) {
+        // J4: a queue that ended while the record waited gets nothing.
+        let Some(queue) = self.queues.get_mut(&target.queue) else { return };
         let entry = lane::entry(pointer, target);
-        let Some(queue) = self.queues.get_mut(&target.queue) else {
-            // J4: a queue that ended while the record waited gets nothing; whose it was may know who else is to (S7).
-            if let Some(&lane) = self.closed.get(&target.queue).or_else(|| self.closed_before.get(&target.queue)) {
-                let (queue, sequence) = (target.queue, Delivery::LATE);
-                self.deliveries.push(Unplaced { queue, sequence, entry, lane, record });
-            }
-            return;
-        };
         let sequence = queue.next;
         queue.next += 1;
         Change::Enqueue(target.queue, sequence, entry).encode(&mut self.changes);
@@ -368,16 +342,7 @@ impl Gather {
         };
         let applies = match change {
             Change::Open(queue) => self.queues.insert(queue, Queue { next: 0, lane: Some(lane) }).is_none(),
-            Change::Close(queue) => {
-                let closed = self.queues.remove(&queue);
-                if let Some(lane) = closed.as_ref().and_then(|queue| queue.lane) {
-                    if self.closed.len() >= CLOSED_QUEUES_MAX {
-                        self.closed_before = std::mem::take(&mut self.closed);
-                    }
-                    self.closed.insert(queue, lane);
-                }
-                closed.is_some()
-            }
+            Change::Close(queue) => self.queues.remove(&queue).is_some(),
             Change::Remove(queue, _) | Change::Release(queue, _) => self.queues.contains_key(&queue),
             // Settings that were on their way when their topic was deleted would bring it back.
             Change::Put(Space::TOPICS, id, _) => {

@@ -92,7 +92,7 @@ impl Target {
 pub struct Delivery {
     /// Which queue.
     pub queue: u64,
-    /// Its sequence in the queue; [`Delivery::LATE`] when that had ended.
+    /// Its sequence in the queue.
     pub sequence: u64,
     /// What was queued.
     pub entry: Entry,
@@ -101,9 +101,6 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// In place of a sequence: the queue had ended, and nothing was queued.
-    pub const LATE: u64 = u64::MAX;
-
     pub(crate) fn new((queue, sequence): (u64, u64), entry: Entry, at: Option<(Arc<Frame>, usize)>) -> Delivery {
         // A frame is bounded far below 4 GiB: a group and one operation above its bound.
         Delivery { queue, sequence, entry, record: at.map(|(frame, position)| (frame, position as u32)) }
@@ -186,16 +183,6 @@ impl Lanes {
         self.failed.get()
     }
 
-    /// The newest ticket of each, in order.
-    pub(crate) fn submitted(&self) -> Vec<Ticket> {
-        self.list.read().iter().map(Lane::submitted).collect()
-    }
-
-    /// Whether each is durable up to such a ticket.
-    pub(crate) fn are_durable(&self, tickets: &[Ticket]) -> bool {
-        self.list.read().iter().zip(tickets).all(|(lane, ticket)| lane.durable() >= *ticket)
-    }
-
     /// Bytes of all lanes, submitted and not durable.
     pub(crate) fn backlog_bytes(&self) -> usize {
         self.list.read().iter().map(Lane::backlog_bytes).sum()
@@ -239,11 +226,8 @@ pub(crate) const APPEND: u8 = 32;
 pub(crate) const BATCH: u8 = 33;
 pub(crate) const ATTACH: u8 = 34;
 pub(crate) const ORDERED: u8 = 35;
-pub(crate) const REQUEUE: u8 = 36;
-pub(crate) const UNLESS_NEWER: u8 = 37;
-pub(crate) const MOVE: u8 = 38;
-/// Behind the queue and sequence that a move is about.
-pub(crate) const MOVE_BYTES: usize = 24 + Target::BYTES;
+pub(crate) const UNLESS_NEWER: u8 = 36;
+pub(crate) const MOVE: u8 = 37;
 
 impl Lane {
     /// Starts an operation. The committer waits while one is open: fill it and submit it without pausing.
@@ -393,30 +377,15 @@ impl Operation<'_> {
         out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
     }
 
-    /// Puts a pointer to a record that is in the log already into a queue: it was another one's (S7).
-    pub fn requeue(&mut self, pointer: Pointer, target: Target) {
-        let out = &mut self.pending.bytes;
-        out.push(REQUEUE);
-        out.extend_from_slice(&pointer.topic.to_le_bytes());
-        out.extend_from_slice(&pointer.partition.to_le_bytes());
-        out.extend_from_slice(&pointer.offset.to_le_bytes());
-        target.put(out);
-    }
-
-    /// Moves an entry, never sent, to another queue. When that has ended meanwhile it stays, and is delivered again with its
-    /// sequence.
-    pub fn move_entry(&mut self, (queue, sequence): (u64, u64), entry: Entry, target: Target) {
+    /// Moves an entry that a queue holds to another one, with the pointer it has (S7). It stays when that one has ended.
+    pub fn move_entry(&mut self, (queue, sequence): (u64, u64), pointer: Pointer, target: Target) {
         let out = &mut self.pending.bytes;
         out.push(MOVE);
         out.extend_from_slice(&queue.to_le_bytes());
         out.extend_from_slice(&sequence.to_le_bytes());
-        let Pointer { topic, partition, offset } = entry.pointer;
-        for number in [topic, partition] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        out.extend_from_slice(&offset.to_le_bytes());
-        out.extend_from_slice(&entry.tag.to_le_bytes());
-        out.extend_from_slice(&entry.expires_s.to_le_bytes());
+        out.extend_from_slice(&pointer.topic.to_le_bytes());
+        out.extend_from_slice(&pointer.partition.to_le_bytes());
+        out.extend_from_slice(&pointer.offset.to_le_bytes());
         target.put(out);
     }
 
@@ -476,13 +445,6 @@ impl Drop for Operation<'_> {
         self.pending.bytes.truncate(self.start);
         self.pending.slots.truncate(self.slots);
     }
-}
-
-/// What is moved, and where to, behind the queue and sequence.
-pub(crate) fn take_move(bytes: &[u8]) -> (Entry, Target) {
-    let pointer = Pointer { topic: u32_at(bytes, 0), partition: u32_at(bytes, 4), offset: u64_at(bytes, 8) as i64 };
-    let entry = Entry { pointer, tag: u32_at(bytes, 16), expires_s: u32_at(bytes, 20), released: false };
-    (entry, Target::take(&bytes[24..]))
 }
 
 /// A pointer and the record behind it, for those who read queues back.

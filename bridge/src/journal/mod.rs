@@ -13,5 +13,4 @@ pub(crate) mod gather;
 pub(crate) mod pins;
 pub(crate) mod recovery;
 pub(crate) mod retention;
-pub(crate) mod settled;
 pub(crate) mod survey;

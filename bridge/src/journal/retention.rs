@@ -2,8 +2,6 @@
 //! points to any more. Decided by the apply thread for exactly the checkpoint's LSN, unlinked when that is durable (C2).
 //! Kafka's view moves at once; a segment that a queue points into stays (S6).
 
-use std::time::Duration;
-
 use crate::HIDDEN;
 use crate::disk::{DiskError, Folder};
 use crate::log::{Now, Topic};
@@ -36,17 +34,13 @@ impl Outdated {
     }
 }
 
-/// A pointer that leaves a queue is on its way to another one after so long: what nobody has pointed to for that time, all of
-/// which is applied, stays unneeded.
-pub(super) const POINTERS_MOVE_WITHIN: Duration = Duration::from_secs(10);
-
 /// The key in `__meta` of the time that nothing counts as older than (R5).
 pub(crate) const AGES_KEY: &[u8] = b"ages since";
 
 impl Applied {
     /// The state becomes the next checkpoint's: lets go of what it need not keep; whether there was anything. When there was,
-    /// or there are changes, [`Applied::checkpoint_job`] is next. What was submitted before `settled` is applied.
-    pub(crate) fn retire(&mut self, now: Now, settled: Duration) -> bool {
+    /// or there are changes, [`Applied::checkpoint_job`] is next.
+    pub(crate) fn retire(&mut self, now: Now) -> bool {
         self.pins.apply(&self.changes);
         let clock_was_set = self.ages.look(now);
         if clock_was_set {
@@ -68,11 +62,10 @@ impl Applied {
         let before = self.outdated.len();
         if !unseen.is_empty() {
             let pinned = self.pins.pinned();
-            let since_max = settled.checked_sub(POINTERS_MOVE_WITHIN);
             for partition in unseen {
                 let pinned = pinned.get(&(partition.topic_id, partition.index));
                 let pinned = pinned.filter(|_| !off!(Pins)).map_or(&[][..], Vec::as_slice);
-                let files = partition.forget_unseen(pinned, now.up, since_max).into_iter();
+                let files = partition.forget_unseen(pinned).into_iter();
                 self.outdated.extend(files.map(|name| Outdated::File(partition.folder().clone(), name)));
             }
         }

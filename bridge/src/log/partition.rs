@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -308,9 +307,9 @@ impl Partition {
     }
 
     /// Forgets every segment that Kafka clients see nothing of and that no range of offsets (both ends included, in order)
-    /// has touched since `since_max` at the latest, if there is one: a pointer may be on its way from one queue to another.
-    /// `up` is now. Gives their names, to be unlinked after the next checkpoint (C2). Called by the thread that appends.
-    pub fn forget_unseen(&self, pinned: &[(i64, i64)], up: Duration, since_max: Option<Duration>) -> Vec<String> {
+    /// touches. Gives the names of their files, to be unlinked after the next checkpoint (C2). Called by the thread that
+    /// appends.
+    pub fn forget_unseen(&self, pinned: &[(i64, i64)]) -> Vec<String> {
         let mut gone = Vec::new();
         let mut unneeded = Vec::new();
         // Not under the lock that readers wait for: there may be many ranges.
@@ -318,20 +317,12 @@ impl Partition {
             let from = pinned.partition_point(|(_, last)| *last < segment.base);
             if pinned.get(from).is_none_or(|(first, _)| *first >= segment.end) {
                 unneeded.push(segment.base);
-            }
-        }
-        self.segments.write().list.retain_mut(|segment| {
-            if unneeded.binary_search(&segment.base).is_err() {
-                segment.unneeded_since = None;
-                return true;
-            }
-            let since = *segment.unneeded_since.get_or_insert(up);
-            let stays = since_max.is_none_or(|max| since > max);
-            if !stays {
                 gone.extend(segment.file_names());
             }
-            stays
-        });
+        }
+        if !unneeded.is_empty() {
+            self.segments.write().list.retain(|segment| unneeded.binary_search(&segment.base).is_err());
+        }
         gone
     }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::batch::{self, BatchError, Header};
 use crate::damage::Damage;
@@ -36,8 +35,6 @@ pub struct Segment {
     pub dirty: bool,
     /// The next batch begins another one.
     pub sealed: bool,
-    /// Since when, in time since the process began, nobody needs it.
-    pub unneeded_since: Option<Duration>,
     /// Byte ranges in it that hold no whole batch, ascending.
     pub gaps: Vec<Range<u64>>,
 }
@@ -129,7 +126,6 @@ impl Segment {
             index: Index::default(),
             dirty: true,
             sealed: false,
-            unneeded_since: None,
             gaps: Vec::new(),
         })
     }
@@ -156,7 +152,6 @@ impl Segment {
             index: Index::default(),
             dirty: false,
             sealed: false,
-            unneeded_since: None,
             gaps: Vec::new(),
         };
         let elsewhere_from = if believed.as_far_as_whole { believed.journaled_from } else { i64::MAX };
@@ -276,7 +271,6 @@ impl Segment {
             index,
             dirty: true,
             sealed: self.sealed,
-            unneeded_since: self.unneeded_since,
             gaps: Vec::new(),
         };
         for run in self.runs(0) {

@@ -13,7 +13,7 @@ use crate::batch::{self, Builder};
 use crate::journal::commit::TopicChange;
 use crate::log::Now;
 use crate::state::{Change, Pointer, Space};
-use crate::{Bridge, Delivery, Durability, Lane, Options, ProduceSlot, Produced, Settings, Target};
+use crate::{Bridge, Durability, Lane, Options, ProduceSlot, Produced, Settings, Target};
 
 /// The lanes' markers, and keys of theirs.
 pub const MARKERS: Space = Space(17);
@@ -389,7 +389,8 @@ impl World {
             Deed::Close { queue, moved } => {
                 for (sequence, to) in moved {
                     let pointer = self.model.told[&(*queue, *sequence)].pointer;
-                    operation.requeue(pointer, Target { queue: *to, tag: lane as u32, expires_s: 0 });
+                    let target = Target { queue: *to, tag: lane as u32, expires_s: 0 };
+                    operation.move_entry((*queue, *sequence), pointer, target);
                 }
                 operation.change(Change::Close(*queue));
             }
@@ -610,8 +611,7 @@ impl World {
             for (_, _, id) in made {
                 self.topics.entry(id).and_modify(|(_, acknowledged)| *acknowledged = true);
             }
-            let queued = |delivery: &Delivery| delivery.sequence != Delivery::LATE;
-            for delivery in run.lanes[lane].take_deliveries().into_iter().filter(queued) {
+            for delivery in run.lanes[lane].take_deliveries() {
                 let place = match delivery.record() {
                     Some(record) => place_of_delivery(&record)?,
                     None => {

@@ -229,6 +229,8 @@ pub struct Router {
     shards: usize,
     /// Sessions begun since the start.
     sessions: AtomicU64,
+    /// Shards whose sessions of before the start have their subscriptions here.
+    recovered: AtomicUsize,
 }
 
 impl Router {
@@ -246,12 +248,23 @@ impl Router {
             rules: RwLock::new(rules),
             shards,
             sessions: AtomicU64::new(0),
+            recovered: AtomicUsize::new(0),
         }
     }
 
     /// A session begins; which one since the start, from 1.
     pub fn count_session(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A shard has taken in the sessions that the start found.
+    pub fn note_recovered(&self) {
+        self.recovered.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether all have.
+    pub fn is_recovered(&self) -> bool {
+        self.recovered.load(Ordering::Acquire) == self.shards
     }
 
     /// Rises with every change of a subscription, rule or right: older [`MatchSet`]s are out of date.
@@ -305,6 +318,11 @@ impl Router {
     /// The members of a shared subscription, while it has any.
     pub fn group(&self, filter: &str, name: &str) -> Option<Arc<SharedGroup>> {
         self.trie.read().group(filter, name)
+    }
+
+    /// Those of the one that has this [`share_key`](crate::session::share_key), if only one has.
+    pub fn group_with_key(&self, key: u32) -> Option<Arc<SharedGroup>> {
+        self.trie.read().group_with_key(key)
     }
 
     /// Subscriptions of all sessions.

@@ -1,10 +1,12 @@
 //! The subscription trie: topic filters to who subscribed, a level at a time.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ahash::HashMap;
 use parking_lot::RwLock;
+use smallvec::SmallVec;
 
 use crate::codec::QoS;
 use crate::session::share_key;
@@ -53,7 +55,7 @@ impl SharedGroup {
         in_turn()
             .find(|member| member.session.is_open())
             .or_else(|| in_turn().find(|member| member.session.is_connected()))
-            .or_else(|| in_turn().find(|member| member.session.durable))
+            .or_else(|| in_turn().find(|member| member.session.durable && member.qos > QoS::AtMostOnce))
             .cloned()
     }
 
@@ -82,6 +84,8 @@ struct Here {
 #[derive(Debug, Default)]
 pub struct Trie {
     root: Node,
+    /// Every shared subscription by its [`share_key`]: hardly ever two have the same.
+    groups: HashMap<u32, SmallVec<[Arc<SharedGroup>; 1]>>,
 }
 
 /// What a topic name matches.
@@ -110,12 +114,13 @@ impl Trie {
             None => put(&mut here.own, subscriber),
             Some(name) => match here.shared.iter().find(|group| *group.name == *name) {
                 Some(group) => put(&mut group.members.write(), subscriber),
-                None => here.shared.push(Arc::new(SharedGroup {
-                    name: name.into(),
-                    key: share_key(name, filter),
-                    members: RwLock::new(vec![subscriber]),
-                    turn: AtomicUsize::new(0),
-                })),
+                None => {
+                    let (name, key) = (name.into(), share_key(name, filter));
+                    let (members, turn) = (RwLock::new(vec![subscriber]), AtomicUsize::new(0));
+                    let group = Arc::new(SharedGroup { name, key, members, turn });
+                    self.groups.entry(key).or_default().push(group.clone());
+                    here.shared.push(group);
+                }
             },
         }
     }
@@ -124,6 +129,22 @@ impl Trie {
     pub fn unsubscribe(&mut self, filter: &str, group: Option<&str>, session: u64) {
         let levels: Vec<&str> = filter.split('/').collect();
         self.root.remove(&levels, group, session);
+        if let Some(name) = group
+            && let Entry::Occupied(mut found) = self.groups.entry(share_key(name, filter))
+        {
+            found.get_mut().retain(|group| !group.members.read().is_empty());
+            if found.get().is_empty() {
+                found.remove();
+            }
+        }
+    }
+
+    /// The members of the shared subscription that has this [`share_key`], if one and only one has.
+    pub fn group_with_key(&self, key: u32) -> Option<Arc<SharedGroup>> {
+        match &self.groups.get(&key)?[..] {
+            [group] => Some(group.clone()),
+            _ => None,
+        }
     }
 
     /// The members of a shared subscription, while it has any.
@@ -157,7 +178,7 @@ impl Trie {
 
     /// Filters with nobody on them leave nothing behind.
     pub fn is_empty(&self) -> bool {
-        self.root.is_empty()
+        self.root.is_empty() && self.groups.is_empty()
     }
 }
 
@@ -313,6 +334,7 @@ mod tests {
         }
         let group = trie.matches("a/b").shared[0].clone();
         assert!(Arc::ptr_eq(&group, &trie.group("a/+", "g").expect("found by its name")));
+        assert!(Arc::ptr_eq(&group, &trie.group_with_key(share_key("g", "a/+")).expect("found by its key")));
         assert!(trie.group("a/+", "h").is_none() && trie.group("a/#", "g").is_none() && trie.group("b", "g").is_none());
         assert!(group.pick(|_| true).is_none(), "nobody is connected and nobody keeps a queue");
         for member in group.members.read().iter().filter(|m| m.session.id != 1) {
@@ -320,7 +342,15 @@ mod tests {
         }
         let picked: Vec<_> = (0..4).filter_map(|_| group.pick(|_| true)).map(|m| m.session.id).collect();
         assert!(picked.contains(&0) && picked.contains(&2) && !picked.contains(&1), "{picked:?}");
-        for id in 0..3 {
+        let away = |id: u64, qos| {
+            let session = Arc::new(SessionRef::new(id, 0, 0, "c".into(), true));
+            Subscriber { session, qos, no_local: false, retain_as_published: false, id: None }
+        };
+        group.members.read().iter().for_each(|member| member.session.set_connected(false));
+        trie.subscribe("a/+", Some("g"), away(3, QoS::AtMostOnce));
+        trie.subscribe("a/+", Some("g"), away(4, QoS::AtLeastOnce));
+        assert!((0..5).all(|_| group.pick(|_| true).is_some_and(|member| member.session.id == 4)), "it keeps a queue");
+        for id in 0..5 {
             trie.unsubscribe("a/+", Some("g"), id);
         }
         assert!(trie.is_empty());

@@ -39,8 +39,6 @@ impl Item {
 #[derive(Debug, Default)]
 pub struct Queue {
     base: u64,
-    /// All entries have sequences below this.
-    end: u64,
     items: VecDeque<Item>,
     /// Index of the next item to send on this connection.
     next: usize,
@@ -106,7 +104,6 @@ impl Queue {
         if queue.items.is_empty() {
             queue.base = next;
         }
-        queue.end = next;
         queue.settled = queue.base;
         queue
     }
@@ -126,10 +123,10 @@ impl Queue {
         (self.items.len().saturating_sub(self.next), self.in_flight)
     }
 
-    /// The session ends: entries that are not done, and whether they were or may have been sent.
-    pub fn leftovers(&self) -> impl Iterator<Item = (Entry, bool)> {
+    /// The session ends: entries that are not done, with their sequences, and whether they were or may have been sent.
+    pub fn leftovers(&self) -> impl Iterator<Item = (u64, Entry, bool)> {
         let left = self.items.iter().filter(|item| item.sent != Some(Sent::Done));
-        left.map(|item| (item.entry, item.sent.is_some()))
+        left.map(|item| (item.sequence(), item.entry, item.sent.is_some()))
     }
 
     /// A new entry, durable now.
@@ -142,12 +139,6 @@ impl Queue {
         }
         debug_assert!(self.items.back().is_none_or(|last| last.sequence() < sequence), "given once, and in order");
         self.items.push_back(Item::new(sequence, entry, None));
-        self.end = sequence + 1;
-    }
-
-    /// Whether an entry of this sequence was here before: it was to move to another queue, and could not.
-    pub fn had(&self, sequence: u64) -> bool {
-        sequence < self.end
     }
 
     /// Gives up the oldest entry that is not under way to the client; its sequence, to be removed. At QoS 1 that may be
@@ -675,7 +666,7 @@ mod tests {
                         }
                     }
                 }
-                let left: Vec<_> = queue.leftovers().map(|(entry, _)| entry.pointer.offset as u64).collect();
+                let left: Vec<_> = queue.leftovers().map(|(sequence, ..)| sequence).collect();
                 prop_assert_eq!(left, there.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>());
             }
         }
@@ -690,9 +681,7 @@ mod tests {
         assert_eq!(queue.never_sent().count(), 0);
         queue.push(6, entry(6, QoS::ExactlyOnce));
         assert!(queue.never_sent().eq([(6, entry(6, QoS::ExactlyOnce))]));
-        assert!(queue.had(6) && !queue.had(7));
         queue.give_up(&[6]);
-        assert!(queue.had(6), "also when it is given up");
         assert_eq!(queue.len(), 6);
     }
 

@@ -43,9 +43,9 @@ impl Subscriptions {
         self.shared.as_ref()?.get(&key).map(|filter| &**filter)
     }
 
-    /// Whether any is shared.
-    pub fn has_shared(&self) -> bool {
-        self.shared.as_ref().is_some_and(|shared| !shared.is_empty())
+    /// Whether any is or was shared.
+    pub fn had_shared(&self) -> bool {
+        self.shared.is_some()
     }
 
     /// The Subscription Identifier of the shared subscription with this key.

@@ -39,7 +39,7 @@ impl Shard {
         if self.letters.doomed.is_empty() || self.letters.reading {
             return;
         }
-        if !self.letters.are_on() {
+        if !self.letters.are_on() || !self.bridge.is_open() {
             return self.drop_doomed();
         }
         let mut left = limits::LETTERS_PER_TURN;
@@ -63,7 +63,7 @@ impl Shard {
         self.schedule_turn();
     }
 
-    /// There are no letters any more: what was to be given up goes as it does then.
+    /// There are no letters any more, or no room for them: what is in the way goes as it does then.
     fn drop_doomed(&mut self) {
         let slots: Vec<u32> = std::mem::take(&mut self.letters.doomed).into_iter().collect();
         if self.config.drops_oldest {

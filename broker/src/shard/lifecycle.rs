@@ -134,14 +134,13 @@ impl Shard {
             let why = "its Maximum Packet Size is too small for what it has to be told";
             return Err((ReasonCode::PacketTooLarge, why));
         }
-        let mut ticket = None;
         if let Some(slot) = known {
             self.take_over(slot, connect.clean_start);
         }
         let due = known.map(|slot| self.due(slot)).unwrap_or_default();
         if let (Some(slot), true) = (known, due.end) {
             self.counts.sessions_expired += 1;
-            ticket = self.end(slot);
+            self.end(slot);
         } else if let (Some(slot), true) = (known, due.will) {
             self.publish_will(slot);
         }
@@ -151,7 +150,7 @@ impl Shard {
             Some(slot) if !connect.clean_start => slot,
             other => {
                 if let Some(slot) = other {
-                    ticket = self.end(slot);
+                    self.end(slot);
                 }
                 self.begin(connect, client_id)
             }
@@ -202,6 +201,8 @@ impl Shard {
             problem_information: connect.request_problem_information,
         });
         let me = session.me.clone();
+        // That there is no other session is said when the one before is durably gone.
+        let mut ticket = self.ends.get(client_id).copied();
         self.counts.connects += 1;
         self.counts.connected += 1;
         if me.durable {
@@ -298,6 +299,14 @@ impl Shard {
 
     fn record(&self, session: &Session) -> Record {
         let is_away = session.link.is_none();
+        let left_s = match session.ends_at_ms {
+            // So that it does not matter how the wall clock was set meanwhile.
+            Some(at_ms) => {
+                let left_ms = at_ms.saturating_sub(self.now.up_ms);
+                u64::from(self.now.unix_s).saturating_sub(u64::from(session.expiry_s).saturating_sub(left_ms / 1000))
+            }
+            None => self.now.unix_s.into(),
+        };
         let sent_to = match &session.out {
             Out::Queue(queue) => Some(queue.sent_to()),
             Out::Window(_) => None,
@@ -307,7 +316,7 @@ impl Shard {
             user: session.user.clone(),
             proved: session.me.identity() != Identity::Anonymous,
             expiry_s: session.expiry_s,
-            left_s: is_away.then_some(self.now.unix_s.into()),
+            left_s: is_away.then_some(left_s),
             sent_to: sent_to.filter(|_| is_away),
             will: session.will.clone(),
         }
@@ -444,14 +453,17 @@ impl Shard {
         if !session.subscriptions.is_empty() {
             self.router.unsubscribe(session.subscriptions.filters(), id);
         }
-        let moves = self.leave_to_others(&mut session);
+        let fates = self.leave_to_others(&mut session);
         if !session.me.durable {
             return None;
         }
         let mut operation = self.lane.begin();
-        let moves = moves.into_iter().filter(|_| !off!(MoveInFrame));
-        moves.for_each(|(pointer, target)| operation.requeue(pointer, target));
-        operation.change(Change::Close(id));
+        fates.iter().filter(|_| !off!(MoveInFrame)).for_each(|(left, fate)| left.put(fate, &mut operation));
+        // Else more may be on its way to its group.
+        let is_alone = fates.is_empty() && !session.subscriptions.had_shared();
+        if is_alone || off!(MoveInFrame) || off!(QueueLingers) {
+            operation.change(Change::Close(id));
+        }
         operation.change(Change::Delete(store::SESSIONS, &store::session_key(id)));
         for filter in session.subscriptions.filters() {
             operation.change(Change::Delete(store::SUBSCRIPTIONS, &store::subscription_key(id, filter)));
@@ -460,7 +472,10 @@ impl Shard {
             operation.change(Change::Delete(store::INBOUND, &store::inbound_key(id, *packet_id)));
         }
         let ticket = operation.submit();
-        self.note_ended(id, session.subscriptions);
+        if !is_alone {
+            self.note_ended(id, session.subscriptions);
+        }
+        self.ends.insert(session.me.client_id.clone(), ticket);
         self.schedule_turn();
         Some(ticket)
     }
@@ -474,6 +489,7 @@ impl Shard {
         let slot = entry.key() as u32;
         let me = Arc::new(SessionRef::new(id, self.index, slot, client_id.clone(), true));
         me.set_queued(queue.entries.len());
+        let was_there = record.left_s.is_none() || record.sent_to.is_none();
         // A client that was there may have acknowledged what is here still, and have been sent any number more.
         let (sent_to, sent_max) = (record.sent_to.unwrap_or(u64::MAX), self.config.inflight_messages_max());
         let out = Out::Queue(Queue::recovered(queue.next, queue.entries.into_iter(), sent_to, sent_max.into()));
@@ -486,7 +502,8 @@ impl Shard {
         session.user = record.user;
         let expiry_s = u64::from(record.expiry_s);
         session.ends_at_ms = (record.expiry_s != NEVER).then(|| {
-            let away_s = unix_s.saturating_sub(record.left_s.unwrap_or(unix_s));
+            let left_s = record.left_s.filter(|left_s| *left_s >= limits::CLOCK_IS_SET_FROM_S).unwrap_or(unix_s);
+            let away_s = unix_s.saturating_sub(left_s);
             let least_s = if off!(ExpiryAfterStart) { 0 } else { limits::EXPIRY_AFTER_START_S };
             now_ms + 1000 * expiry_s.saturating_sub(away_s).max(expiry_s.min(least_s))
         });
@@ -506,6 +523,10 @@ impl Shard {
         let mut operation = self.lane.begin();
         operation.attach(id);
         operation.submit();
+        if was_there {
+            // It is away from now on: its time counts from here, and what is queued from here on was never sent.
+            self.put_record(slot, false);
+        }
     }
 
     /// Hands what recovery submitted to the committer and waits until it took it: a publish that another
@@ -517,14 +538,39 @@ impl Shard {
         self.lane.wait(self.lane.submitted()).await
     }
 
+    /// R5: how long sessions have been away is told by a wall clock only over a start, and then by the one of now.
+    fn notice_set_clock(&mut self) {
+        let ahead_s = self.now.ahead_s();
+        if (ahead_s - self.clock_ahead_s).abs() <= limits::CLOCK_SET_S {
+            return;
+        }
+        self.clock_ahead_s = ahead_s;
+        let is_away = |session: &Session| session.link.is_none() && session.me.durable;
+        let away = self.sessions.iter().filter(|(_, session)| is_away(session)).map(|(slot, _)| slot as u32);
+        for slot in away.collect::<Vec<_>>() {
+            self.put_record(slot, false);
+        }
+    }
+
     /// Once a second: clients that fell silent, wills and sessions whose time has come.
     pub(super) fn sweep(&mut self) {
+        if !self.router.is_recovered() {
+            // What ends or is published now would miss other shards' sessions.
+            return;
+        }
         let now_ms = self.now.up_ms;
+        let durable = self.lane.durable();
+        self.ends.retain(|_, ticket| *ticket > durable);
+        self.notice_set_clock();
         let mut due = Vec::new();
         let mut depths = Depths::default();
         let (mut doomed, has_letters) = (Vec::new(), self.letters.are_on());
         for (slot, session) in &mut self.sessions {
             depths.add(session);
+            if let Out::Queue(queue) = &session.out {
+                // What was counted before its commit may have come to nothing.
+                session.me.set_queued(queue.len());
+            }
             // Nobody may ever ask for it.
             if let (true, Out::Queue(queue)) = (has_letters, &session.out)
                 && queue.doomed(session.link.is_none(), usize::MAX, self.now.unix_s).is_some()
@@ -557,7 +603,7 @@ impl Shard {
         depths.put_into(&mut self.counts);
         doomed.into_iter().for_each(|slot| self.doom(slot));
         self.weigh();
-        self.forget_ended();
+        self.look_at_ended();
         self.relieve_absent();
         for (slot, ends) in due {
             if ends {

@@ -98,6 +98,8 @@ pub struct Shard {
     /// Links that wait for room on the disk, by slot.
     waiting_for_disk: Vec<(u32, u64)>,
     orphans: Orphans,
+    /// Ends of durable sessions that may not be durable yet, by client id.
+    ends: HashMap<Arc<str>, Ticket>,
     letters: Letters,
     room: Room,
     /// Sessions that wait for a commit, by slot: every packet identifier is used, or the journal is behind.
@@ -117,6 +119,8 @@ pub struct Shard {
     /// A turn comes by itself for what nobody waits for.
     riding: bool,
     now: Now,
+    /// By how much the wall clock is ahead of the process's, as the records of absent sessions have it.
+    clock_ahead_s: i64,
     failed: bool,
 }
 
@@ -147,6 +151,10 @@ impl Now {
         static START: OnceLock<Instant> = OnceLock::new();
         let up_ms = START.get_or_init(Instant::now).elapsed().as_millis() as u64;
         Now { unix_ms: since.as_millis() as i64, unix_s: since.as_secs() as u32, up_ms }
+    }
+
+    fn ahead_s(self) -> i64 {
+        i64::from(self.unix_s) - (self.up_ms / 1000) as i64
     }
 }
 
@@ -182,6 +190,7 @@ impl Shard {
             stalled: Vec::new(),
             waiting_for_disk: Vec::new(),
             orphans: Orphans::default(),
+            ends: HashMap::default(),
             room: Room::default(),
             waiting_for_commit: Vec::new(),
             letters: Letters::new(dead_letters),
@@ -196,6 +205,7 @@ impl Shard {
             awaited: false,
             riding: false,
             now: Now::read(),
+            clock_ahead_s: Now::read().ahead_s(),
             failed: false,
         }
     }
@@ -311,18 +321,14 @@ impl Shard {
 
     /// Takes in what became durable for queues of this shard.
     fn take_deliveries(&mut self) {
-        let (mut full, mut late, mut back) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut full, mut late) = (Vec::new(), Vec::new());
         for delivery in self.lane.take_deliveries() {
             let Some(slot) = self.by_queue.get(&delivery.queue).copied() else {
-                late.push(delivery);
+                late.push(delivery.into());
                 continue;
             };
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
             let Out::Queue(queue) = &mut session.out else { continue };
-            if queue.had(delivery.sequence) {
-                back.push(delivery);
-                continue;
-            }
             queue.push(delivery.sequence, delivery.entry);
             session.me.set_queued(queue.len());
             if self.config.drops_oldest && queue.len() > self.config.max_queued_messages {
@@ -345,8 +351,8 @@ impl Shard {
                         None => self.pump(slot),
                     }
                 }
-                Some(_) => self.pump(slot),
-                None => {}
+                // Also when only a commit holds it up: then it is noted that it waits.
+                _ => self.pump(slot),
             }
         }
         if !full.is_empty() {
@@ -358,9 +364,6 @@ impl Shard {
         }
         if !late.is_empty() {
             self.take_late(late);
-        }
-        if !back.is_empty() {
-            self.take_back(back);
         }
     }
 
@@ -591,6 +594,7 @@ pub async fn run(shared: Shared) {
         let shard = shared.borrow();
         (shard.mailboxes[shard.index].doorbell.clone(), shard.index)
     };
+    shared.borrow().router.note_recovered();
     tokio::task::spawn_local(tick(shared.clone()));
     if index == 0 {
         tokio::task::spawn_local(sys::tell(shared.clone()));

@@ -411,8 +411,11 @@ impl Shard {
                         link.wake();
                     }
                     // Its record has to be read first.
-                    Some(Next::Expired) if self.letters.are_on() => return self.doom(slot),
-                    Some(Next::Expired) => self.give_up(slot, Dropped::Expired, None),
+                    Some(Next::Expired) if self.letters.are_on() && self.bridge.is_open() => return self.doom(slot),
+                    Some(Next::Expired) => {
+                        self.counts.dead_letters_missed += u64::from(self.letters.are_on());
+                        self.give_up(slot, Dropped::Expired, None);
+                    }
                     Some(Next::Publish { packet_id, entry, dup }) => {
                         if !self.send_from_log(slot, packet_id, &entry, dup) {
                             return;

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::HashMap;
-use bridge::state::{Entry, Pointer};
-use bridge::{Delivery, Fetched, ReadError, Target as Enqueued, Ticket};
+use bridge::state::{Change, Entry};
+use bridge::{Delivery, Fetched, Operation, ReadError, RecoveredQueue, Target as Enqueued, Ticket};
 use smallvec::SmallVec;
 
 use crate::codec::QoS;
@@ -23,16 +23,20 @@ use crate::stats::Dropped;
 use super::Shard;
 use super::publish::To;
 
-/// Messages in the log that were a session's and go to members that keep no queue.
+/// What sessions that ended leave to other members of their groups. Their queues stay until nothing is on its way to them: an
+/// entry is in one queue or another at any moment, whatever crash comes.
 #[derive(Default)]
 pub struct Orphans {
+    /// Messages that go to members that keep no queue, and have to be read for it.
     waiting: VecDeque<Orphan>,
     /// The first waits for the disk.
     reading: bool,
-    /// Sessions that ended lately, by queue: what was on its way to them may only become durable now.
+    /// Sessions that ended lately, by queue.
     ended: HashMap<u64, Ended>,
     /// Submitted the last time that they were looked at.
-    ended_looked: Ticket,
+    looked: Ticket,
+    /// Entries that the start found in queues of sessions that had ended.
+    found: Vec<Left>,
 }
 
 struct Ended {
@@ -40,8 +44,44 @@ struct Ended {
     subscriptions: Subscriptions,
 }
 
-struct Orphan {
+/// An entry of a session that has ended.
+#[derive(Clone, Copy)]
+pub struct Left {
+    queue: u64,
+    sequence: u64,
     entry: Entry,
+}
+
+/// What becomes of it.
+pub enum Fate {
+    /// Another queue has it.
+    Moves(Enqueued),
+    /// It is given up, or on its way to who keeps no queue.
+    Goes,
+    /// It is, too, and goes when it got there.
+    Stays,
+}
+
+impl From<Delivery> for Left {
+    fn from(delivery: Delivery) -> Left {
+        Left { queue: delivery.queue, sequence: delivery.sequence, entry: delivery.entry }
+    }
+}
+
+impl Left {
+    pub(super) fn put(&self, fate: &Fate, operation: &mut Operation<'_>) {
+        match fate {
+            Fate::Moves(target) => {
+                operation.move_entry((self.queue, self.sequence), self.entry.pointer, *target);
+            }
+            Fate::Goes => operation.change(Change::Remove(self.queue, self.sequence)),
+            Fate::Stays => {}
+        }
+    }
+}
+
+struct Orphan {
+    left: Left,
     group: Arc<SharedGroup>,
 }
 
@@ -130,72 +170,93 @@ impl Shard {
         Some(Enqueued { queue: member.session.id, tag, expires_s })
     }
 
-    /// What a session that ends for good has not got finds other members, as far as it came by shared subscriptions;
-    /// its own are out of the router already. Pointers are returned, to move in the frame that closes its queue.
-    pub(super) fn leave_to_others(&mut self, session: &mut Session) -> Vec<(Pointer, Enqueued)> {
-        let gone = session.me.id;
-        let mut moves = Vec::new();
+    /// What a session that ends for good has not got finds other members, as far as it came by shared subscriptions; its own
+    /// are out of the router already. What becomes of such entries is returned, for the frame that ends the session.
+    pub(super) fn leave_to_others(&mut self, session: &mut Session) -> Vec<(Left, Fate)> {
+        let queue_id = session.me.id;
+        let mut fates = Vec::new();
         match &mut session.out {
             Out::Window(window) => {
                 let (alone, shared) = window.leftovers();
                 self.counts.dropped_session_ended += alone as u64;
                 for Shared { group, message } in shared {
-                    self.hand_over(&group, &message.borrow(), Some(gone));
+                    self.hand_over(&group, &message.borrow(), Some(queue_id));
                     self.post_due(&message.borrow());
                 }
             }
             Out::Queue(queue) => {
-                for (entry, was_sent) in queue.leftovers() {
+                for (sequence, entry, was_sent) in queue.leftovers() {
+                    let left = Left { queue: queue_id, sequence, entry };
                     match self.group_of(&session.subscriptions, &entry, was_sent) {
-                        Some(group) => moves.extend(self.adopt(entry, group)),
-                        None => self.counts.dropped_session_ended += u64::from(!was_sent),
+                        Some(group) => fates.push((left, self.adopt(left, group))),
+                        None => {
+                            self.counts.dropped_session_ended += u64::from(!was_sent);
+                            fates.extend(Tag(entry.tag).share().map(|_| (left, Fate::Goes)));
+                        }
                     }
                 }
             }
         }
-        moves
+        fates
     }
 
-    /// Keeps what says where that goes which is still on its way to a session that ends.
+    /// The queue of a session that ended stays for what is on its way to it.
     pub(super) fn note_ended(&mut self, queue: u64, subscriptions: Subscriptions) {
-        if subscriptions.has_shared() {
-            self.orphans.ended.insert(queue, Ended { looks_left: limits::ENDED_LOOKS, subscriptions });
-        }
+        self.orphans.ended.insert(queue, Ended { looks_left: limits::ENDED_LOOKS, subscriptions });
+    }
+
+    /// A queue that the start found, of a session that had ended. Its entries wait until the other shards' sessions are there.
+    pub fn recover_ended(&mut self, queue: u64, held: RecoveredQueue) {
+        self.note_ended(queue, Subscriptions::default());
+        let left = held.entries.into_iter().map(|(sequence, entry)| Left { queue, sequence, entry });
+        self.orphans.found.extend(left);
     }
 
     /// Once a second: nothing is on its way any more to who ended long ago. What may be waits for its commit, so a second
     /// counts only when all that was submitted before the last one is durable.
-    pub(super) fn forget_ended(&mut self) {
-        if self.orphans.ended.is_empty() || self.lane.durable() < self.orphans.ended_looked {
+    pub(super) fn look_at_ended(&mut self) {
+        if self.router.is_recovered() && !self.orphans.found.is_empty() {
+            let found = std::mem::take(&mut self.orphans.found);
+            self.take_late(found);
+        }
+        let waits = !self.orphans.found.is_empty() || !self.orphans.waiting.is_empty();
+        if self.orphans.ended.is_empty() || waits || self.lane.durable() < self.orphans.looked {
             return;
         }
-        self.orphans.ended.retain(|_, ended| {
-            ended.looks_left = ended.looks_left.saturating_sub(1);
+        // What has arrived leaves before its queue is closed.
+        self.take_deliveries();
+        let mut operation = self.lane.begin();
+        self.orphans.ended.retain(|queue, ended| {
+            ended.looks_left -= 1;
+            if ended.looks_left == 0 {
+                operation.change(Change::Close(*queue));
+            }
             ended.looks_left > 0
         });
+        // Also when it is empty: then it writes nothing, and is gathered no sooner than what other lanes hold now.
+        self.orphans.looked = operation.submit();
         if self.orphans.ended.is_empty() {
             self.orphans.ended = HashMap::default();
         }
-        // Empty, it writes nothing, and is gathered no sooner than what other lanes hold now.
-        self.orphans.ended_looked = self.lane.begin().submit();
         self.schedule_turn();
     }
 
-    /// Entries that became durable for queues that have ended find other members like those before.
-    pub(super) fn take_late(&mut self, late: Vec<Delivery>) {
-        let mut moves = Vec::new();
-        for Delivery { queue, entry, .. } in late {
-            let ended = self.orphans.ended.get(&queue);
-            match ended.and_then(|ended| self.group_of(&ended.subscriptions, &entry, false)) {
-                Some(group) => moves.extend(self.adopt(entry, group)),
+    /// Entries that became durable for queues of sessions that have ended find other members like those before.
+    pub(super) fn take_late(&mut self, late: Vec<Left>) {
+        let mut fates = Vec::new();
+        for left in late {
+            let ended = self.orphans.ended.get(&left.queue);
+            match ended.and_then(|ended| self.group_of(&ended.subscriptions, &left.entry, false)) {
+                Some(group) => fates.push((left, self.adopt(left, group))),
+                // It goes with the queue.
                 None => self.counts.dropped_session_ended += 1,
             }
         }
-        if moves.is_empty() {
+        if fates.is_empty() {
             return;
         }
         let mut operation = self.lane.begin();
-        moves.into_iter().for_each(|(pointer, target)| operation.requeue(pointer, target));
+        fates.iter().for_each(|(left, fate)| left.put(fate, &mut operation));
         operation.submit();
         // They were acknowledged to who published them.
         self.awaited = true;
@@ -206,7 +267,7 @@ impl Shard {
     /// takes it from the former. Nothing waits for one member while another has nothing to do.
     pub(super) fn relieve_absent(&mut self) {
         let is_waiting =
-            |session: &Session| session.link.is_none() && session.subscriptions.has_shared() && session.me.queued() > 0;
+            |session: &Session| session.link.is_none() && session.subscriptions.had_shared() && session.me.queued() > 0;
         let away = self.sessions.iter().filter(|(_, session)| is_waiting(session)).map(|(slot, _)| slot as u32);
         let mut left = limits::RELIEVED_ENTRIES_MAX;
         for slot in away.collect::<Vec<_>>() {
@@ -238,7 +299,7 @@ impl Shard {
         }
         let mut operation = self.lane.begin();
         for (sequence, entry, target) in &moves {
-            operation.move_entry((id, *sequence), *entry, *target);
+            operation.move_entry((id, *sequence), entry.pointer, *target);
         }
         let ticket = operation.submit();
         let gone: Vec<u64> = moves.iter().map(|(sequence, ..)| *sequence).collect();
@@ -275,42 +336,35 @@ impl Shard {
         Some(Enqueued { queue: member.session.id, tag, expires_s: entry.expires_s })
     }
 
-    /// Entries that were to move to sessions that ended just then are their former owners' again, behind what they have.
-    pub(super) fn take_back(&mut self, back: Vec<Delivery>) {
-        let mut operation = self.lane.begin();
-        for Delivery { queue, sequence, entry, .. } in &back {
-            let target = Enqueued { queue: *queue, tag: entry.tag, expires_s: entry.expires_s };
-            operation.move_entry((*queue, *sequence), *entry, target);
-        }
-        operation.submit();
-        self.schedule_turn();
-    }
-
     /// Whose an entry becomes when its session ends.
     fn group_of(&self, subscriptions: &Subscriptions, entry: &Entry, was_sent: bool) -> Option<Arc<SharedGroup>> {
         let tag = Tag(entry.tag);
         let key = tag.share().filter(|_| !was_sent || tag.qos() == QoS::AtLeastOnce)?;
-        let (name, filter) = split_share(subscriptions.shared_filter(key)?)?;
-        self.router.group(filter, name)
+        match subscriptions.shared_filter(key).and_then(split_share) {
+            Some((name, filter)) => self.router.group(filter, name),
+            // It has unsubscribed before the start.
+            None => self.router.group_with_key(key),
+        }
     }
 
-    /// Finds a member for an entry: one that keeps a queue gets the pointer that is returned; for another the message
-    /// is read. Rights are looked at when it is sent.
-    fn adopt(&mut self, entry: Entry, group: Arc<SharedGroup>) -> Option<(Pointer, Enqueued)> {
+    /// Finds a member for an entry: one that keeps a queue, or another, for which the message is read. Rights are looked at
+    /// when it is sent.
+    fn adopt(&mut self, left: Left, group: Arc<SharedGroup>) -> Fate {
         let Some(member) = group.pick(|_| true) else {
             self.counts.dropped_session_ended += 1;
-            return None;
+            return Fate::Goes;
         };
-        let qos = Tag(entry.tag).qos();
+        let qos = Tag(left.entry.tag).qos();
         if through_queue(&member, qos) {
-            let target = self.queue_target(&member, group.key, qos, entry.expires_s);
+            let target = self.queue_target(&member, group.key, qos, left.entry.expires_s);
             // It is not in hand: it is only counted.
             self.letters.forget();
-            return Some((entry.pointer, target?));
+            return target.map_or(Fate::Goes, Fate::Moves);
         }
-        self.orphans.waiting.push_back(Orphan { entry, group });
+        self.orphans.waiting.push_back(Orphan { left, group });
         self.schedule_turn();
-        None
+        // At QoS 2 nobody may find it here once it was sent.
+        if qos == QoS::ExactlyOnce { Fate::Goes } else { Fate::Stays }
     }
 
     /// Hands over messages that had to be read, as far as that takes no waiting for the disk.
@@ -321,7 +375,8 @@ impl Shard {
             // The reader leaves the shard while a record borrowed from it is sent.
             let mut reader = std::mem::replace(&mut self.reader, self.bridge.reader());
             let mut scratch = std::mem::take(&mut self.record_scratch);
-            let Orphan { entry, group } = &orphan;
+            let Orphan { left: Left { entry, .. }, group } = &orphan;
+            let mut is_placed = true;
             match reader.get(&entry.pointer) {
                 Ok(Fetched::Record(record)) => match Message::from_record(&record, &mut scratch) {
                     Some(message) if now_before(entry.expires_s, self.now.unix_s) => {
@@ -336,9 +391,8 @@ impl Shard {
                     None => self.counts.dropped_unreadable += 1,
                 },
                 Ok(Fetched::Cold) => {
-                    self.orphans.reading = true;
+                    (self.orphans.reading, is_placed) = (true, false);
                     let (fetch, shared, pointer) = (reader.fetch(&entry.pointer), shared.clone(), entry.pointer);
-                    self.orphans.waiting.push_front(orphan);
                     tokio::task::spawn_local(async move {
                         let fetched = fetch.await;
                         let mut shard = shared.borrow_mut();
@@ -348,7 +402,8 @@ impl Shard {
                             Err(ReadError::Stopping) => return,
                             Err(error) => {
                                 shard.unreadable_orphan(&error);
-                                shard.orphans.waiting.pop_front();
+                                let orphan = shard.orphans.waiting.pop_front();
+                                orphan.iter().for_each(|orphan| shard.placed(&orphan.left));
                             }
                         }
                         shard.schedule_turn();
@@ -358,6 +413,19 @@ impl Shard {
                 Err(error) => self.unreadable_orphan(&error),
             }
             (self.reader, self.record_scratch) = (reader, scratch);
+            match is_placed {
+                true => self.placed(&orphan.left),
+                false => self.orphans.waiting.push_front(orphan),
+            }
+        }
+    }
+
+    fn placed(&mut self, left: &Left) {
+        if Tag(left.entry.tag).qos() == QoS::AtLeastOnce {
+            let mut operation = self.lane.begin();
+            left.put(&Fate::Goes, &mut operation);
+            operation.submit();
+            self.schedule_turn();
         }
     }
 

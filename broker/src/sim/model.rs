@@ -71,12 +71,6 @@ pub struct Model {
     seen: BTreeMap<(String, u32), Vec<Number>>,
     /// Messages may be lost to full queues.
     may_drop: bool,
-    /// Something is on its way from a member of the group that ended to another.
-    group_moves: bool,
-    /// Sessions that left the group and may have something of it; and those of them of which a start knows that no more:
-    /// that is lost when they end.
-    left_group: BTreeSet<Incarnation>,
-    forgotten: BTreeSet<Incarnation>,
     pub deliveries: u64,
 }
 
@@ -185,9 +179,6 @@ impl Model {
 
     /// It asks for its end: what is not acknowledged yet may miss it.
     pub fn leaves(&mut self, session: Incarnation, filter: &str) {
-        if filter == SHARED_FILTER {
-            self.left_group.insert(session);
-        }
         self.let_go(session, filter);
     }
 
@@ -205,38 +196,24 @@ impl Model {
         }
     }
 
-    /// A session is over, or will be: nothing is owed to it. What one of the group had goes to another, as far as it may.
+    /// A session is over, or will be: nothing is owed to it. What one of the group had goes to another, as far as it may: at
+    /// QoS 2 what it may have been sent stays with it.
     pub fn over(&mut self, session: Incarnation) {
         let was_member = self.gone.contains_key(&(session, SHARED_FILTER.to_owned()));
-        self.group_moves |= was_member;
-        if self.forgotten.contains(&session) {
-            self.forgive_group();
-        }
         self.granted.retain(|(of, _), _| *of != session);
         for message in &mut self.messages {
             message.owed.remove(&session);
-            // At QoS 2 it stays with who has it; what is on its way is another's only without a crash.
-            let moves = message.acknowledged && message.qos == QoS::AtLeastOnce;
-            message.owed_to_group &= !was_member || moves;
+            message.owed_to_group &= !was_member || message.qos == QoS::AtLeastOnce;
         }
     }
 
-    /// Nobody of the group may be left to have what is owed to it, or a crash came between.
+    /// Nobody of the group may be left to have what is owed to it.
     pub fn forgive_group(&mut self) {
         self.messages.iter_mut().for_each(|message| message.owed_to_group = false);
     }
 
-    /// The broker is gone.
-    pub fn crashed(&mut self) {
-        self.forgotten.append(&mut self.left_group);
-        if std::mem::take(&mut self.group_moves) {
-            self.forgive_group();
-        }
-    }
-
     /// Everything that was sent has been taken in and is durable; `retained` is what is retained.
     pub fn all_is_durable(&mut self, retained: &BTreeMap<String, Number>) {
-        self.group_moves = false;
         self.retained_are(retained);
     }
 

@@ -33,12 +33,14 @@ pub enum Mutation {
     ExpiryAfterStart,
     /// R5: wills wait after a restart.
     WillAfterStart,
-    /// S7: what a session leaves to others moves in the frame that closes its queue.
+    /// S7: what a session leaves to others moves in the frame that ends it.
     MoveInFrame,
+    /// S7: its queue stays until nothing is on its way to it.
+    QueueLingers,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 13] = [
+    pub const ALL: [Mutation; 14] = [
         Mutation::AckWaits,
         Mutation::AckOrder,
         Mutation::SubAckWaits,
@@ -52,6 +54,7 @@ impl Mutation {
         Mutation::ExpiryAfterStart,
         Mutation::WillAfterStart,
         Mutation::MoveInFrame,
+        Mutation::QueueLingers,
     ];
 
     /// Switches it off until the guard is dropped.

@@ -97,6 +97,8 @@ impl Process {
             let (router, config, mailboxes) = (router.clone(), config.clone(), mailboxes.clone());
             let mut shard = Shard::new(index, bridge.clone(), router, config, mailboxes, dead_letters.clone());
             sessions.into_iter().for_each(|session| shard.recover(session));
+            let ended = std::mem::take(&mut recovered.ended);
+            ended.into_iter().for_each(|(queue, held)| shard.recover_ended(queue, held));
             shards.push(shard);
         }
         for shard in &mut shards {

@@ -133,7 +133,6 @@ impl World {
                     let now_ms = self.clock.passed_ms;
                     say(|| format!("{now_ms} ==== up, it crashed at {crashed_ms}"));
                     self.clients.iter_mut().for_each(|client| client.crashed(&mut self.model, crashed_ms, now_ms));
-                    self.model.crashed();
                     self.model.check_retained(&retained(&process))?;
                     self.look_into_log(&process, true)?;
                     return Ok(process);

@@ -23,8 +23,7 @@ use super::{Ages, Partition, Settings};
 pub(crate) use run::{CleanError, Pace, clean};
 
 /// A partition to be cleaned, as it was at a checkpoint's LSN. Of what was written before, queues point to what was pinned
-/// then or is when it is given out, and to nothing else, then and later (S6): an entry that moves to another queue was
-/// somewhere before.
+/// then and to nothing else, then and later (S6): an entry that moves to another queue leaves one in the same frame.
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) partition: Arc<Partition>,
@@ -80,17 +79,9 @@ impl Task {
         Task { partition: partition.clone(), segments, pinned: Vec::new(), settings: settings.clone(), ages: *ages }
     }
 
-    /// Records in these ranges (both ends included), too, stay whatever their key.
+    /// Records in these ranges (both ends included, ascending and apart) stay whatever their key.
     pub(crate) fn pin(&mut self, pinned: &[(i64, i64)]) {
-        self.pinned.extend_from_slice(pinned);
-        self.pinned.sort_unstable();
-        self.pinned.dedup_by(|next, before| {
-            let touch = next.0 <= before.1;
-            if touch {
-                before.1 = before.1.max(next.1);
-            }
-            touch
-        });
+        self.pinned = pinned.to_vec();
     }
 
     /// Topic id and partition.
