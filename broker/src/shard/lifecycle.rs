@@ -461,7 +461,8 @@ impl Shard {
         fates.iter().filter(|_| !off!(MoveInFrame)).for_each(|(left, fate)| left.put(fate, &mut operation));
         // Else more may be on its way to its group.
         let is_alone = fates.is_empty() && !session.subscriptions.had_shared();
-        if is_alone || off!(MoveInFrame) || off!(QueueLingers) {
+        let closes = is_alone || off!(QueueLingers);
+        if closes || off!(MoveInFrame) {
             operation.change(Change::Close(id));
         }
         operation.change(Change::Delete(store::SESSIONS, &store::session_key(id)));
