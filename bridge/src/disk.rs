@@ -4,9 +4,11 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::FlockOperation;
@@ -49,6 +51,8 @@ pub(crate) fn full_disk_error() -> DiskError {
 
 /// What a disk reads at once, or not.
 const SECTOR_BYTES: u64 = 4096;
+/// Before a read that failed is tried again.
+const READ_AGAIN: Duration = Duration::from_millis(50);
 const FSYNC: &str = "fsync";
 const FDATASYNC: &str = "fdatasync";
 
@@ -245,9 +249,20 @@ impl File {
 
     /// The same from a disk that may not give all of it: what cannot be read is zeros.
     pub(crate) fn read_lossy(&self, position: u64, bytes_max: usize) -> Bytes {
-        if let Ok(bytes) = self.read_at(position, bytes_max) {
-            return bytes;
+        self.read_around(position, bytes_max).0
+    }
+
+    /// The same, and which bytes could not be read, tried again after a pause.
+    pub(crate) fn read_around(&self, position: u64, bytes_max: usize) -> (Bytes, Vec<Range<u64>>) {
+        for is_again in [false, true, true] {
+            if is_again {
+                std::thread::sleep(READ_AGAIN);
+            }
+            if let Ok(bytes) = self.read_at(position, bytes_max) {
+                return (bytes, Vec::new());
+            }
         }
+        let mut unreadable: Vec<Range<u64>> = Vec::new();
         let size = self.size().unwrap_or(0);
         let end = size.min(position.saturating_add(bytes_max as u64));
         let mut all = Vec::new();
@@ -256,12 +271,15 @@ impl File {
             let count = (SECTOR_BYTES - at % SECTOR_BYTES).min(end - at) as usize;
             match self.read_at(at, count) {
                 Ok(bytes) => all.extend_from_slice(&bytes),
-                Err(_) => all.resize(all.len() + count, 0),
+                Err(_) => match unreadable.last_mut() {
+                    Some(before) if before.end == at => before.end += count as u64,
+                    _ => unreadable.push(at..at + count as u64),
+                },
             }
             at += count as u64;
             all.resize((at - position) as usize, 0);
         }
-        all.into()
+        (all.into(), unreadable)
     }
 
     /// Where it is.

@@ -1,6 +1,9 @@
 //! Where checkpoints keep keyed state: internal compacted topics, in the same segment format as the log.
 //! Written by the checkpoint thread alone and read back whole at a start.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::batch::{self, Builder, Header};
@@ -45,7 +48,8 @@ const COMPACT_MIN: Size = Size::new(8 << 20, 8 << 10);
 pub(crate) struct KeyedLogs {
     logs: Vec<KeyedLog>,
     epoch: i32,
-    rewrites: bool,
+    /// Files that compaction made needless, until a checkpoint is there that does not name them.
+    outdated: Vec<Outdated>,
 }
 
 /// What the batches of internal topics say besides their records.
@@ -62,7 +66,18 @@ struct KeyedLog {
     partition: Arc<Partition>,
     /// Its size after it was last compacted, or at the start.
     compacted_bytes: u64,
+    /// It is to be written anew.
+    rewrites: bool,
+    /// Names in its folder are not durable yet.
+    is_unsettled: bool,
+    /// What could not be read of it at the start.
+    gaps: Gaps,
+    /// Records in it of the checkpoint that is being made: one that is tried again goes on behind them.
+    stored: usize,
 }
+
+/// Byte ranges of files.
+type Gaps = Vec<(PathBuf, Range<u64>)>;
 
 impl KeyedLogs {
     /// Opens them as the checkpoint names them, or as far as they are whole.
@@ -78,18 +93,23 @@ impl KeyedLogs {
             let partition = Arc::new(Partition::open(partition, (id, 0), extent, SEGMENT_MAX.bytes(), trust)?);
             // Counted as half its size, what the last process left is compacted about when it would have.
             let compacted_bytes = partition.size_bytes() / 2;
-            logs.push(KeyedLog { partition, compacted_bytes });
+            let (gaps, stored) = (Gaps::new(), 0);
+            logs.push(KeyedLog { partition, compacted_bytes, rewrites: false, is_unsettled: false, gaps, stored });
         }
-        Ok(KeyedLogs { logs, epoch: 0, rewrites: false })
+        Ok(KeyedLogs { logs, epoch: 0, outdated: Vec::new() })
     }
 
     /// Reads everything back, and what else its batches say.
-    pub(crate) fn load(&self, damage: &Damage) -> Result<(Whole, Stamps), LoadError> {
+    pub(crate) fn load(&mut self, damage: &Damage) -> Result<(Whole, Stamps), LoadError> {
         let (mut whole, mut stamps) = (Whole::default(), Stamps::default());
-        for log in &self.logs {
+        for log in &mut self.logs {
             log.load(&mut whole, &mut stamps)?;
+            log.gaps = log.partition.gaps();
             // Reading it found more than opening it, and has said so.
-            log.partition.gaps().into_iter().for_each(|(path, bytes)| damage.note(&path, bytes));
+            log.gaps.iter().for_each(|(path, bytes)| damage.note(path, bytes.clone()));
+            // It is written anew without them.
+            let files: BTreeSet<_> = log.gaps.iter().filter_map(|(path, _)| path.file_name()?.to_str()).collect();
+            files.into_iter().for_each(|name| damage.set_aside(log.partition.folder(), name));
         }
         Ok((whole, stamps))
     }
@@ -101,16 +121,15 @@ impl KeyedLogs {
 
     /// The next checkpoint writes all of it anew: after damage, or where a tool asks for it.
     pub(crate) fn rewrite(&mut self) {
-        self.rewrites = true;
+        self.logs.iter_mut().for_each(|log| log.rewrites = true);
     }
 
-    /// Appends net changes and syncs them; compacts what has grown. Gives the files that compaction made
-    /// needless.
-    pub(crate) fn store(&mut self, changes: &Changes, lsn: u64) -> Result<Vec<Outdated>, DiskError> {
-        let mut outdated = Vec::new();
+    /// Appends net changes and syncs them; compacts what has grown, if it `may`. After an error of the disk's it is done
+    /// again, with the same changes.
+    pub(crate) fn store(&mut self, changes: &Changes, lsn: u64, may_compact: bool) -> Result<(), DiskError> {
         let stamps = Stamps { lsn, epoch: self.epoch };
         for (log, (_, _, spaces)) in self.logs.iter_mut().zip(TOPICS) {
-            let mut writer = Writer::new(&log.partition, stamps);
+            let mut writer = Writer::new(&log.partition, stamps, &mut log.stored);
             for ((space, key), value) in &changes.keyed {
                 if spaces.contains(&space.0) {
                     writer.push(&full_key(*space, key), value.as_deref())?;
@@ -120,17 +139,25 @@ impl KeyedLogs {
                 store_queues(&mut writer, changes)?;
             }
             writer.finish()?;
-            outdated.extend(log.compact_if_grown(stamps, self.rewrites)?);
+            if may_compact {
+                self.outdated.extend(log.compact_if_grown(stamps)?);
+            }
             let (_, dirty) = log.partition.extent();
+            log.is_unsettled |= !dirty.is_empty();
             for file in &dirty {
                 file.sync_data()?;
             }
-            if !dirty.is_empty() {
-                log.partition.settle()?;
+            if std::mem::take(&mut log.is_unsettled) {
+                log.partition.settle().inspect_err(|_| log.is_unsettled = true)?;
             }
         }
-        self.rewrites = false;
-        Ok(outdated)
+        Ok(())
+    }
+
+    /// The checkpoint is there that was stored for. Gives the files to be unlinked now.
+    pub(crate) fn stored(&mut self) -> Vec<Outdated> {
+        self.logs.iter_mut().for_each(|log| log.stored = 0);
+        std::mem::take(&mut self.outdated)
     }
 
     /// What the checkpoint file has to name of them.
@@ -167,24 +194,24 @@ impl KeyedLog {
 
     /// Rewrites its live keys into fresh segments once it is twice what it was after the last time: each
     /// byte is then rewritten about once.
-    fn compact_if_grown(&mut self, stamps: Stamps, whatever_its_size: bool) -> Result<Vec<Outdated>, DiskError> {
-        if self.partition.size_bytes() < COMPACT_MIN.bytes().max(self.compacted_bytes * 2) && !whatever_its_size {
+    fn compact_if_grown(&mut self, stamps: Stamps) -> Result<Vec<Outdated>, DiskError> {
+        if self.partition.size_bytes() < COMPACT_MIN.bytes().max(self.compacted_bytes * 2) && !self.rewrites {
             return Ok(Vec::new());
         }
         let mut whole = Whole::default();
-        let known = self.partition.gaps();
         if let Err(error) = self.load(&mut whole, &mut Stamps::default()) {
             tracing::error!(topic = self.partition.topic_id, %error, "cannot be compacted");
             return Ok(Vec::new());
         }
-        if self.partition.gaps() != known {
+        if self.partition.gaps() != self.gaps {
             // What cannot be read now may be read another time, and is in memory besides: it must not be left out for good.
             tracing::error!(topic = self.partition.topic_id, "is not compacted: some of it cannot be read");
             return Ok(Vec::new());
         }
         self.partition.roll()?;
         let base = self.partition.high_watermark();
-        let mut writer = Writer::new(&self.partition, stamps);
+        let mut done = 0;
+        let mut writer = Writer::new(&self.partition, stamps, &mut done);
         for ((space, key), value) in &whole.keyed {
             writer.push(&full_key(*space, key), Some(value))?;
         }
@@ -197,6 +224,7 @@ impl KeyedLog {
         writer.finish()?;
         let names = self.partition.forget_below(base);
         self.compacted_bytes = self.partition.size_bytes();
+        (self.rewrites, self.gaps) = (false, Gaps::new());
         Ok(names.into_iter().map(|name| Outdated::File(self.partition.folder().clone(), name)).collect())
     }
 }
@@ -278,16 +306,25 @@ struct Writer<'a> {
     builder: Builder,
     stamps: Stamps,
     body: Vec<u8>,
+    /// Records pushed.
+    pushed: usize,
+    /// Of these, how many are in the partition.
+    done: &'a mut usize,
 }
 
 impl<'a> Writer<'a> {
-    fn new(partition: &'a Partition, stamps: Stamps) -> Writer<'a> {
+    /// The first `done` that are pushed are there.
+    fn new(partition: &'a Partition, stamps: Stamps, done: &'a mut usize) -> Writer<'a> {
         let mut builder = Builder::default();
         builder.restart(partition.high_watermark());
-        Writer { partition, builder, stamps, body: Vec::new() }
+        Writer { partition, builder, stamps, body: Vec::new(), pushed: 0, done }
     }
 
     fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), DiskError> {
+        self.pushed += 1;
+        if self.pushed <= *self.done {
+            return Ok(());
+        }
         self.body.clear();
         batch::encode_body(&mut self.body, Some(key), value, std::iter::empty());
         self.builder.push(self.stamps.lsn as i64, &self.body);
@@ -303,7 +340,10 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         match self.partition.append(self.builder.finish(self.stamps.epoch)) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                *self.done = self.pushed;
+                Ok(())
+            }
             Err(AppendError::Disk(error)) => Err(error),
             Err(other) => unreachable!("a batch built at the partition's end is appended: {other}"),
         }

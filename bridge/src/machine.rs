@@ -76,9 +76,9 @@ impl Machine {
             false => Survey::behind(checkpoint.lsn, checkpoint.cluster_id, &mut journal)?,
             true => Survey::alone(stamps.lsn, checkpoint.cluster_id, &mut journal)?,
         };
+        let is_readable = journal.find_unreadable(&damage);
         // What the journal has lost may be in the segments still.
-        let as_far_as_whole = is_lost || !journal_is_whole || !survey.missing.is_empty();
-
+        let as_far_as_whole = is_lost || !journal_is_whole || !is_readable || !survey.missing.is_empty();
         let appended = match as_far_as_whole {
             true => Appended::behind(survey.from_lsn, &mut journal)?,
             false => Appended::default(),

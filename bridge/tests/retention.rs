@@ -100,10 +100,10 @@ fn an_entry_that_cannot_move_stays_where_it_was() {
         let held = lane.take_deliveries().pop().unwrap();
         let target = Target { queue: 2, tag: 4, expires_s: 7 };
         submit(&lane, |operation| operation.move_entry((1, held.sequence), held.entry.pointer, target));
+        close(bridge);
         let moved = other.take_deliveries();
         assert!(lane.take_deliveries().is_empty() && moved.len() == usize::from(target_is_there));
         assert!(moved.iter().all(|moved| moved.entry.tag == 4));
-        close(bridge);
         let queues = Bridge::open(options(home.path())).unwrap().take_recovered_queues();
         let held = |queue| queues.get(&queue).map_or(0, |held| held.entries.len());
         assert_eq!((held(1), held(2)), if target_is_there { (0, 1) } else { (1, 0) });

@@ -211,7 +211,8 @@ impl Checkpointer {
         if off!(RecycleAfter) {
             self.files.recycle(job.lsn);
         }
-        let outdated = self.state.store(&job.changes, job.lsn)?;
+        // What compaction writes anew takes its place twice (J9).
+        self.state.store(&job.changes, job.lsn, self.shared.admission.is_open())?;
         let mut checkpoint = Checkpoint {
             lsn: job.lsn,
             epoch: self.epoch,
@@ -223,6 +224,7 @@ impl Checkpointer {
         checkpoint.extents.extend(self.state.extents());
         self.folder.replace(FILE_NAME, &checkpoint.encode())?;
         self.files.recycle(job.lsn);
+        let outdated = self.state.stored();
         for outdated in job.outdated.iter().chain(&outdated) {
             // A file left behind is removed at the next start.
             if let Err(error) = outdated.remove() {

@@ -6,6 +6,8 @@
 //! The CRC is CRC-32C, seeded with its file's salt, of everything behind it. A frame starts on a 512-byte
 //! boundary. The body is sections: a batch for a partition, or a run of changes.
 
+use std::ops::RangeInclusive;
+
 use crate::state::{put_number, take_bytes, take_number, take_u32};
 
 /// Frames start on multiples of this, in bytes.
@@ -129,9 +131,10 @@ pub fn may_be(bytes: &[u8]) -> bool {
     bytes.len() >= HEADER_BYTES && u32_at(bytes, 0) == MAGIC
 }
 
-/// Reads a frame at the front of `bytes`; `None` when there is no whole and right one.
-pub fn find(bytes: &[u8], salt: u32) -> Option<Found<'_>> {
-    if bytes.len() < HEADER_BYTES || u32_at(bytes, 0) != MAGIC {
+/// Reads a frame at the front of `bytes` whose number is one of `lsns`; `None` when there is no whole and right one.
+pub fn find(bytes: &[u8], salt: u32, lsns: RangeInclusive<u64>) -> Option<Found<'_>> {
+    // The number first: what looks like many long frames must not cost a CRC each.
+    if !may_be(bytes) || !lsns.contains(&u64_at(bytes, 8)) {
         return None;
     }
     let end = HEADER_BYTES.checked_add(u32_at(bytes, 24) as usize)?;
@@ -182,22 +185,23 @@ mod tests {
         assert_eq!(&frame.bytes()[position..position + 5], b"batch");
         let written = frame.seal(41, 40, 99).to_vec();
         assert_eq!(written.len() % BOUNDARY_BYTES, 0);
-        let found = find(&written, 99).expect("whole");
+        let found = find(&written, 99, 41..=41).expect("whole");
         assert_eq!((found.lsn, found.durable_lsn), (41, 40));
         let mut body = found.body;
         assert_eq!(next_section(&mut body), Some(Section::Changes(b"changes")));
         assert_eq!(next_section(&mut body), Some(Section::Batch { topic: 7, partition: 2, bytes: b"batch" }));
         assert_eq!(next_section(&mut body), None);
-        assert!(find(&written, 98).is_none(), "another salt");
+        assert!(find(&written, 98, 0..=u64::MAX).is_none(), "another salt");
+        assert!(find(&written, 99, 42..=50).is_none(), "another number");
         for cut in 0..HEADER_BYTES + found.body.len() {
-            assert!(find(&written[..cut], 99).is_none(), "cut at {cut}");
+            assert!(find(&written[..cut], 99, 0..=u64::MAX).is_none(), "cut at {cut}");
         }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = find(&bytes, 1);
+            let _ = find(&bytes, 1, 0..=u64::MAX);
             let mut body = &bytes[..];
             while next_section(&mut body).is_some() {}
         }

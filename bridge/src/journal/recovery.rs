@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::batch::Header;
 use crate::damage::Damage;
 use crate::disk::{DiskError, File, Folder};
@@ -53,6 +51,8 @@ pub(crate) struct Found {
     /// Frames from there on are void (J2).
     limit: u64,
     last_lsn: u64,
+    /// Bytes that could not be read when its frames were.
+    unreadable: Vec<Range<u64>>,
 }
 
 /// Where a frame stands.
@@ -144,7 +144,9 @@ impl Journal {
                 continue;
             }
             match FileHeader::read(&folder.file(&name)?) {
-                Ok(Some(header)) => used.push(Found { name, header, limit: u64::MAX, last_lsn: 0 }),
+                Ok(Some(header)) => {
+                    used.push(Found { name, header, limit: u64::MAX, last_lsn: 0, unreadable: Vec::new() })
+                }
                 Ok(None) => blank.push(name),
                 Err(version) => return Err(ReplayError::Version { file: name, version }),
             }
@@ -182,6 +184,9 @@ impl Journal {
             let (path, size) = (self.folder.join(&name), self.size_of(&name));
             let what = if blank.contains(number) { "its header is gone" } else { "missing" };
             damage.found(&path, 0..size, format!("{what}; what it held since the last checkpoint is lost"));
+            if blank.contains(number) {
+                damage.set_aside(&self.folder, &name);
+            }
         }
         for name in self.blank.iter().filter(|name| files::number_of(name).is_none_or(|n| !named.contains(&n))) {
             if self.has_frames(name) {
@@ -199,6 +204,21 @@ impl Journal {
                 damage.set_aside(&self.folder, &found.name);
             }
         }
+    }
+
+    /// Says what of the files whose frames were read could not be. What was at the journal's end is missed by nothing else.
+    /// Whether all could be.
+    pub(crate) fn find_unreadable(&self, damage: &Damage) -> bool {
+        let mut all = true;
+        for found in self.used.iter().filter(|found| !found.unreadable.is_empty()) {
+            for bytes in &found.unreadable {
+                let what = "cannot be read; frames that were there are lost";
+                damage.found(&self.folder.join(&found.name), bytes.clone(), what);
+            }
+            damage.set_aside(&self.folder, &found.name);
+            all = false;
+        }
+        all
     }
 
     /// Whether a file has more than one frame. The first is synced together with the header: with one alone, a power cut
@@ -231,13 +251,19 @@ impl Journal {
             let found = &self.used[index];
             // The next file of the same start goes on where this one ends.
             let is_spent = next.is_some_and(|next| {
-                next.header.epoch == found.header.epoch && next.header.first_lsn <= lsn.saturating_add(1)
+                let header = &next.header;
+                // Two may begin with the same: of one the disk had no room for more than a header.
+                header.epoch == found.header.epoch
+                    && header.first_lsn > found.header.first_lsn
+                    && header.first_lsn <= lsn.saturating_add(1)
             });
             if is_spent {
                 continue;
             }
-            let last_lsn = read_frames(&self.folder, found, &mut each)?;
+            let mut unreadable = Vec::new();
+            let last_lsn = read_frames(&self.folder, found, &mut each, &mut unreadable)?;
             self.used[index].last_lsn = last_lsn;
+            self.used[index].unreadable = unreadable;
         }
         Ok(())
     }
@@ -347,7 +373,7 @@ impl Journal {
 fn has_frames_behind(lsn: u64, file: &File, header: &FileHeader) -> bool {
     let bytes = file.read_lossy(0, file.size().unwrap_or(0) as usize);
     let positions = (BOUNDARY_BYTES..bytes.len()).step_by(BOUNDARY_BYTES);
-    let is_behind = |at: &usize| frame::find(&bytes[*at..], header.salt).is_some_and(|frame| frame.lsn > lsn);
+    let is_behind = |at: &usize| frame::find(&bytes[*at..], header.salt, lsn + 1..=u64::MAX).is_some();
     positions.filter(is_behind).take(2).count() > 1
 }
 
@@ -355,18 +381,26 @@ fn read_frames(
     folder: &Folder,
     found: &Found,
     each: &mut impl FnMut(&Found, At<'_>, &frame::Found<'_>) -> Result<bool, ReplayError>,
+    unreadable: &mut Vec<Range<u64>>,
 ) -> Result<u64, ReplayError> {
     let file = folder.file(&found.name)?;
-    let bytes: Bytes = file.read_lossy(0, file.size()? as usize);
+    let (bytes, ranges) = file.read_around(0, file.size()? as usize);
+    *unreadable = ranges;
     let (mut at, mut last_lsn) = (BOUNDARY_BYTES, 0);
+    // The number that a frame has if it follows the last one there, and where that would be.
+    let (mut next, mut next_at) = (found.header.first_lsn, at);
     while at < bytes.len() {
-        let Some(frame) = frame::find(&bytes[at..], found.header.salt).filter(|f| f.lsn < found.limit) else {
+        // One that is not there took up a sector at least.
+        let last_possible =
+            next.saturating_add(((at - next_at) / BOUNDARY_BYTES) as u64).min(found.limit.saturating_sub(1));
+        let Some(frame) = frame::find(&bytes[at..], found.header.salt, next..=last_possible) else {
             at += BOUNDARY_BYTES;
             continue;
         };
         let from = at as u64;
         at += frame::padded_bytes(frame.body.len());
         last_lsn = frame.lsn;
+        (next, next_at) = (last_lsn + 1, at);
         if !each(found, At { file: &found.name, bytes: (from, at as u64) }, &frame)? {
             break;
         }

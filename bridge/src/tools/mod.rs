@@ -73,9 +73,10 @@ impl Look {
             true => Survey::alone(stamps.lsn, checkpoint.cluster_id, &mut journal)?,
         };
         survey.report(&journal, &damage);
+        let is_readable = journal.find_unreadable(&damage);
         let appended = Appended::behind(survey.from_lsn, &mut journal)?;
         let topics = Arc::new(Topics::after(checkpoint.next_topic_id));
-        let as_far_as_whole = tails || is_lost || !journal_is_whole || !survey.missing.is_empty();
+        let as_far_as_whole = tails || is_lost || !journal_is_whole || !is_readable || !survey.missing.is_empty();
         let defaults = Settings::default();
         let trust = Trust { as_far_as_whole, ..Trust::checkpoint(&damage) };
         let opener =
