@@ -127,9 +127,4 @@ impl Config {
         let listeners = self.listeners.iter().chain(gone).cloned().collect();
         Arc::new(Self { listeners, ..(*self).clone() })
     }
-
-    /// As many messages as any client may have had in flight.
-    pub fn inflight_messages_max(&self) -> u16 {
-        self.listeners.iter().map(|listener| listener.clients.max_inflight_messages).max().unwrap_or(u16::MAX)
-    }
 }

@@ -141,17 +141,24 @@ impl Queue {
         self.items.push_back(Item::new(sequence, entry, None));
     }
 
-    /// Gives up the oldest entry that is not under way to the client; its sequence, to be removed. At QoS 1 that may be
-    /// one that was sent before; at QoS 2 what was sent stays, for the client may know its identifier [MQTT-4.3.3-7].
-    pub fn drop_oldest(&mut self, is_away: bool) -> Option<u64> {
-        let sequence = self.oldest(is_away)?.sequence();
+    /// Gives up the oldest entry of more than so many that is not under way to the client; its sequence, to be removed. At
+    /// QoS 1 that may be one that was sent before; at QoS 2 what was sent stays, for the client may know its identifier
+    /// [MQTT-4.3.3-7], and takes no place from what came later.
+    pub fn drop_oldest(&mut self, is_away: bool, len_max: usize) -> Option<u64> {
+        let sequence = self.oldest(is_away, len_max)?.sequence();
         self.drop_one(sequence);
         Some(sequence)
     }
 
-    fn oldest(&self, is_away: bool) -> Option<&Item> {
+    fn oldest(&self, is_away: bool, len_max: usize) -> Option<&Item> {
+        if self.items.len() <= len_max {
+            return None;
+        }
         let from = if is_away { 0 } else { self.next };
-        self.items.range(from..).find(|item| matches!(item.sent, None | Some(Sent::MaybeQos1 | Sent::Qos1)))
+        let mut left = self.items.range(from..);
+        let found = left.find(|item| matches!(item.sent, None | Some(Sent::MaybeQos1 | Sent::Qos1)))?;
+        // What was never sent stands behind what was.
+        (found.sent.is_some() || left.len() >= len_max).then_some(found)
     }
 
     /// The entry that is to be given up first, with its sequence, and for what: the next to be sent has expired, or it
@@ -162,8 +169,7 @@ impl Queue {
         let expired = next.filter(|item| now_before(item.entry.expires_s, now_s));
         let (item, why) = match expired {
             Some(item) => (item, Dropped::Expired),
-            None if self.items.len() > len_max => (self.oldest(is_away)?, Dropped::QueueFull),
-            None => return None,
+            None => (self.oldest(is_away, len_max)?, Dropped::QueueFull),
         };
         Some((item.sequence(), item.entry, why))
     }
@@ -537,7 +543,7 @@ mod tests {
     fn the_oldest_that_was_never_sent_goes_and_the_others_keep_their_ids() {
         let mut queue = filled(QoS::AtLeastOnce, 6);
         assert_eq!(send_all(&mut queue), [(1, false), (2, false), (3, false)]);
-        assert_eq!([false; 2].map(|is_away| queue.drop_oldest(is_away)), [Some(3), Some(4)], "three are in flight");
+        assert_eq!([false; 2].map(|is_away| queue.drop_oldest(is_away, 1)), [Some(3), Some(4)], "three are in flight");
         queue.push(6, entry(6, QoS::AtLeastOnce));
         assert_eq!(queue.len(), 5);
         for id in [2, 1] {
@@ -550,7 +556,7 @@ mod tests {
         for id in [7, 3, 6] {
             assert_eq!(queue.acknowledge(id, AckKind::PubAck, false), (Acked::Done, u64::from(id) - 1));
         }
-        assert!(queue.is_empty() && queue.drop_oldest(true).is_none());
+        assert!(queue.is_empty() && queue.drop_oldest(true, 0).is_none());
     }
 
     #[test]
@@ -562,7 +568,7 @@ mod tests {
         // Its client is away with one message in flight, for many times as long as there are identifiers.
         for sequence in 3..4 * PACKET_IDS {
             queue.push(sequence, entry(0, QoS::AtLeastOnce));
-            assert_eq!(queue.drop_oldest(true), Some(sequence - 2));
+            assert_eq!(queue.drop_oldest(true, 2), Some(sequence - 2), "the one in flight takes no place");
         }
         assert_eq!(queue.len(), 3);
         queue.restart(10);
@@ -578,11 +584,11 @@ mod tests {
     fn what_comes_after_many_drops_is_sent_though_the_queue_was_emptied() {
         let mut queue = filled(QoS::ExactlyOnce, 1);
         assert_eq!(send_all(&mut queue), [(1, false)]);
-        // It holds one message, which is in flight at QoS 2: every other is dropped.
+        // It holds nothing but one message that is in flight at QoS 2.
         let last = 3 * PACKET_IDS;
         for sequence in 1..last {
             queue.push(sequence, entry(0, QoS::AtLeastOnce));
-            assert_eq!(queue.drop_oldest(true), Some(sequence));
+            assert_eq!(queue.drop_oldest(true, 0), Some(sequence));
             queue.note_removals(sequence);
         }
         queue.restart(10);
@@ -620,7 +626,8 @@ mod tests {
                         let mut waiting = there.iter().filter(|(sequence, _)| !flying.contains(sequence));
                         let first = waiting.clone().find(|(_, sent)| !sent);
                         let expired = first.filter(|(sequence, _)| expiring.contains(sequence));
-                        let oldest = waiting.next().filter(|_| queue.len() > 3);
+                        let count = waiting.clone().count();
+                        let oldest = waiting.next().filter(|(_, sent)| queue.len() > 3 && (*sent || count > 3));
                         let expected = expired.map(|(sequence, _)| (*sequence, Dropped::Expired));
                         let expected = expected.or(oldest.map(|(sequence, _)| (*sequence, Dropped::QueueFull)));
                         let doomed = queue.doomed(false, 3, 5);
@@ -637,11 +644,11 @@ mod tests {
                     5 => {
                         let oldest = there.iter().position(|(sequence, _)| !flying.contains(sequence));
                         let expected = oldest.map(|at| there.remove(at).0);
-                        prop_assert_eq!(queue.drop_oldest(false), expected);
+                        prop_assert_eq!(queue.drop_oldest(false, 0), expected);
                     }
                     6 => {
                         let expected = (!there.is_empty()).then(|| there.remove(0).0);
-                        prop_assert_eq!(queue.drop_oldest(true), expected);
+                        prop_assert_eq!(queue.drop_oldest(true, 0), expected);
                         queue.restart(4);
                         flying.clear();
                     }

@@ -207,10 +207,9 @@ impl Shard {
         self.counts.connected += 1;
         if me.durable {
             let changed = self.put_record(slot, !present);
-            let sent_max = self.config.inflight_messages_max().into();
             let session = &mut self.sessions[slot as usize];
             if let Out::Queue(queue) = &mut session.out {
-                queue.resumed(changed, sent_max);
+                queue.resumed(changed, limits::SENT_BEFORE_RESUMED_MAX);
             }
             if !present {
                 session.made = changed;
@@ -492,8 +491,8 @@ impl Shard {
         me.set_queued(queue.entries.len());
         let was_there = record.left_s.is_none() || record.sent_to.is_none();
         // A client that was there may have acknowledged what is here still, and have been sent any number more.
-        let (sent_to, sent_max) = (record.sent_to.unwrap_or(u64::MAX), self.config.inflight_messages_max());
-        let out = Out::Queue(Queue::recovered(queue.next, queue.entries.into_iter(), sent_to, sent_max.into()));
+        let (sent_to, more_max) = (record.sent_to.unwrap_or(u64::MAX), limits::SENT_BEFORE_RESUMED_MAX);
+        let out = Out::Queue(Queue::recovered(queue.next, queue.entries.into_iter(), sent_to, more_max));
         let mut session = new_session(me.clone(), out);
         session.expiry_s = record.expiry_s;
         if let Some(name) = record.user.as_deref().filter(|_| record.proved) {

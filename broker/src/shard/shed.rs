@@ -157,9 +157,7 @@ impl Shard {
             let (is_away, id) = (session.link.is_none(), session.me.id);
             let Out::Queue(queue) = &mut session.out else { continue };
             let before = gone.len();
-            while queue.len() > self.config.max_queued_messages
-                && let Some(sequence) = queue.drop_oldest(is_away)
-            {
+            while let Some(sequence) = queue.drop_oldest(is_away, self.config.max_queued_messages) {
                 gone.push((id, sequence));
             }
             session.me.set_queued(queue.len());
