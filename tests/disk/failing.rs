@@ -1,5 +1,8 @@
 //! A sync of the journal fails.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use support::http;
 use support::kafka::Kafka;
 use support::mqtt::{Client, Connect, Lost, Publish};
@@ -31,6 +34,39 @@ fn the_process_ends_and_a_restart_finds_what_was_acknowledged() {
     assert!(http::get(admin, "/ready").is_err());
     broker.kill9_and_restart();
     assert_eq!(kafka.texts("log", 1)[0], "1");
+}
+
+/// Found by review: what was there passed for a frame that was never finished.
+#[test]
+fn what_cannot_be_read_at_the_journals_end_is_said() {
+    let disk = SickDisk::new();
+    let mut broker = disk.broker(RULE);
+    broker.restart();
+    let mut publisher = broker.connect(Connect::v5("publisher"));
+    for number in 0..20 {
+        assert_eq!(publisher.publish(Publish::new("log/a", format!("number {number}")).qos(1)), 0);
+    }
+    broker.kill9();
+    let (_, byte) = place_of(broker.data_dir(), b"number 19");
+    disk.set(&format!("e{byte}"));
+    broker.restart();
+    broker.log_line(&["ERROR", "damage", "cannot be read"]);
+    let texts = Kafka::at(broker.kafka()).texts("log", 1);
+    assert!(
+        texts.len() >= 8 && texts[..8].iter().enumerate().all(|(n, text)| *text == format!("number {n}")),
+        "{texts:?}"
+    );
+    disk.heal();
+}
+
+/// The last place in the journal's files where something stands.
+fn place_of(data_dir: &Path, what: &[u8]) -> (PathBuf, usize) {
+    let files = fs::read_dir(data_dir.join("journal")).expect("a journal").map(|file| file.expect("an entry").path());
+    let place = |path: &PathBuf| {
+        let bytes = fs::read(path).expect("a file");
+        bytes.windows(what.len()).rposition(|window| window == what)
+    };
+    files.filter_map(|path| place(&path).map(|at| (path, at))).next().expect("it is there")
 }
 
 #[test]

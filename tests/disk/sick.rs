@@ -43,7 +43,7 @@ impl SickDisk {
         broker
     }
 
-    /// `hang`: syncs of the journal do not return; `fail`: they fail.
+    /// `hang`: syncs of the journal do not return; `fail`: they fail; `e` and a number: that byte of it cannot be read.
     pub fn set(&self, state: &str) {
         // At once: the library never reads half of it.
         let new = self.folder.path().join("new");
