@@ -153,6 +153,7 @@ impl Machine {
             running: running.clone(),
             checkpoint_bytes: options.checkpoint_bytes,
             checkpoint_interval: options.checkpoint_interval,
+            began,
             journal_bytes: replayed.journal_bytes,
             batches_done: replayed.late.batches_done,
             late: replayed.late.frames,

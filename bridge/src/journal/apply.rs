@@ -124,6 +124,21 @@ impl Applied {
         self.each_batch(body, done, |_, found, bytes| found.append(bytes))
     }
 
+    /// Appends the first batch alone, unless that is done or its topic is not known yet.
+    pub(crate) fn first_batch(&mut self, body: &[u8], done: &mut usize) -> Result<(), ApplyError> {
+        let mut rest = body;
+        let first = std::iter::from_fn(|| frame::next_section(&mut rest)).find_map(|section| match section {
+            Section::Batch { topic, partition, bytes } => Some((topic, partition, bytes)),
+            Section::Changes(_) => None,
+        });
+        let Some((topic, partition, bytes)) = first.filter(|_| *done == 0) else { return Ok(()) };
+        if let Some(found) = self.partition(topic, partition) {
+            found.append(bytes).map_err(|e| ApplyError::Append(topic, partition, e))?;
+            *done = 1;
+        }
+        Ok(())
+    }
+
     /// The same for recovery, after damage perhaps: gives the offsets that are missing before a batch, by partition.
     pub(crate) fn replay_batches(&mut self, body: &[u8], done: &mut usize) -> Result<Vec<LeftOut>, ApplyError> {
         let mut missing = Vec::new();
@@ -202,6 +217,7 @@ pub(crate) struct Applier {
     pub(crate) running: Arc<AtomicBool>,
     pub(crate) checkpoint_bytes: u64,
     pub(crate) checkpoint_interval: Duration,
+    pub(crate) began: Instant,
     /// Bytes applied that no checkpoint covers.
     pub(crate) journal_bytes: u64,
     /// What the start found no room for; before anything else.
@@ -223,10 +239,9 @@ impl Applier {
                 return self.shared.fail(&error.to_string());
             }
         }
-        let began = Instant::now();
         // Whatever it was set to before, from here on a change is noticed (R5).
-        self.applied.ages.look(now_since(began));
-        let mut last = began;
+        self.applied.ages.look(now_since(self.began));
+        let mut last = Instant::now();
         loop {
             let wait = match self.is_much() {
                 // One is due and the last is not done: publishers may be waiting, and no frame wakes us.
@@ -251,7 +266,7 @@ impl Applier {
             };
             let due = ended || self.is_much() || last.elapsed() >= interval;
             if due {
-                self.start_checkpoint(ended, now_since(began));
+                self.start_checkpoint(ended, now_since(self.began));
                 last = Instant::now();
             }
             if ended {
@@ -265,13 +280,17 @@ impl Applier {
         self.soon || self.journal_bytes >= self.checkpoint_bytes || self.applied.changes.len() >= CHANGES_MAX
     }
 
-    /// Applies one frame, trying again while the disk refuses (J9): the frame stays in the journal.
+    /// Applies one frame, trying again while the disk refuses (J9): the frame stays in the journal. What there is before it
+    /// goes on to the next checkpoint, which may let go of something.
     fn apply(&mut self, frame: &Frame) -> Result<(), ApplyError> {
         loop {
             match self.try_apply(frame) {
                 Err(ApplyError::Append(topic, partition, AppendError::Disk(error))) => {
                     if self.shared.admission.refused(Waiting::Apply, &error) {
                         tracing::error!(topic, partition, %error, "the log cannot be written, and is tried again and again");
+                    }
+                    if self.is_before(frame) {
+                        self.start_checkpoint(false, now_since(self.began));
                     }
                     std::thread::sleep(RETRY);
                 }
@@ -283,13 +302,19 @@ impl Applier {
         }
     }
 
+    /// Whether nothing of a frame is applied yet.
+    pub(crate) fn is_before(&self, frame: &Frame) -> bool {
+        self.applied.lsn < frame.lsn
+    }
+
     /// Applies one frame. After an error of the disk's the same one goes on where it stopped.
     pub(crate) fn try_apply(&mut self, frame: &Frame) -> Result<(), ApplyError> {
         let body = frame.body();
-        let is_known = self.applied.lsn >= frame.lsn;
+        let is_known = !self.is_before(frame);
         if !is_known {
+            // When there is no room it is refused whole.
+            self.applied.first_batch(body, &mut self.batches_done)?;
             self.applied.changes(frame.lsn, body, |_| {})?;
-            self.batches_done = 0;
             self.journal_bytes += frame::padded_bytes(body.len()) as u64;
         }
         match is_known {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -237,19 +237,35 @@ impl Committer {
         if self.options.durability == Durability::Fsync {
             self.sync()?;
         }
-        self.tell(group);
+        self.tell(group)?;
         Ok(more)
     }
 
     /// The group is durable: who waits hears of it, and it is handed on to be applied.
-    fn tell(&mut self, group: Group) {
+    fn tell(&mut self, group: Group) -> Result<(), DiskError> {
         let Group { frame, mut shares, records, began, .. } = group;
         self.shared.metrics.commit(began.elapsed(), records);
         let frame = Arc::new(frame);
         self.deliver(&frame, &mut shares);
         self.publish(shares);
+        if self.options.durability == Durability::Os {
+            return self.hand_on_unsynced(frame);
+        }
         // An applier that is gone has failed the lanes already.
         let _ = self.applier.send(frame);
+        Ok(())
+    }
+
+    /// J7: what was told is synced within a second, also while the applier waits for room.
+    fn hand_on_unsynced(&mut self, mut frame: Arc<Frame>) -> Result<(), DiskError> {
+        while let Err(TrySendError::Full(back)) = self.applier.try_send(frame) {
+            frame = back;
+            if self.last_sync.elapsed() >= OS_SYNC_INTERVAL {
+                self.sync()?;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Makes one frame of what the lanes hold.

@@ -173,12 +173,17 @@ impl Files {
     pub fn new(
         folder: Folder,
         full: Vec<(String, u64)>,
-        spares: Vec<String>,
+        mut spares: Vec<String>,
         begun: BTreeSet<u64>,
         note: FolderNote,
     ) -> Files {
         let names = full.iter().map(|(name, _)| name).chain(&spares);
         let next_number = names.filter_map(|name| number_of(name)).max().map_or(1, |n| n + 1);
+        spares.retain(|name| {
+            // One whose making was cut off is none: it would need room when it is taken.
+            let is_made = folder.file(name).and_then(|file| file.size()).is_ok_and(|bytes| bytes >= FIRST_FILE.bytes());
+            is_made || folder.remove(name).is_err()
+        });
         let full = full.into();
         let inner = Inner { full, spares, in_use: false, next_number, next_bytes: FIRST_FILE.bytes(), begun, note };
         Files { folder, inner: Mutex::new(inner) }

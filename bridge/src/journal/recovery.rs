@@ -83,10 +83,11 @@ impl Late {
     /// Applies a frame's batches, unless there is no room or others wait before it; whether it could be done or kept.
     fn apply(&mut self, applied: &mut Applied, found: &frame::Found<'_>) -> Result<Vec<LeftOut>, ApplyError> {
         if self.frames.is_empty() {
-            self.batches_done = 0;
-            match applied.replay_batches(found.body, &mut self.batches_done) {
+            let mut batches_done = 0;
+            match applied.replay_batches(found.body, &mut batches_done) {
                 Err(ApplyError::Append(_, _, AppendError::Disk(error))) if error.is_full() => {
                     tracing::warn!(lsn = found.lsn, %error, "what is in the journal finds no room in the log yet");
+                    self.batches_done = batches_done;
                 }
                 done_or_failed => return done_or_failed,
             }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// A clock that moves by more than this beside the one that never jumps was set.
 const JUMP_MS: i64 = 60 * 60 * 1000;
+/// The beginning of 2020: what says it is older was made by a clock that nobody had set.
+const SET_FROM_MS: i64 = 1_577_836_800_000;
 
 /// The time: of the wall clock, in milliseconds since 1970, and since the process began.
 #[derive(Clone, Copy, Debug)]
@@ -15,10 +17,12 @@ pub struct Now {
 }
 
 /// By which ages are told. When the clock is set by over an hour, everything counts as made at that moment: a gateway that
-/// starts in 1970 and then learns the time does not throw away what it took in between.
+/// starts in 1970 and then learns the time does not throw away what it took in between. The same when it learns it while
+/// nobody looks: what has a time that cannot be counts as made when this process began.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ages {
     now_ms: i64,
+    began_ms: i64,
     last: Option<(i64, Duration)>,
     /// Nothing counts as older than this.
     pub since_ms: i64,
@@ -37,6 +41,9 @@ impl Ages {
         if was_set {
             self.since_ms = now.wall_ms;
         }
+        if self.last.is_none() {
+            self.began_ms = now.wall_ms;
+        }
         self.now_ms = now.wall_ms;
         self.last = Some((now.wall_ms, now.up));
         was_set
@@ -50,7 +57,10 @@ impl Ages {
     /// Whether what was made at `made_ms` is older than `age_ms`.
     pub fn is_older(&self, made_ms: i64, age_ms: u64) -> bool {
         let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
-        self.now_ms.saturating_sub(made_ms.max(self.since_ms)) > age_ms
+        let is_to_come = |ms: i64| ms > self.now_ms.saturating_add(JUMP_MS);
+        let made_ms = if made_ms < SET_FROM_MS || is_to_come(made_ms) { self.began_ms } else { made_ms };
+        let since_ms = if is_to_come(self.since_ms) { self.began_ms } else { self.since_ms };
+        self.now_ms.saturating_sub(made_ms.max(since_ms)) > age_ms
     }
 }
 
@@ -76,5 +86,20 @@ mod tests {
         assert!(ages.look(at(19_000 * day_ms, 150)), "and back");
         assert!(!ages.is_older(20_000 * day_ms, 0));
         assert!(!ages.is_older(i64::MIN, u64::MAX));
+    }
+
+    #[test]
+    fn what_has_a_time_that_cannot_be_counts_from_the_start() {
+        let day_ms = 24 * 60 * 60 * 1000;
+        let now_ms = 20_000 * day_ms;
+        for mut ages in [Ages::default(), Ages::since(40_000 * day_ms)] {
+            ages.look(at(now_ms, 0));
+            assert!(![5_000, 50_000 * day_ms].map(|made_ms| ages.is_older(made_ms, 50_000)).contains(&true));
+            ages.look(at(now_ms + 60_000, 60));
+            assert!([5_000, 50_000 * day_ms].iter().all(|made_ms| ages.is_older(*made_ms, 50_000)));
+        }
+        let mut ages = Ages::default();
+        ages.look(at(now_ms, 0));
+        assert!(ages.is_older(now_ms - 60_000, 50_000));
     }
 }

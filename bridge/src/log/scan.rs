@@ -131,7 +131,7 @@ impl Scan<'_> {
         let end = self.expected.bytes;
         for position in from..end {
             let Some(header) = self.header(position, next) else { continue };
-            if self.crc_is_right(&header, position) && self.leads_home(position, next) {
+            if self.leads_home(position, next) && self.crc_is_right(&header, position) {
                 return position;
             }
         }

@@ -148,12 +148,16 @@ impl Steps {
 
     /// Whether none is under way, and no frame half applied.
     pub fn may_start_checkpoint(&self) -> bool {
-        self.frame.is_none() && !self.applier.running.load(Ordering::Relaxed)
+        self.is_between_frames() && !self.applier.running.load(Ordering::Relaxed)
+    }
+
+    fn is_between_frames(&self) -> bool {
+        self.frame.as_ref().is_none_or(|frame| self.applier.is_before(frame))
     }
 
     /// Hands a checkpoint over, between frames only.
     pub fn start_checkpoint(&mut self, now: Now) {
-        if self.frame.is_none() {
+        if self.is_between_frames() {
             self.applier.start_checkpoint(false, now);
         }
     }

@@ -14,6 +14,8 @@ use crate::log::{Extent, Now, Trust};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 const NOW_MS: i64 = 20_000 * DAY_MS;
+/// When the first record was made.
+const FIRST_MS: i64 = NOW_MS - 100 * DAY_MS;
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
 /// Offset to key, value and timestamp.
@@ -99,7 +101,7 @@ fn pack(base: i64, codec: Codec, records: &[(&str, Option<&str>)]) -> Vec<u8> {
         let mut body = Vec::new();
         let key = (!key.is_empty()).then_some(key.as_bytes());
         batch::encode_body(&mut body, key, value.map(str::as_bytes), std::iter::once((&b"h"[..], &b"1"[..])));
-        builder.push(1_000 * (base + 1) + n as i64, &body);
+        builder.push(FIRST_MS + 1_000 * base + n as i64, &body);
     }
     let bytes = builder.finish(3).to_vec();
     let header = Header::parse(&bytes).expect("a batch");
@@ -175,9 +177,9 @@ async fn a_time_leads_to_the_first_record_left_that_reaches_it() {
         bench.close();
         bench.clean(&[]);
         assert_eq!(bench.keys(), ["b", "a", "c", "last of all"]);
-        for (time, found) in [(0, (1, 1_001)), (1_002, (2, 3_000)), (3_001, (4, 3_002)), (3_003, (5, 6_000))] {
-            let offset = bench.partition.offset_for_timestamp(time).await.expect("reads");
-            assert_eq!(offset, Some(found), "{codec:?} at {time}");
+        for (time, found) in [(-FIRST_MS, (1, 1)), (2, (2, 2_000)), (2_001, (4, 2_002)), (2_003, (5, 5_000))] {
+            let offset = bench.partition.offset_for_timestamp(FIRST_MS + time).await.expect("reads");
+            assert_eq!(offset.map(|(at, ms)| (at, ms - FIRST_MS)), Some(found), "{codec:?} at {time}");
         }
     }
 }
@@ -299,13 +301,13 @@ fn what_is_clean_is_not_written_again() {
 #[test]
 fn what_is_too_new_stays() {
     let mut bench = Bench::new();
-    bench.settings.min_compaction_lag_ms = NOW_MS as u64 - 5_000;
+    bench.settings.min_compaction_lag_ms = (NOW_MS - FIRST_MS - 4_000) as u64;
     for n in 0..8 {
         bench.append(Codec::None, &[("a", Some(&format!("{n}{}", "x".repeat(600))))]);
     }
     bench.close();
     bench.clean(&[]);
-    // Stamped 1000, 2000 and so on, a segment each: what is newer than 5000 is not even looked at.
+    // A second apart, a segment each: what is newer than four seconds behind the first is not even looked at.
     let offsets: Vec<i64> = bench.records().into_keys().collect();
     assert_eq!(offsets, [3, 4, 5, 6, 7, 8]);
 }
