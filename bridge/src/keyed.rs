@@ -124,9 +124,9 @@ impl KeyedLogs {
         self.logs.iter_mut().for_each(|log| log.rewrites = true);
     }
 
-    /// Appends net changes and syncs them; compacts what has grown, if it `may`. After an error of the disk's it is done
-    /// again, with the same changes.
-    pub(crate) fn store(&mut self, changes: &Changes, lsn: u64, may_compact: bool) -> Result<(), DiskError> {
+    /// Appends net changes and syncs them; compacts what has grown, where as much is free: it is there twice for a while. After
+    /// an error of the disk's it is done again, with the same changes.
+    pub(crate) fn store(&mut self, changes: &Changes, lsn: u64, free_bytes: u64) -> Result<(), DiskError> {
         let stamps = Stamps { lsn, epoch: self.epoch };
         for (log, (_, _, spaces)) in self.logs.iter_mut().zip(TOPICS) {
             let mut writer = Writer::new(&log.partition, stamps, &mut log.stored);
@@ -139,7 +139,7 @@ impl KeyedLogs {
                 store_queues(&mut writer, changes)?;
             }
             writer.finish()?;
-            if may_compact {
+            if log.partition.size_bytes() < free_bytes {
                 self.outdated.extend(log.compact_if_grown(stamps)?);
             }
             let (_, dirty) = log.partition.extent();

@@ -45,6 +45,8 @@ pub const BLOCKING_THREADS_MAX: usize = 8;
 pub const RIDE_ALONG_MS: u64 = 50;
 /// Bytes of it that are committed at once.
 pub const RIDE_ALONG_BYTES_MAX: usize = 128 << 10;
+/// QoS 2 messages in memory that wait until the queue of a session that has ended is durably without them.
+pub const LEAVING_MAX: usize = 1000;
 /// Messages sent to a client that is back before it is durable that it is.
 pub const SENT_BEFORE_RESUMED_MAX: usize = 16;
 /// A wall clock that moves by more seconds than this beside the one that never jumps was set (R5).

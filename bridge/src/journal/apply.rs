@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::admission::Waiting;
 use crate::log::partition::AppendError;
 use crate::log::{Ages, Now, Partition, Topics};
+use crate::size::Size;
 use crate::stall::tell_of_this_thread;
 use crate::state::{Change, Pointer, Space};
 
@@ -24,6 +25,8 @@ use super::retention::Outdated;
 
 /// Changed keys and entries of queues that wait for a checkpoint in memory, 60 to 100 bytes each.
 const CHANGES_MAX: usize = 500_000;
+/// What a file may take up beyond its bytes.
+const BLOCK: Size = Size::new(4096, 512);
 /// How long to wait before the disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a checkpoint is made while the disk is full: it frees what is journaled.
@@ -59,6 +62,8 @@ pub(crate) enum ApplyError {
     Append(u32, u32, AppendError),
     #[error("a change in frame {0} does not parse")]
     Change(u64),
+    #[error("there is not room for all of the frame")]
+    NoRoom,
 }
 
 impl Applied {
@@ -294,12 +299,30 @@ impl Applier {
                     }
                     std::thread::sleep(RETRY);
                 }
+                Err(ApplyError::NoRoom) => {
+                    self.start_checkpoint(false, now_since(self.began));
+                    std::thread::sleep(RETRY);
+                }
                 applied_or_failed => {
                     self.shared.admission.written(Waiting::Apply);
                     return applied_or_failed;
                 }
             }
         }
+    }
+
+    /// Whether the disk is too full for a frame's batches: then none of them is tried.
+    fn lacks_room(&self, mut body: &[u8]) -> bool {
+        if self.shared.admission.is_open() {
+            return false;
+        }
+        let (free_bytes, _) = self.shared.admission.bytes();
+        let sections = std::iter::from_fn(|| frame::next_section(&mut body));
+        let needed = sections.map(|section| match section {
+            Section::Batch { bytes, .. } => bytes.len() as u64 + BLOCK.bytes(),
+            Section::Changes(_) => 0,
+        });
+        free_bytes < needed.sum()
     }
 
     /// Whether nothing of a frame is applied yet.
@@ -312,7 +335,10 @@ impl Applier {
         let body = frame.body();
         let is_known = !self.is_before(frame);
         if !is_known {
-            // When there is no room it is refused whole.
+            if self.lacks_room(body) {
+                return Err(ApplyError::NoRoom);
+            }
+            // Also when that was wrong it is refused whole, mostly.
             self.applied.first_batch(body, &mut self.batches_done)?;
             self.applied.changes(frame.lsn, body, |_| {})?;
             self.journal_bytes += frame::padded_bytes(body.len()) as u64;

@@ -211,8 +211,8 @@ impl Checkpointer {
         if off!(RecycleAfter) {
             self.files.recycle(job.lsn);
         }
-        // What compaction writes anew takes its place twice (J9).
-        self.state.store(&job.changes, job.lsn, self.shared.admission.is_open())?;
+        let (free_bytes, _) = self.shared.admission.bytes();
+        self.state.store(&job.changes, job.lsn, free_bytes)?;
         let mut checkpoint = Checkpoint {
             lsn: job.lsn,
             epoch: self.epoch,

@@ -182,7 +182,8 @@ impl Files {
         spares.retain(|name| {
             // One whose making was cut off is none: it would need room when it is taken.
             let is_made = folder.file(name).and_then(|file| file.size()).is_ok_and(|bytes| bytes >= FIRST_FILE.bytes());
-            is_made || folder.remove(name).is_err()
+            let has_been_used = number_of(name).is_some_and(|number| begun.contains(&number));
+            has_been_used || is_made || folder.remove(name).is_err()
         });
         let full = full.into();
         let inner = Inner { full, spares, in_use: false, next_number, next_bytes: FIRST_FILE.bytes(), begun, note };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::batch::Header;
@@ -33,6 +34,9 @@ pub enum ReplayError {
         /// What it says.
         version: u32,
     },
+    /// The disk gave something once and not twice.
+    #[error("disk: {0} was read once and could not be read again: start again, and copy the folder to another disk")]
+    ReadTwice(PathBuf),
     /// A frame cannot be applied.
     #[error("disk: frame {lsn}: {why}")]
     Apply {
@@ -51,8 +55,9 @@ pub(crate) struct Found {
     /// Frames from there on are void (J2).
     limit: u64,
     last_lsn: u64,
-    /// Bytes that could not be read when its frames were.
+    /// Bytes that could not be read when its frames were last; and those that this start has said so of.
     unreadable: Vec<Range<u64>>,
+    known_unreadable: Vec<Range<u64>>,
 }
 
 /// Where a frame stands.
@@ -145,9 +150,14 @@ impl Journal {
                 continue;
             }
             match FileHeader::read(&folder.file(&name)?) {
-                Ok(Some(header)) => {
-                    used.push(Found { name, header, limit: u64::MAX, last_lsn: 0, unreadable: Vec::new() })
-                }
+                Ok(Some(header)) => used.push(Found {
+                    name,
+                    header,
+                    limit: u64::MAX,
+                    last_lsn: 0,
+                    unreadable: Vec::new(),
+                    known_unreadable: Vec::new(),
+                }),
                 Ok(None) => blank.push(name),
                 Err(version) => return Err(ReplayError::Version { file: name, version }),
             }
@@ -209,14 +219,15 @@ impl Journal {
 
     /// Says what of the files whose frames were read could not be. What was at the journal's end is missed by nothing else.
     /// Whether all could be.
-    pub(crate) fn find_unreadable(&self, damage: &Damage) -> bool {
+    pub(crate) fn find_unreadable(&mut self, damage: &Damage) -> bool {
         let mut all = true;
-        for found in self.used.iter().filter(|found| !found.unreadable.is_empty()) {
+        for found in self.used.iter_mut().filter(|found| !found.unreadable.is_empty()) {
             for bytes in &found.unreadable {
                 let what = "cannot be read; frames that were there are lost";
                 damage.found(&self.folder.join(&found.name), bytes.clone(), what);
             }
             damage.set_aside(&self.folder, &found.name);
+            found.known_unreadable = found.unreadable.clone();
             all = false;
         }
         all
@@ -258,7 +269,8 @@ impl Journal {
                     && header.first_lsn > found.header.first_lsn
                     && header.first_lsn <= lsn.saturating_add(1)
             });
-            if is_spent {
+            // A newer start voids what is behind.
+            if is_spent || found.limit <= lsn.saturating_add(1) {
                 continue;
             }
             let mut unreadable = Vec::new();
@@ -323,6 +335,13 @@ impl Journal {
             tail.push_back((frame.lsn, frame.body.to_vec()));
             Ok(true)
         })?;
+        let is_known = |found: &Found, bytes: &Range<u64>| {
+            found.known_unreadable.iter().any(|known| known.start <= bytes.start && bytes.end <= known.end)
+        };
+        if let Some(found) = self.used.iter().find(|f| f.unreadable.iter().any(|bytes| !is_known(f, bytes))) {
+            // What is there would pass for what a power cut tore, and be voided by what is written next.
+            return Err(ReplayError::ReadTwice(self.folder.join(&found.name)));
+        }
         if applied.lsn < survey.stamped_lsn {
             // LSNs go on behind what the state speaks of; these frames stay where they are until the next checkpoint.
             applied.lsn = survey.stamped_lsn;

@@ -17,8 +17,8 @@ pub struct Now {
 }
 
 /// By which ages are told. When the clock is set by over an hour, everything counts as made at that moment: a gateway that
-/// starts in 1970 and then learns the time does not throw away what it took in between. The same when it learns it while
-/// nobody looks: what has a time that cannot be counts as made when this process began.
+/// starts in 1970 and then learns the time does not throw away what it took in between. When it learns it while nobody
+/// looks, what was made before 2020 counts as made when this process began.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ages {
     now_ms: i64,
@@ -57,10 +57,9 @@ impl Ages {
     /// Whether what was made at `made_ms` is older than `age_ms`.
     pub fn is_older(&self, made_ms: i64, age_ms: u64) -> bool {
         let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
-        let is_to_come = |ms: i64| ms > self.now_ms.saturating_add(JUMP_MS);
-        let made_ms = if made_ms < SET_FROM_MS || is_to_come(made_ms) { self.began_ms } else { made_ms };
-        let since_ms = if is_to_come(self.since_ms) { self.began_ms } else { self.since_ms };
-        self.now_ms.saturating_sub(made_ms.max(since_ms)) > age_ms
+        let by_unset_clock = made_ms < SET_FROM_MS && self.now_ms >= SET_FROM_MS;
+        let made_ms = if by_unset_clock { self.began_ms } else { made_ms };
+        self.now_ms.saturating_sub(made_ms.max(self.since_ms)) > age_ms
     }
 }
 
@@ -89,17 +88,20 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_time_that_cannot_be_counts_from_the_start() {
+    fn what_was_made_by_a_clock_that_nobody_had_set_counts_from_the_start() {
         let day_ms = 24 * 60 * 60 * 1000;
         let now_ms = 20_000 * day_ms;
-        for mut ages in [Ages::default(), Ages::since(40_000 * day_ms)] {
-            ages.look(at(now_ms, 0));
-            assert!(![5_000, 50_000 * day_ms].map(|made_ms| ages.is_older(made_ms, 50_000)).contains(&true));
-            ages.look(at(now_ms + 60_000, 60));
-            assert!([5_000, 50_000 * day_ms].iter().all(|made_ms| ages.is_older(*made_ms, 50_000)));
-        }
         let mut ages = Ages::default();
         ages.look(at(now_ms, 0));
-        assert!(ages.is_older(now_ms - 60_000, 50_000));
+        assert!(!ages.is_older(5_000, 50_000) && ages.is_older(now_ms - 60_000, 50_000));
+        ages.look(at(now_ms + 60_000, 60));
+        assert!(ages.is_older(5_000, 50_000));
+        // Nobody ever sets it: then it is as good as any.
+        let mut ages = Ages::default();
+        ages.look(at(5_000, 0));
+        ages.look(at(8 * day_ms, 8 * 24 * 60 * 60));
+        assert!(!ages.is_older(8 * day_ms - 1_000, 50_000) && ages.is_older(7 * day_ms, 50_000));
+        // What is to come is not old, however long this process has run.
+        assert!(!ages.is_older(now_ms, 50_000));
     }
 }

@@ -140,7 +140,7 @@ impl Steps {
                 self.unapplied = self.unapplied.saturating_sub(1);
                 return Ok(true);
             }
-            Err(ApplyError::Append(_, _, AppendError::Disk(_))) => self.frame = Some(frame),
+            Err(ApplyError::Append(_, _, AppendError::Disk(_)) | ApplyError::NoRoom) => self.frame = Some(frame),
             Err(error) => return Err(format!("a committed frame cannot be applied: {error}")),
         }
         Ok(false)

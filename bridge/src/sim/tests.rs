@@ -114,6 +114,7 @@ fn a_start_on_a_full_disk_goes_on_where_the_log_will_end() {
     let hidden = machine.bridge.hidden();
     assert_eq!(model::read_all(&machine.bridge, hidden), Ok(BTreeMap::new()), "none of it can be read yet");
     disk.set_room(None);
+    machine.watch.look_at_room();
     let late = std::mem::take(&mut machine.applier.late);
     for frame in late.into_iter().chain(machine.applier.frames.try_iter().collect::<Vec<_>>()) {
         machine.applier.try_apply(&frame).expect("there is room");

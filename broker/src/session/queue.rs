@@ -179,6 +179,7 @@ impl Queue {
         let Some(at) = self.place(sequence) else { return };
         self.items.remove(at);
         self.next -= usize::from(at < self.next);
+        self.leaves_before_resumed();
         self.advance();
     }
 
@@ -207,9 +208,21 @@ impl Queue {
     }
 
     /// That the client is back is durable with `ticket`. Until then a start would take it for away, and no more for sent than
-    /// were when it left, and `sent_max`: no more are sent, whatever it acknowledges meanwhile.
-    pub fn resumed(&mut self, ticket: Ticket, sent_max: usize) {
-        self.resumed = Some((ticket, sent_max));
+    /// were when it left, and `sent_max` of those behind that it finds: no more leave the queue, whatever it acknowledges.
+    pub fn resumed(&mut self, ticket: Ticket, sent_max: usize, durable: Ticket) {
+        let left = match self.resumed {
+            Some((before, left)) if before > durable => left,
+            // A start may find what was removed, and count that.
+            _ if self.removed.0 > durable => 0,
+            _ => sent_max,
+        };
+        self.resumed = Some((ticket, left));
+    }
+
+    fn leaves_before_resumed(&mut self) {
+        if let Some((_, left)) = &mut self.resumed {
+            *left = left.saturating_sub(1);
+        }
     }
 
     /// Whether one more may be sent.
@@ -245,9 +258,7 @@ impl Queue {
                 item.sent = Some(first_state(&item.entry));
             }
             self.sent_to = self.sent_to.max(item.sequence() + 1);
-            if let Some((_, left)) = &mut self.resumed {
-                *left = left.saturating_sub(1);
-            }
+            self.leaves_before_resumed();
             self.next += 1;
             self.in_flight += 1;
         }
@@ -258,6 +269,7 @@ impl Queue {
         let Some(item) = self.items.get_mut(self.next) else { return self.base };
         item.sent = Some(Sent::Done);
         let sequence = item.sequence();
+        self.leaves_before_resumed();
         self.advance();
         sequence
     }
@@ -445,11 +457,21 @@ mod tests {
     fn until_its_return_is_durable_a_client_is_sent_what_a_start_would_take_for_sent() {
         let mut queue = filled(QoS::AtLeastOnce, 5);
         queue.restart(2);
-        queue.resumed(4, 2);
+        queue.resumed(4, 2, 0);
         assert_eq!(send_all(&mut queue), [(1, false), (2, false)]);
         assert_eq!(queue.acknowledge(1, AckKind::PubAck, false).0, Acked::Done);
         assert!(queue.next(3, 0).is_none() && queue.waits_for_commit(3) && !queue.waits_for_commit(4));
         assert!(queue.next(4, 0).is_some());
+        // What goes unsent counts as well, a second return changes nothing, and what was removed before may be found, too.
+        let mut queue = filled(QoS::AtLeastOnce, 5);
+        queue.restart(9);
+        queue.resumed(4, 2, 0);
+        (0..2).for_each(|sequence| queue.drop_one(sequence));
+        queue.resumed(5, 2, 3);
+        assert!(queue.next(4, 0).is_none() && queue.next(5, 0).is_some());
+        queue.note_removals(9);
+        queue.resumed(10, 2, 8);
+        assert!(queue.next(9, 0).is_none() && queue.next(10, 0).is_some());
     }
 
     /// Found by seed 989 of the simulation: who came back before its release was durable got PUBREL, and the message again

@@ -202,14 +202,14 @@ impl Shard {
         });
         let me = session.me.clone();
         // That there is no other session is said when the one before is durably gone.
-        let mut ticket = self.ends.get(client_id).copied();
+        let mut ticket = self.ends.get(client_id).copied().filter(|_| self.lane.failure().is_none());
         self.counts.connects += 1;
         self.counts.connected += 1;
         if me.durable {
             let changed = self.put_record(slot, !present);
             let session = &mut self.sessions[slot as usize];
             if let Out::Queue(queue) = &mut session.out {
-                queue.resumed(changed, limits::SENT_BEFORE_RESUMED_MAX);
+                queue.resumed(changed, limits::SENT_BEFORE_RESUMED_MAX, self.lane.durable());
             }
             if !present {
                 session.made = changed;
@@ -560,7 +560,8 @@ impl Shard {
         }
         let now_ms = self.now.up_ms;
         let durable = self.lane.durable();
-        self.ends.retain(|_, ticket| *ticket > durable);
+        let has_failed = self.lane.failure().is_some();
+        self.ends.retain(|_, ticket| *ticket > durable && !has_failed);
         self.notice_set_clock();
         let mut due = Vec::new();
         let mut depths = Depths::default();

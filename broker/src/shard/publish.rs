@@ -522,11 +522,13 @@ impl Shard {
         let how = How { qos: tag.qos(), retain: tag.retain(), ids: id.as_slice() };
         let outgoing = OutgoingPublish { dup, ..outgoing(message, &how, packet_id, self.now.unix_s) };
         if outgoing.encoded_length(link.version) > link.packet_bytes_max {
-            if self.letters.are_on() && !self.takes_letters(limits::BACKLOG_BYTES_MAX) {
+            let has_room = self.bridge.is_open();
+            if self.letters.are_on() && has_room && !self.takes_letters(limits::BACKLOG_BYTES_MAX) {
                 self.wait_for_commit(slot);
                 return false;
             }
-            self.give_up(slot, Dropped::TooLarge, Some(message));
+            self.counts.dead_letters_missed += u64::from(self.letters.are_on() && !has_room);
+            self.give_up(slot, Dropped::TooLarge, Some(message).filter(|_| has_room));
             return true;
         }
         if !link.put_aliased(&outgoing) {

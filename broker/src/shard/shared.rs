@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::codec::QoS;
 use crate::codec::topic::split_share;
 use crate::limits;
-use crate::message::Message;
+use crate::message::{Message, OwnedMessage};
 use crate::router::trie::{SharedGroup, Subscriber};
 use crate::router::{MatchSet, QueueTarget, SessionRef, Target, picked, picked_queue};
 use crate::session::subscriptions::Subscriptions;
@@ -31,11 +31,13 @@ pub struct Orphans {
     waiting: VecDeque<Orphan>,
     /// The first waits for the disk.
     reading: bool,
+    /// QoS 2 that was read: once it is sent nobody may find it in a queue, so it waits until it is durably in none.
+    leaving: VecDeque<(Ticket, Arc<SharedGroup>, OwnedMessage)>,
     /// Sessions that ended lately, by queue.
     ended: HashMap<u64, Ended>,
     /// Submitted the last time that they were looked at.
     looked: Ticket,
-    /// Entries that the start found in queues of sessions that had ended.
+    /// Entries of these for whom there was nobody yet: members without a session may come back after a start.
     found: Vec<Left>,
 }
 
@@ -56,9 +58,9 @@ pub struct Left {
 pub enum Fate {
     /// Another queue has it.
     Moves(Enqueued),
-    /// It is given up, or on its way to who keeps no queue.
+    /// It is given up.
     Goes,
-    /// It is, too, and goes when it got there.
+    /// It is read for who keeps no queue, and goes then.
     Stays,
 }
 
@@ -215,12 +217,10 @@ impl Shard {
     /// Once a second: nothing is on its way any more to who ended long ago. What may be waits for its commit, so a second
     /// counts only when all that was submitted before the last one is durable.
     pub(super) fn look_at_ended(&mut self) {
-        if self.router.is_recovered() && !self.orphans.found.is_empty() {
-            let found = std::mem::take(&mut self.orphans.found);
-            self.take_late(found);
-        }
-        let waits = !self.orphans.found.is_empty() || !self.orphans.waiting.is_empty();
-        if self.orphans.ended.is_empty() || waits || self.lane.durable() < self.orphans.looked {
+        let found = std::mem::take(&mut self.orphans.found);
+        self.take_late(found);
+        let waits = !self.orphans.waiting.is_empty() || self.lane.durable() < self.orphans.looked;
+        if self.orphans.ended.is_empty() || waits {
             return;
         }
         // What has arrived leaves before its queue is closed.
@@ -235,6 +235,9 @@ impl Shard {
         });
         // Also when it is empty: then it writes nothing, and is gathered no sooner than what other lanes hold now.
         self.orphans.looked = operation.submit();
+        let before = self.orphans.found.len();
+        self.orphans.found.retain(|left| self.orphans.ended.contains_key(&left.queue));
+        self.counts.dropped_session_ended += (before - self.orphans.found.len()) as u64;
         if self.orphans.ended.is_empty() {
             self.orphans.ended = HashMap::default();
         }
@@ -248,6 +251,7 @@ impl Shard {
             let ended = self.orphans.ended.get(&left.queue);
             match ended.and_then(|ended| self.group_of(&ended.subscriptions, &left.entry, false)) {
                 Some(group) => fates.push((left, self.adopt(left, group))),
+                None if ended.is_some() && Tag(left.entry.tag).share().is_some() => self.orphans.found.push(left),
                 // It goes with the queue.
                 None => self.counts.dropped_session_ended += 1,
             }
@@ -363,20 +367,27 @@ impl Shard {
         }
         self.orphans.waiting.push_back(Orphan { left, group });
         self.schedule_turn();
-        // At QoS 2 nobody may find it here once it was sent.
-        if qos == QoS::ExactlyOnce { Fate::Goes } else { Fate::Stays }
+        Fate::Stays
     }
 
     /// Hands over messages that had to be read, as far as that takes no waiting for the disk.
     pub(super) fn place_orphans(&mut self, shared: &super::Shared) {
+        let durable = self.lane.durable();
+        while self.orphans.leaving.front().is_some_and(|(ticket, ..)| *ticket <= durable)
+            && let Some((_, group, message)) = self.orphans.leaving.pop_front()
+        {
+            self.hand_over(&group, &message.borrow(), None);
+            self.post_due(&message.borrow());
+        }
         while !self.orphans.reading
+            && self.orphans.leaving.len() < limits::LEAVING_MAX
             && let Some(orphan) = self.orphans.waiting.pop_front()
         {
             // The reader leaves the shard while a record borrowed from it is sent.
             let mut reader = std::mem::replace(&mut self.reader, self.bridge.reader());
             let mut scratch = std::mem::take(&mut self.record_scratch);
             let Orphan { left: Left { entry, .. }, group } = &orphan;
-            let mut is_placed = true;
+            let (mut is_placed, mut leaves) = (true, None);
             match reader.get(&entry.pointer) {
                 Ok(Fetched::Record(record)) => match Message::from_record(&record, &mut scratch) {
                     Some(message) if now_before(entry.expires_s, self.now.unix_s) => {
@@ -385,8 +396,12 @@ impl Shard {
                     Some(message) => {
                         let (qos, retain, expires_s) = (Tag(entry.tag).qos(), false, entry.expires_s);
                         let message = Message { qos, retain, expires_s, ..message };
-                        self.hand_over(group, &message, None);
-                        self.post_due(&message);
+                        if qos == QoS::ExactlyOnce {
+                            leaves = Some(OwnedMessage::from(&message));
+                        } else {
+                            self.hand_over(group, &message, None);
+                            self.post_due(&message);
+                        }
                     }
                     None => self.counts.dropped_unreadable += 1,
                 },
@@ -402,8 +417,9 @@ impl Shard {
                             Err(ReadError::Stopping) => return,
                             Err(error) => {
                                 shard.unreadable_orphan(&error);
-                                let orphan = shard.orphans.waiting.pop_front();
-                                orphan.iter().for_each(|orphan| shard.placed(&orphan.left));
+                                if let Some(orphan) = shard.orphans.waiting.pop_front() {
+                                    shard.placed(&orphan.left);
+                                }
                             }
                         }
                         shard.schedule_turn();
@@ -413,20 +429,25 @@ impl Shard {
                 Err(error) => self.unreadable_orphan(&error),
             }
             (self.reader, self.record_scratch) = (reader, scratch);
-            match is_placed {
-                true => self.placed(&orphan.left),
-                false => self.orphans.waiting.push_front(orphan),
+            if !is_placed {
+                self.orphans.waiting.push_front(orphan);
+                continue;
+            }
+            let ticket = self.placed(&orphan.left);
+            if let Some(message) = leaves {
+                self.orphans.leaving.push_back((ticket, orphan.group, message));
+                self.awaited = true;
             }
         }
     }
 
-    fn placed(&mut self, left: &Left) {
-        if Tag(left.entry.tag).qos() == QoS::AtLeastOnce {
-            let mut operation = self.lane.begin();
-            left.put(&Fate::Goes, &mut operation);
-            operation.submit();
-            self.schedule_turn();
-        }
+    /// It goes from the queue where it waited; the ticket of that.
+    fn placed(&mut self, left: &Left) -> Ticket {
+        let mut operation = self.lane.begin();
+        left.put(&Fate::Goes, &mut operation);
+        let ticket = operation.submit();
+        self.schedule_turn();
+        ticket
     }
 
     fn unreadable_orphan(&mut self, error: &ReadError) {
