@@ -9,49 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bridge::state::Change;
-use bridge::{Bridge, Durability, Fetched, Lane, Options, Settings, Space, Target, batch};
+use bridge::{Bridge, Fetched, Space, Target, batch};
+
+mod shared;
+
+use shared::{copy, options, until, wait};
 
 const STATE: Space = Space(16);
 const QUEUE: u64 = 77;
-
-fn options(folder: &Path) -> Options {
-    Options {
-        data_dir: folder.to_owned(),
-        durability: Durability::Fsync,
-        commit_interval: Duration::ZERO,
-        topic_defaults: Settings { segment_bytes: 64 << 10, retention_ms: None, ..Settings::default() },
-        checkpoint_bytes: 256 << 10,
-        checkpoint_interval: Duration::from_secs(60),
-        reserve_bytes: 0,
-    }
-}
-
-fn wait(lane: &Lane, ticket: u64) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while lane.durable() < ticket {
-        assert!(lane.failure().is_none() && Instant::now() < deadline, "{:?}", lane.failure());
-        std::thread::yield_now();
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        std::thread::yield_now();
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to.join(entry.file_name())),
-            false => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
-        }
-    }
-}
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -4,56 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bridge::state::Change;
 use bridge::{Bridge, Delivery, Durability, Fetched, Lane, Options, Partition, Space, Target, batch};
 
+mod shared;
+
+use shared::{copy, options, until, wait};
+
 const STATE: Space = Space(16);
-
-fn options(folder: &Path) -> Options {
-    Options {
-        data_dir: folder.to_owned(),
-        durability: Durability::Fsync,
-        commit_interval: Duration::ZERO,
-        // Records here are stamped as if it were 1970.
-        topic_defaults: bridge::Settings { segment_bytes: 64 << 10, retention_ms: None, ..bridge::Settings::default() },
-        checkpoint_bytes: 256 << 10,
-        checkpoint_interval: Duration::from_secs(60),
-        reserve_bytes: 0,
-    }
-}
-
-fn wait(lane: &Lane, ticket: u64) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while lane.durable() < ticket {
-        assert!(lane.failure().is_none(), "{:?}", lane.failure());
-        assert!(Instant::now() < deadline, "not durable in time");
-        std::thread::yield_now();
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        std::thread::yield_now();
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
 
 fn append(lane: &Lane, place: (u32, u32), value: &str, targets: &[Target]) -> u64 {
     let mut operation = lane.begin();

@@ -7,28 +7,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bridge::state::Change;
-use bridge::{Bridge, Durability, Fetched, Lane, Options, Settings, Space, Target, batch};
+use bridge::{Bridge, Fetched, Lane, Options, Space, Target, batch};
+
+mod shared;
+
+use shared::{until, wait};
 
 const NOW_MS: i64 = 1_790_000_000_000;
 
 fn options(folder: &Path) -> Options {
-    Options {
-        data_dir: folder.to_owned(),
-        durability: Durability::Fsync,
-        commit_interval: Duration::ZERO,
-        topic_defaults: Settings { segment_bytes: 64 << 10, retention_ms: None, ..Settings::default() },
-        checkpoint_bytes: 256 << 10,
-        checkpoint_interval: Duration::from_millis(50),
-        reserve_bytes: 0,
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        std::thread::yield_now();
-    }
+    Options { checkpoint_interval: Duration::from_millis(50), ..shared::options(folder) }
 }
 
 fn submit(lane: &Lane, fill: impl FnOnce(&mut bridge::Operation<'_>)) {
@@ -36,7 +24,7 @@ fn submit(lane: &Lane, fill: impl FnOnce(&mut bridge::Operation<'_>)) {
     fill(&mut operation);
     let ticket = operation.submit();
     lane.flush();
-    until("durable", || lane.durable() >= ticket);
+    wait(lane, ticket);
 }
 
 fn append(lane: &Lane, place: (u32, u32), ms: i64, targets: &[Target]) {

@@ -213,6 +213,8 @@ fn forwarded(connect: &Connect, options: u8) -> Vec<bool> {
             broker().publish(message.qos(2));
             flags.push(client.take().retain);
         }
+        // Its acknowledgements arrive before the next connection takes over, or what they are for comes again.
+        client.disconnect();
     }
     flags
 }
