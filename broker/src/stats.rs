@@ -219,7 +219,7 @@ counts! {
         dropped_disk_full,
         /// Dropped: its session ended before it could be sent.
         dropped_session_ended,
-        /// Given up in memory while the journal was too far behind for a dead letter.
+        /// Given up while the journal was too far behind, or the disk too full, for a dead letter.
         dead_letters_missed,
         /// Messages whose payload is not what it is said to be.
         refused_payloads,
