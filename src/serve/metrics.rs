@@ -169,8 +169,7 @@ fn dead_letters(sink: &mut MetricSink, counts: &Counts) {
         let help = "Records handed to bridge.dead_letter_topic.";
         sink.counter("millstream_dead_letters_total", help, &[("reason", reason.name())], value);
     }
-    let help =
-        "Messages that waited in memory and were given up while the journal was too far behind for a dead letter.";
+    let help = "Messages given up without a dead letter, while the journal was too far behind or the disk full.";
     sink.counter("millstream_dead_letters_missed_total", help, &[], counts.dead_letters_missed);
 }
 
