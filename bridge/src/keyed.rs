@@ -147,8 +147,9 @@ impl KeyedLogs {
             for file in &dirty {
                 file.sync_data()?;
             }
-            if std::mem::take(&mut log.is_unsettled) {
-                log.partition.settle().inspect_err(|_| log.is_unsettled = true)?;
+            if log.is_unsettled {
+                log.partition.settle()?;
+                log.is_unsettled = false;
             }
         }
         Ok(())
