@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use support::http;
 use support::kafka::Kafka;
-use support::mqtt::{Client, Connect, Lost, Publish};
+use support::mqtt::{Client, Connect, Lost, Prop, Publish};
 use support::{PATIENCE, eventually};
 
 use super::sick::SickDisk;
@@ -79,6 +79,7 @@ fn a_degraded_broker_goes_on_with_what_needs_no_disk() {
     let mut old = broker.connect(Connect::v311("old"));
     let mut waits = broker.connect(Connect::v5("waits"));
     let mut waits_too = broker.connect(Connect::v311("waits too").durable());
+    let leaves = broker.connect(Connect::v5("leaves").durable());
     let mut live = broker.connect(Connect::v5("live"));
     live.subscribe("#", 1);
     assert_eq!(publisher.publish(Publish::new("log/a", "1").qos(2)), 0);
@@ -106,6 +107,10 @@ fn a_degraded_broker_goes_on_with_what_needs_no_disk() {
     assert_eq!(waits_too.subscribe("x/#", 1), 0x80);
     let failures = kafka.try_produce("log", &[("k", "v")], &[("message.timeout.ms", "1000")]);
     assert_eq!(failures.len(), 1);
+
+    // Whose session ended is let in again, though its end is never durable.
+    leaves.disconnect_with(0, &[Prop::SessionExpiryS(0)]);
+    assert!(!broker.connect(Connect::v5("leaves")).connack.session_present);
 
     // What needs no disk goes on.
     assert_eq!(publisher.publish(Publish::new("live/1", "live 1").qos(1)), 0);
